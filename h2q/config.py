@@ -1,0 +1,160 @@
+"""What a model is and when it grows: frozen, validated values without torch, so that a command line can show them at once."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+
+def require(rule_holds: bool, message: str) -> None:
+    """Raise ValueError(message) unless the rule holds. The message names the rule, the value found and what to do."""
+    if not rule_holds:
+        raise ValueError(message)
+
+
+class FromDict:
+    """Gives a frozen dataclass `from_dict` and `to_dict`; a field that it does not know is an error, never ignored."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        require(
+            not unknown, f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}"
+        )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(FromDict):
+    """The model: sizes and architecture."""
+
+    kind: Literal["hamilton", "dense"] = "hamilton"
+    """`hamilton`: weights generated from the shared bank; `dense`: the same blocks with ordinary weight matrices."""
+    dim: int = 768
+    """Width D of the residual stream (both halves together)."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 8
+    """Attention heads of a block."""
+    factor: int = 32
+    """Factor size F: channels of a block of the Kronecker product."""
+    fixed_rank: int = 8
+    """Rank R: Kronecker terms of every Hamilton layer (with growth: the rank to start from)."""
+    max_rank: int | None = None
+    """Largest rank that growth may reach; storage for it is there from the start. None: `fixed_rank`."""
+    seq_len: int = 128
+    """Context T in bytes: learned positions, and the length of a chunk."""
+    vocab: int = 256
+    """Size of the alphabet: 256 byte values."""
+    halves: bool = True
+    """Two invertible halves of width D/2 (H2Q) instead of one stream of width D (QRLM)."""
+    phase_rotation: bool = True
+    """Feed each head's output back through its own quaternion phase (H2Q)."""
+    init: Literal["unit", "published"] = "unit"
+    """`unit`: every layer starts with unit gain and what writes to the residual at zero; `published`: Haar-orthogonal
+    components and factors times (r+1)^-1/2, whose activations explode with depth."""
+    final_norm: bool = True
+    """LayerNorm before the head (the published models have none)."""
+    tied_embeddings: bool = True
+    """The head reuses the token embedding as its weight (the published models keep two)."""
+    dropout: float = 0.1
+    """Dropout on the embedded bytes."""
+    head_layout: Literal["split", "published"] = "split"
+    """`published`: the defective reshape without transpose of the published H2Q, for imported checkpoints only."""
+    memory: Literal["store", "reversible"] = "store"
+    """`reversible`: rebuild activations in the backward pass (needs `halves`); memory flat in depth for more time."""
+
+    @property
+    def width(self) -> int:
+        """Width of one Hamilton layer: D/2 with halves, else D."""
+        return self.dim // 2 if self.halves else self.dim
+
+    @property
+    def blocks(self) -> int:
+        """Blocks S of the Kronecker product: width / F."""
+        return self.width // self.factor
+
+    @property
+    def rank_cap(self) -> int:
+        """Number of linearly independent Hamilton matrices of size S × S: 4 (S/4)²."""
+        return 4 * (self.blocks // 4) ** 2
+
+    @property
+    def storage_rank(self) -> int:
+        """Ranks for which there is storage."""
+        return self.fixed_rank if self.max_rank is None else self.max_rank
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "depth", "heads", "factor", "fixed_rank", "seq_len", "vocab"):
+            require(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
+        require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and below 1, got {self.dropout}")
+        require(not self.halves or self.dim % 2 == 0, f"model.dim must be even to be cut into halves, got {self.dim}")
+        width = f"model.dim / 2 = {self.width}" if self.halves else f"model.dim = {self.width}"
+        require(self.width % self.heads == 0, f"model.heads must divide {width}, got {self.heads}")
+        require(
+            not self.phase_rotation or self.width // self.heads % 4 == 0,
+            f"phase rotation reads channels as quaternions: {width} / model.heads = {self.width // self.heads} must be a "
+            "multiple of 4",
+        )
+        require(
+            self.memory == "store" or self.halves,
+            "model.memory reversible needs model.halves: one stream has no inverse",
+        )
+        if self.kind == "dense":
+            return
+        step = 4 * self.factor
+        require(
+            self.width % step == 0,
+            f"{width} must be a multiple of 4 × model.factor = {step} (got {self.width % step} left over); "
+            f"try --model.dim {max(step, round(self.width / step) * step) * (2 if self.halves else 1)}",
+        )
+        for name, rank in (("fixed_rank", self.fixed_rank), ("max_rank", self.storage_rank)):
+            require(
+                rank <= self.rank_cap,
+                f"model.{name} must be at most 4 (S/4)² = {self.rank_cap}, the number of independent Hamilton matrices of "
+                f"S = width / factor = {self.blocks} blocks, got {rank}",
+            )
+        require(
+            self.storage_rank >= self.fixed_rank,
+            f"model.max_rank must be at least model.fixed_rank = {self.fixed_rank}, got {self.max_rank}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthConfig(FromDict):
+    """Dynamic rank growth: one more active rank when the training loss stagnates."""
+
+    enabled: bool = False
+    """Grow at all."""
+    warmup: int = 2000
+    """Steps before the first decision."""
+    interval: int = 1000
+    """Steps between decisions."""
+    window: int = 100
+    """Steps over which the training loss is averaged."""
+    lookback: int = 2000
+    """How many steps ago the window began that the last one is compared with."""
+    threshold: float = 0.99
+    """Grow when recent mean > threshold × old mean."""
+    lr_scale: float = 0.8
+    """The learning rate is multiplied by this at each growth."""
+    cooldown: int = 0
+    """Steps after a growth without a decision, beyond the interval."""
+    rank_warmup: int = 100
+    """Steps over which the new rank's own learning rate rises to its full value."""
+    where: Literal["ffn", "all"] = "ffn"
+    """Which Hamilton layers gain the rank."""
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "window", "lookback"):
+            require(getattr(self, name) >= 1, f"growth.{name} must be at least 1 step, got {getattr(self, name)}")
+        for name in ("warmup", "cooldown", "rank_warmup"):
+            require(getattr(self, name) >= 0, f"growth.{name} must be at least 0 steps, got {getattr(self, name)}")
+        require(self.threshold > 0, f"growth.threshold must be positive, got {self.threshold}")
+        require(0 < self.lr_scale <= 1, f"growth.lr_scale must be above 0 and at most 1, got {self.lr_scale}")
+        require(
+            self.lookback >= self.window,
+            f"growth.lookback must be at least growth.window = {self.window}, got {self.lookback}",
+        )

@@ -1,0 +1,193 @@
+"""A run as one frozen value, and the presets. Imports nothing heavy: `--help` must be quick."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from h2q.config import FromDict, GrowthConfig, ModelConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig(FromDict):
+    """The corpus: where bytes come from and how they are cut."""
+
+    source: Literal["auto", "wikitext", "manual", "path"] = "auto"
+    """`wikitext`: WikiText-2 raw from the Hugging Face hub; `manual`: the Python reference manual that comes with Python;
+    `auto`: `path` where a path is given, else wikitext, else (hub out of reach) the manual."""
+    path: str | None = None
+    """A folder with wiki.train.raw, wiki.valid.raw, wiki.test.raw, or a file, folder or glob of text files."""
+    prepared: str = "data"
+    """Folder for prepared shards, one subfolder for each corpus."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.source != "path" or self.path is not None,
+            "corpus.source path needs a folder or file: give --corpus.path PATH",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(FromDict):
+    """Optimization: batches, objective, optimizer and schedule."""
+
+    steps: int = 2000
+    """Optimizer steps of the whole run."""
+    lanes: int = 24
+    """Lanes L: rows of the global batch, whatever the number of workers."""
+    windows: Literal["lanes", "random"] = "lanes"
+    """`lanes`: read every lane in order (H2Q); `random`: windows drawn anew for each step (QRLM)."""
+    learning_rate: float = 6e-4
+    """AdamW's peak learning rate."""
+    bank_lr: float = 1.0
+    """Factor on the learning rate of the structure bank, which moves every layer at once."""
+    factor_lr: float = 1.0
+    """Factor on the learning rate of the layers' own factors."""
+    weight_decay: float = 0.02
+    """AdamW's weight decay, of the structure bank and weight matrices only."""
+    beta2: float = 0.95
+    """AdamW's decay of the second moment."""
+    warmup: int = 100
+    """Steps over which the learning rate rises linearly."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: cosine to a tenth at the last step, or constant."""
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    axiom_lambda: float = 0.1
+    """Weight λ of the axiom loss: objective = cross-entropy + 0.01 λ axiom."""
+    independence_lambda: float = 0.0
+    """Weight of the penalty on dependence between the components of a layer, on the same scale."""
+    seed: int = 0
+    """Seed of initialisation, dropout and random windows."""
+    log_every: int = 10
+    """Steps between logged metrics."""
+    evaluate_every: int = 500
+    """Steps between evaluations of the whole validation split."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints to keep, beside the best one."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "lanes", "log_every", "evaluate_every", "save_every", "keep"):
+            require(getattr(self, name) >= 1, f"training.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "axiom_lambda", "independence_lambda", "seed"):
+            require(getattr(self, name) >= 0, f"training.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "bank_lr", "factor_lr", "clip"):
+            require(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
+        require(0 <= self.beta2 < 1, f"training.beta2 must be at least 0 and below 1, got {self.beta2}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig(FromDict):
+    """Tracking: where MLflow keeps metrics and artifacts."""
+
+    uri: str | None = None
+    """MLflow tracking URI. None: MLFLOW_TRACKING_URI if set, else sqlite:///<working directory>/mlflow.db."""
+    experiment: str = "h2q"
+    """MLflow experiment."""
+    enabled: bool = True
+    """Track at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(FromDict):
+    """One training run."""
+
+    name: str | None = None
+    """Name of the run and of its folder. None: the preset and the time of the start."""
+    storage: str = "runs"
+    """Folder that holds the folders of runs."""
+    workers: int = 1
+    """Training processes. The global batch is the same whatever their number."""
+    local: bool = False
+    """Train in this process, without a Ray cluster, on the GPU if there is one."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """A GPU for each worker; `auto`: if there is one."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of matrix products; parameters and the residual stream stay in float32."""
+    accumulate: int = 1
+    """Micro-batches to a step: the global batch is cut into so many parts, for less memory."""
+    resume: bool = False
+    """Continue the run `name` (None: the newest run) from its newest valid checkpoint."""
+    verbose: bool = False
+    """Show the messages of Ray and its workers."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
+        require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
+        require(
+            not self.local or self.workers == 1,
+            f"local trains in this one process: workers must be 1, got {self.workers}",
+        )
+        require(
+            self.training.lanes % (self.workers * self.accumulate) == 0,
+            f"training.lanes must be a multiple of workers × accumulate = {self.workers * self.accumulate}, "
+            f"got {self.training.lanes}",
+        )
+        require(
+            self.name is None or (self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")),
+            f"name must be a plain folder name, got {self.name!r}",
+        )
+        require(
+            not self.growth.enabled or self.model.kind == "hamilton",
+            "growth.enabled needs model.kind hamilton: dense weights have no rank",
+        )
+        require(
+            not self.growth.enabled or self.model.storage_rank > self.model.fixed_rank,
+            f"growth.enabled needs model.max_rank above model.fixed_rank = {self.model.fixed_rank}, "
+            f"got {self.model.max_rank}",
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        parts = {
+            "model": ModelConfig,
+            "corpus": CorpusConfig,
+            "training": TrainingConfig,
+            "growth": GrowthConfig,
+            "tracking": TrackingConfig,
+        }
+        return super().from_dict(
+            {name: parts[name].from_dict(value) if name in parts else value for name, value in values.items()}
+        )
+
+
+_PUBLISHED_H2Q = ModelConfig(
+    init="published",
+    final_norm=False,
+    tied_embeddings=False,
+)
+
+PRESETS: dict[str, RunConfig] = {
+    "laptop": RunConfig(
+        model=ModelConfig(dim=256, depth=4, heads=4, factor=16, fixed_rank=8, dropout=0.0),
+        training=TrainingConfig(steps=1000, learning_rate=3e-3, warmup=50),
+    ),
+    "h2q": RunConfig(training=TrainingConfig(steps=200_000, warmup=1000)),
+    "qrlm": RunConfig(
+        model=ModelConfig(
+            dim=1024,
+            depth=8,
+            seq_len=256,
+            halves=False,
+            phase_rotation=False,
+            max_rank=64,
+        ),
+        training=TrainingConfig(
+            steps=100_000, lanes=192, windows="random", learning_rate=1.2e-3, warmup=1000, axiom_lambda=0.05
+        ),
+        accumulate=4,
+        growth=GrowthConfig(enabled=True),
+    ),
+}
+PRESETS["h2q-published"] = replace(
+    PRESETS["h2q"],
+    model=_PUBLISHED_H2Q,
+    training=replace(PRESETS["h2q"].training, warmup=0, schedule="constant"),
+)
+"""laptop: a small H2Q, minutes on two cores; h2q: published sizes, corrected; qrlm: published sizes with growth;
+h2q-published: published initialisation, no final norm."""
