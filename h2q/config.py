@@ -1,13 +1,17 @@
-"""What a model is and when it grows: frozen, validated values without torch, so that a command line can show them at once."""
+"""What a model is and when it grows: frozen, validated values, without torch so that `--help` is quick."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 
+class UserError(ValueError):
+    """A mistake that the user can mend. One line: the rule, the value found, what to do next. Jobs print it and exit 2."""
+
+
 def require(rule_holds: bool, message: str) -> None:
-    """Raise ValueError(message) unless the rule holds. The message names the rule, the value found and what to do."""
+    """Raise UserError(message) unless the rule holds."""
     if not rule_holds:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 class FromDict:
@@ -95,8 +99,8 @@ class ModelConfig(FromDict):
         require(self.width % self.heads == 0, f"model.heads must divide {width}, got {self.heads}")
         require(
             not self.phase_rotation or self.width // self.heads % 4 == 0,
-            f"phase rotation reads channels as quaternions: {width} / model.heads = {self.width // self.heads} must be a "
-            "multiple of 4",
+            f"phase rotation reads channels as quaternions: {width} / model.heads = {self.width // self.heads} "
+            "must be a multiple of 4",
         )
         require(
             self.memory == "store" or self.halves,
@@ -113,8 +117,8 @@ class ModelConfig(FromDict):
         for name, rank in (("fixed_rank", self.fixed_rank), ("max_rank", self.storage_rank)):
             require(
                 rank <= self.rank_cap,
-                f"model.{name} must be at most 4 (S/4)² = {self.rank_cap}, the number of independent Hamilton matrices of "
-                f"S = width / factor = {self.blocks} blocks, got {rank}",
+                f"model.{name} must be at most 4 (S/4)² = {self.rank_cap}, the number of independent Hamilton matrices "
+                f"of S = width / factor = {self.blocks} blocks, got {rank}",
             )
         require(
             self.storage_rank >= self.fixed_rank,

@@ -11,7 +11,7 @@ class CorpusConfig(FromDict):
     """The corpus: where bytes come from and how they are cut."""
 
     source: Literal["auto", "wikitext", "manual", "path"] = "auto"
-    """`wikitext`: WikiText-2 raw from the Hugging Face hub; `manual`: the Python reference manual that comes with Python;
+    """`wikitext`: WikiText-2 raw from the Hugging Face hub; `manual`: the Python reference manual, part of Python;
     `auto`: `path` where a path is given, else wikitext, else (hub out of reach) the manual."""
     path: str | None = None
     """A folder with wiki.train.raw, wiki.valid.raw, wiki.test.raw, or a file, folder or glob of text files."""

@@ -1,0 +1,50 @@
+"""Command lines: a frozen dataclass in, one clear line out when something is wrong (exit code 2)."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+from h2q.config import UserError
+
+Config = TypeVar("Config")
+
+
+def parse(config: type[Config], args: Sequence[str], *, default: Config, prog: str) -> Config:
+    """The config that the arguments describe, over the default. Prints help and exits 0 on `--help`.
+
+    Raises: UserError with one line that names the option and the value.
+    """
+    told = io.StringIO()
+    wants_help = any(arg in ("-h", "--help") for arg in args)
+    with contextlib.nullcontext() if wants_help else contextlib.redirect_stderr(told):
+        try:
+            return tyro.cli(config, args=args, default=default, prog=prog, config=(tyro.conf.FlagConversionOff,))
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+    raise UserError(_one_line(told.getvalue()))
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Call main(arguments) as a job: a UserError is one line on standard error and exit code 2."""
+    try:
+        code = main(sys.argv[1:]) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:
+        # The reader of our output left (`| head`): not an error; keep Python from complaining while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _one_line(boxed: str) -> str:
+    """tyro's framed message as one line."""
+    lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
+    return " ".join(line for line in lines if line and set(line) != {"─"})
