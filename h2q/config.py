@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. One line: the rule, the value found, what to do next. Jobs print it and exit 2."""
+    """A mistake that the user can mend. One line: the rule, the value found, what to do next. Jobs print it, exit 2."""
 
 
 def require(rule_holds: bool, message: str) -> None:

@@ -1,0 +1,88 @@
+"""One block: attention and feed-forward branches, whose outputs are added to the residual stream.
+
+Shapes: `B` lanes, `T` bytes of context, `D` width, `R` rank, `S` blocks of a Kronecker product.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from h2q.attention import attend, attend_published, rotate_phase
+from h2q.config import ModelConfig
+from h2q.hamilton import HamiltonLinear, generate_weights
+
+
+class DenseLinear(nn.Module):
+    """An ordinary weight matrix (D, D) and bias (D,), zero until initialised."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+
+def linear(config: ModelConfig) -> nn.Module:
+    """A layer of the kind that the config names."""
+    if config.kind == "dense":
+        return DenseLinear(config.width)
+    return HamiltonLinear(config.storage_rank, config.blocks, config.factor)
+
+
+def weights_of(layers: list, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Weights (N, D, D) of layers of one kind, cast once to the dtype of the matrix products."""
+    if matrices is None:
+        return torch.stack([layer.weight for layer in layers]).to(dtype)
+    return generate_weights(matrices, layers).to(dtype)
+
+
+class Attention(nn.Module):
+    """Four projections around causal attention; `matrices` are the Hamilton matrices (R, S, S), None if dense."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.published_layout = config.head_layout == "published"
+        self.phase_rotation = config.phase_rotation
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (linear(config) for _ in range(4))
+
+    def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
+        """x (B, T, D) → (B, T, D)."""
+        inward = [self.q_proj, self.k_proj, self.v_proj]
+        weights = weights_of([*inward, self.o_proj], matrices, x.dtype)
+        bias = torch.cat([layer.bias for layer in inward])  # type: ignore[arg-type]
+        qkv = functional.linear(x, weights[:3].flatten(0, 1), bias.to(x.dtype))
+        y = (attend_published if self.published_layout else attend)(qkv, self.heads)
+        if self.phase_rotation:
+            y = rotate_phase(y)
+        return functional.linear(y, weights[3], self.o_proj.bias.to(x.dtype))  # type: ignore[union-attr]
+
+
+class FeedForward(nn.Module):
+    """Hamilton → GELU → Hamilton, without expansion."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = linear(config), linear(config)
+
+    def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
+        """x (B, T, D) → (B, T, D)."""
+        weights = weights_of([self.fc1, self.fc2], matrices, x.dtype)
+        hidden = functional.gelu(functional.linear(x, weights[0], self.fc1.bias.to(x.dtype)))  # type: ignore[union-attr]
+        return functional.linear(hidden, weights[1], self.fc2.bias.to(x.dtype))  # type: ignore[union-attr]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a LayerNorm. One stream: both add to it. Halves: each adds to its own."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.attention, self.ffn = Attention(config), FeedForward(config)
+
+    def attention_branch(self, x: Tensor, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What attention adds to the residual stream, (B, T, D) → (B, T, D) in `dtype`."""
+        return self.attention(self.norm1(x).to(dtype), matrices)
+
+    def ffn_branch(self, x: Tensor, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What the feed-forward layers add to the residual stream, (B, T, D) → (B, T, D) in `dtype`."""
+        return self.ffn(self.norm2(x).to(dtype), matrices)
