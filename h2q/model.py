@@ -48,6 +48,11 @@ class ByteModel(nn.Module):
         """Active ranks of the bank: as many as the layer with most of them."""
         return max(self.attention_rank, self.ffn_rank)
 
+    def set_ranks(self, attention: int, ffn: int) -> None:
+        """Make so many ranks active in the attention and in the feed-forward layers."""
+        self.attention_rank, self.ffn_rank = attention, ffn
+        self.ranks.copy_(torch.tensor([attention, ffn]))
+
     def forward(self, x: Tensor, *, energy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Bytes (B, T), int64, T ≤ seq_len → logits (B, T, V) in float32.
 
