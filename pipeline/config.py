@@ -10,19 +10,55 @@ from h2q.config import FromDict, GrowthConfig, ModelConfig, require
 class CorpusConfig(FromDict):
     """The corpus: where bytes come from and how they are cut."""
 
-    source: Literal["auto", "wikitext", "manual", "path"] = "auto"
-    """`wikitext`: WikiText-2 raw from the Hugging Face hub; `manual`: the Python reference manual, part of Python;
-    `auto`: `path` where a path is given, else wikitext, else (hub out of reach) the manual."""
+    source: Literal["auto", "wikitext", "hub", "manual", "path"] = "auto"
+    """`wikitext`: WikiText-2 raw from the Hugging Face hub; `hub`: any data set of the hub; `manual`: the Python
+    reference manual, part of Python; `path`: files; `auto`: path or hub where one is given, else wikitext, else (hub
+    out of reach) the manual."""
     path: str | None = None
-    """A folder with wiki.train.raw, wiki.valid.raw, wiki.test.raw, or a file, folder or glob of text files."""
+    """A folder with wiki.train.raw, wiki.valid.raw, wiki.test.raw, or a file, folder or glob, of text or of Parquet,
+    JSONL or CSV tables; a local path or a URI (s3://, gs://, hdfs://)."""
+    hub: str | None = None
+    """A data set of the hub as NAME[:CONFIG][@REVISION]."""
+    kind: Literal["text", "bytes"] = "text"
+    """`text`: UTF-8, checked, and tables by their text column; `bytes`: any files as they are (WAV, PNG, binaries)."""
+    column: str = "text"
+    """The text column of a table or of a data set of the hub."""
+    separator: str = ""
+    """Text put after every row of a table."""
+    invalid: Literal["error", "keep", "replace"] = "error"
+    """Text that is not valid UTF-8: an error naming file and offset, kept as it is, or replaced by U+FFFD."""
+    holdout: float = 0.1
+    """Share of the bytes that each of validation and test gets where the corpus does not bring that split."""
+    seed: int = 0
+    """Seed of the choice of documents for the splits that are cut."""
     prepared: str = "data"
-    """Folder for prepared shards, one subfolder for each corpus."""
+    """Folder (or URI) for prepared shards, one subfolder for each corpus."""
+    shard_bytes: int = 1 << 26
+    """Bytes of a shard."""
+    verify: Literal["first", "always"] = "first"
+    """Check the sha256 of a shard on its first use (remembered by size and time of change), or at every use."""
+    cache: str = "~/.cache/h2q/shards"
+    """Folder that keeps shards of a URI on a node's own disk, shared by its workers."""
+    cache_bytes: int = 50_000_000_000
+    """Largest size of that folder."""
 
     def __post_init__(self) -> None:
         require(
             self.source != "path" or self.path is not None,
             "corpus.source path needs a folder or file: give --corpus.path PATH",
         )
+        require(
+            self.source != "hub" or self.hub is not None, "corpus.source hub needs a data set: give --corpus.hub NAME"
+        )
+        require(self.path is None or self.path != "", "corpus.path must not be empty: give --corpus.path PATH")
+        require(
+            self.path is None or self.hub is None,
+            f"corpus.path and corpus.hub exclude each other, got {self.path} and {self.hub}",
+        )
+        require(0 <= self.holdout < 0.5, f"corpus.holdout must be at least 0 and below 0.5, got {self.holdout}")
+        require(self.seed >= 0, f"corpus.seed must be at least 0, got {self.seed}")
+        require(self.shard_bytes >= 1, f"corpus.shard_bytes must be at least 1, got {self.shard_bytes}")
+        require(self.cache_bytes >= 1, f"corpus.cache_bytes must be at least 1, got {self.cache_bytes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,5 +225,15 @@ PRESETS["h2q-published"] = replace(
     model=_PUBLISHED_H2Q,
     training=replace(PRESETS["h2q"].training, warmup=0, schedule="constant"),
 )
-"""laptop: a small H2Q, minutes on two cores; h2q: published sizes, corrected; qrlm: published sizes with growth;
-h2q-published: published initialisation, no final norm."""
+
+_PRESET_HELP = {
+    "laptop": "a small H2Q: minutes on two cores (the default)",
+    "h2q": "H2Q at its published sizes, corrected: proper heads, unit-gain initialisation, final norm",
+    "qrlm": "QRLM at its published sizes, with dynamic rank growth",
+    "h2q-published": "H2Q with the published initialisation, schedule and no final norm",
+}
+
+
+def describe_presets() -> str:
+    """A line for each preset."""
+    return "\n\n".join(f"{name}: {_PRESET_HELP[name]}" for name in PRESETS)

@@ -1,0 +1,185 @@
+"""A prepared corpus: its manifest, and its splits as mapped, verified streams of bytes."""
+
+import json
+import os
+import threading
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from h2q.config import UserError, require
+from pipeline import shards, storage
+from pipeline.shards import Mapped, Shard
+
+MANIFEST = "manifest.json"
+VERSION = 1
+Verify = Literal["first", "always"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus in a folder. `manifest` is the parsed manifest.json; `notes` are sentences for people."""
+
+    folder: str
+    manifest: dict[str, Any] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    verify: Verify = "first"
+
+    @property
+    def name(self) -> str:
+        """The corpus, for people."""
+        return self.manifest["name"]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the splits' names, sizes and content, whatever the shards, the source or the machine."""
+        return self.manifest["sha256"]
+
+    @cached_property
+    def splits(self) -> dict[str, "Split"]:
+        """The splits by name: `train`, `validation`, `test`."""
+        told = self.manifest["splits"]
+        return {name: Split(self.folder, name, told[name], self.manifest["command"], self.verify) for name in told}
+
+    @property
+    def train(self) -> "Split":
+        return self.splits["train"]
+
+    @property
+    def validation(self) -> "Split":
+        return self.splits["validation"]
+
+    @property
+    def test(self) -> "Split":
+        return self.splits["test"]
+
+    def __reduce__(self) -> Any:
+        return Corpus, (self.folder, self.manifest, self.notes, self.verify)
+
+
+class Split:
+    """One split: a stream of N bytes over mapped shards. Shards are opened, and verified, when they are first read."""
+
+    def __init__(self, folder: str, name: str, told: dict[str, Any], rebuild: str, verify: Verify = "first") -> None:
+        self.folder, self.name, self.rebuild, self.verify = folder, name, rebuild, verify
+        self._told = told
+        self.shards = [Shard(**entry) for entry in told["shards"]]
+        self.bytes: int = told["bytes"]
+        """Bytes N of the split."""
+        self.documents: int = told["documents"]
+        """Documents that begin in it."""
+        self.sha256: str = told["sha256"]
+        """Digest of its bytes: what `sha256sum` says of them in one file."""
+        self.order0_bpb: float | None = told["order0_bpb"]
+        """Entropy of its byte histogram, bits per byte."""
+        self.gzip_bpb: float | None = told["gzip_bpb"]
+        """`gzip -9` of its first `sample_bytes`, bits per byte."""
+        self.xz_bpb: float | None = told["xz_bpb"]
+        """`xz -9e` of its first `sample_bytes`, bits per byte."""
+        self.sample_bytes: int = told["sample_bytes"]
+        self._ends = np.cumsum([shard.bytes for shard in self.shards]).tolist()
+        self._maps: dict[int, Mapped] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.bytes
+
+    def __reduce__(self) -> Any:
+        return Split, (self.folder, self.name, self._told, self.rebuild, self.verify)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Bytes [start, stop) as uint8: a view of the map, without a copy, where they lie in one shard."""
+        assert 0 <= start <= stop <= self.bytes, (start, stop, self.bytes)
+        number = bisect_right(self._ends, start)
+        parts = []
+        while start < stop:
+            base = self._ends[number] - self.shards[number].bytes
+            end = min(stop, self._ends[number])
+            parts.append(self._mapped(number).data[start - base : end - base])
+            start, number = end, number + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.uint8)
+
+    def document_starts(self) -> np.ndarray:
+        """The offsets in the split at which its documents begin (int64)."""
+        bases = [end - shard.bytes for end, shard in zip(self._ends, self.shards, strict=True)]
+        found = [self._mapped(number).starts + base for number, base in enumerate(bases)]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def _mapped(self, number: int) -> Mapped:
+        mapped = self._maps.get(number)
+        if mapped is None:
+            with self._lock:
+                mapped = self._maps[number] = self._open(self.shards[number])
+        return mapped
+
+    def _open(self, shard: Shard) -> Mapped:
+        path = storage.local_path(storage.join(self.folder, shard.name))
+        if path is None:
+            raise UserError(f"shards at {self.folder} cannot be mapped yet")
+        mapped = shards.map_shard(path, shard, self.rebuild)
+        if self.verify == "always" or not is_verified(path):
+            shards.check_sha256(path, shard, self.rebuild)
+            remember_verified([path])
+        return mapped
+
+
+def open_corpus(folder: str, *, verify: Verify = "first") -> Corpus:
+    """The prepared corpus in the folder. All shards' sizes are checked now, their sha256 when they are first read.
+
+    Raises: UserError when there is no manifest, one of another version, or a shard is missing or of another size.
+    """
+    folder = storage.absolute(folder)
+    manifest = read_manifest(folder)
+    require(manifest is not None, f"no prepared corpus is at {folder}: run python jobs/prepare.py")
+    assert manifest is not None
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            shards.check_size(storage.join(folder, shard["name"]), Shard(**shard), manifest["command"])
+    return Corpus(folder, manifest, tuple(manifest["notes"]), verify)
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """The parsed manifest, or None where none is. Raises: UserError for one that is damaged or of another version."""
+    path = storage.join(folder, MANIFEST)
+    try:
+        manifest = json.loads(storage.read(path))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run python jobs/prepare.py again") from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    require(
+        version == VERSION,
+        f"{path} must be of version {VERSION}, found {version}: delete the folder and run python jobs/prepare.py again",
+    )
+    return manifest
+
+
+_VERIFIED = ".verified.json"
+
+
+def is_verified(path: str) -> bool:
+    """Whether the sha256 of a local shard was found right when it had the size and time of change that it has now."""
+    stat = os.stat(path)
+    return _ledger(Path(path).parent).get(Path(path).name) == [stat.st_size, stat.st_mtime_ns]
+
+
+def remember_verified(paths: list[str]) -> None:
+    """Remember, beside the shards, that they were verified; where nothing can be written, nothing is remembered."""
+    if not paths:
+        return
+    folder = Path(paths[0]).parent
+    marks = {Path(path).name: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths}
+    if os.access(folder, os.W_OK):
+        storage.write_atomic(str(folder / _VERIFIED), json.dumps(_ledger(folder) | marks).encode())
+
+
+def _ledger(folder: Path) -> dict[str, list[int]]:
+    try:
+        return json.loads((folder / _VERIFIED).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}

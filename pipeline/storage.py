@@ -1,0 +1,239 @@
+"""Files by local path or URI (`s3://`, `gs://`, `hdfs://`, `file://`): one way to list, read and write them atomically."""
+
+import contextlib
+import fnmatch
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from h2q.config import UserError, require
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
+    from pyarrow.fs import FileSystem
+
+_WHOLE_OBJECTS = ("s3", "gcs", "abfs")
+"""Stores that show an object only once it is complete, and that cannot rename: there, the write itself is atomic."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that a listing found: its path or URI, its name below the listed folder, bytes, and time of change (ns)."""
+
+    path: str
+    label: str
+    size: int
+    mtime_ns: int
+
+
+def is_uri(path: str) -> bool:
+    """Whether the path names a file system (`s3://…`); a local path, absolute or not, does not."""
+    return "://" in path
+
+
+def is_shared(path: str) -> bool:
+    """Whether every node of a cluster sees the path: URIs, `file://` included; a bare path lies on this node only."""
+    return is_uri(path)
+
+
+def absolute(path: str) -> str:
+    """The path made absolute (`~` expanded); a URI unchanged but for a trailing slash."""
+    return path.rstrip("/") if is_uri(path) else str(Path(path).expanduser().absolute())
+
+
+def join(folder: str, name: str) -> str:
+    """The path of `name` in the folder, before a URI's query."""
+    base, mark, query = folder.partition("?")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
+
+
+def local_path(path: str) -> str | None:
+    """The path on this machine's disk, or None for a remote file system."""
+    if not is_uri(path):
+        return path
+    parts = urlsplit(path)
+    return parts.path if parts.scheme == "file" else None
+
+
+def filesystem(path: str) -> tuple["FileSystem", str]:
+    """pyarrow's file system of a path and the path inside it. Raises: UserError for a URI that pyarrow cannot open."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    local = local_path(path)
+    if local is not None:
+        return fs.LocalFileSystem(), local
+    try:
+        return fs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
+        raise UserError(f"cannot open {path}: {_first_line(error)}; give a path or a URI that pyarrow knows") from error
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator["NativeFile"]:
+    """The file for random reads. Raises: UserError when it is missing or may not be read."""
+    where, inner = filesystem(path)
+    try:
+        file = where.open_input_file(inner)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
+    with file:
+        yield file
+
+
+def read(path: str) -> bytes:
+    """The whole file. Raises: FileNotFoundError when there is none."""
+    where, inner = filesystem(path)
+    with where.open_input_file(inner) as file:
+        return file.read()
+
+
+def write_atomic(path: str, data: Any) -> None:
+    """Write bytes (any buffer) so that `path` is absent or complete, never between: beside, to disk, renamed.
+
+    Raises: UserError when the folder cannot be written.
+    """
+    local = local_path(path)
+    try:
+        if local is not None:
+            _write_local(Path(local), data)
+            return
+        where, inner = filesystem(path)
+        direct = where.type_name in _WHOLE_OBJECTS
+        target = inner if direct else f"{inner}.{uuid.uuid4().hex}.tmp"
+        with where.open_output_stream(target) as file:
+            file.write(data)
+        if not direct:
+            where.move(target, inner)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {_first_line(error)}; choose a folder that can be written") from error
+
+
+def _write_local(path: Path, data: Any) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: str) -> None:
+    """Make the folder and its parents. Raises: UserError when that cannot be done."""
+    where, inner = filesystem(path)
+    try:
+        if where.type_name not in _WHOLE_OBJECTS:
+            where.create_dir(inner, recursive=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {path}: {_first_line(error)}; choose another --corpus.prepared"
+        ) from error
+
+
+def size_of(path: str) -> int | None:
+    """Bytes of the file, or None when there is none."""
+    from pyarrow import fs
+
+    where, inner = filesystem(path)
+    try:
+        info = where.get_file_info(inner)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
+    return info.size if info.type == fs.FileType.File else None
+
+
+def remove(path: str) -> None:
+    """Delete the file if it is there."""
+    where, inner = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        where.delete_file(inner)
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the files directly in the folder, hidden ones too; none when there is no folder."""
+    from pyarrow import fs
+
+    where, inner = filesystem(folder)
+    found = where.get_file_info(fs.FileSelector(inner, recursive=False, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == fs.FileType.File)
+
+
+def find(pattern: str) -> list[Found]:
+    """The files that a file name, a folder (searched in depth) or a glob names, in the byte order of their labels.
+
+    Hidden files and folders (`.name`) are left out. Raises: UserError when nothing is there.
+    """
+    from pyarrow import fs
+
+    pattern = absolute(pattern)
+    wild = _first_wild(pattern)
+    root = pattern if wild is None else wild
+    where, inner = filesystem(root)
+    try:
+        info = where.get_file_info(inner)
+        if info.type == fs.FileType.File:
+            return [Found(pattern, info.base_name, info.size, info.mtime_ns or 0)]
+        require(
+            info.type == fs.FileType.Directory, f"nothing is at {root}: give --corpus.path an existing file or folder"
+        )
+        infos = where.get_file_info(fs.FileSelector(inner, recursive=True))
+    except OSError as error:
+        raise UserError(f"cannot list {root}: {_first_line(error)}") from error
+    found = []
+    for info in infos:
+        label = info.path[len(inner.rstrip("/")) + 1 :]
+        shown = not any(part.startswith(".") for part in label.split("/"))
+        if info.type == fs.FileType.File and shown and _matches(pattern, join(root, label), wild):
+            found.append(Found(join(root, label), label, info.size, info.mtime_ns or 0))
+    require(
+        found, f"no file is at {pattern}: give --corpus.path a file, a folder with files, or a glob that matches some"
+    )
+    return sorted(found, key=lambda file: file.label.encode("utf-8", "surrogateescape"))
+
+
+def _first_wild(pattern: str) -> str | None:
+    """The folder above the first wildcard of a glob, or None when the pattern is no glob."""
+    if not set(pattern.partition("?" if is_uri(pattern) else "\0")[0]) & set("*?["):
+        return None
+    if not is_uri(pattern) and os.path.lexists(pattern):
+        return None
+    parts = pattern.split("/")
+    first = next(i for i, part in enumerate(parts) if set(part) & set("*?["))
+    return "/".join(parts[:first]) or "/"
+
+
+def _matches(pattern: str, path: str, wild: str | None) -> bool:
+    """Whether a path fits a glob: `*` stays within a folder, `**` crosses folders."""
+    if wild is None:
+        return True
+    return _fits(pattern.split("/"), path.partition("?")[0].split("/") if is_uri(path) else path.split("/"))
+
+
+def _fits(pattern: list[str], path: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_fits(pattern[1:], path[i:]) for i in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(pattern[1:], path[1:])
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,33 @@
+"""Fixtures that test modules share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A private Ray of two CPUs, started once for all tests that need one."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def wikitext() -> Path:
+    """The folder of real text that the environment variable H2Q_CORPUS names (wiki.valid.raw, wiki.test.raw)."""
+    folder = os.environ.get("H2Q_CORPUS")
+    if not folder:
+        pytest.skip("set H2Q_CORPUS to a folder with wiki.valid.raw and wiki.test.raw")
+    return Path(folder)
