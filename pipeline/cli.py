@@ -14,7 +14,9 @@ from h2q.config import UserError
 Config = TypeVar("Config")
 
 
-def parse(config: type[Config], args: Sequence[str], *, default: Config, prog: str) -> Config:
+def parse(
+    config: type[Config], args: Sequence[str], *, default: Config, prog: str, description: str | None = None
+) -> Config:
     """The config that the arguments describe, over the default. Prints help and exits 0 on `--help`.
 
     Raises: UserError with one line that names the option and the value.
@@ -23,7 +25,7 @@ def parse(config: type[Config], args: Sequence[str], *, default: Config, prog: s
     wants_help = any(arg in ("-h", "--help") for arg in args)
     with contextlib.nullcontext() if wants_help else contextlib.redirect_stderr(told):
         try:
-            return tyro.cli(config, args=args, default=default, prog=prog, config=(tyro.conf.FlagConversionOff,))
+            return tyro.cli(config, args=args, default=default, prog=prog, description=description)
         except SystemExit as stop:
             if not stop.code:
                 raise

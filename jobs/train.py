@@ -1,0 +1,68 @@
+"""Train a model: `python jobs/train.py [PRESET] [--option value …]`."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from h2q.config import UserError
+from pipeline.cli import parse, run
+from pipeline.config import PRESETS, RunConfig, describe_presets
+from pipeline.run_folder import check_storage, find_folder
+
+PROG = "python jobs/train.py"
+
+
+def main(args: Sequence[str]) -> int:
+    from rich.console import Console
+
+    preset, config = configure(args)
+    from pipeline.train import TrainingFailed, train
+
+    console = Console()
+    try:
+        summary, folder = train(config, preset=preset, command=shlex.join([PROG, *args]), console=console)
+    except TrainingFailed as error:
+        print(f"error: training failed: {error}", file=sys.stderr)
+        return 1
+    summary.show(console, folder.path)
+    return 0
+
+
+def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
+    """The preset's name and the config of the run; with --resume, both as the run had them, over which options go.
+
+    Raises: UserError naming the option and the value.
+    """
+    named = args[0] if args and not args[0].startswith("-") else None
+    if named is not None and named not in PRESETS:
+        raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
+    preset, options = named or next(iter(PRESETS)), args[1:] if named else args
+    config = _parse(options, preset, PRESETS[preset])
+    if not config.resume:
+        return preset, config
+    folder = find_folder(check_storage(config.storage), config.name)
+    stored = folder.read("config.json")
+    assert stored is not None
+    if named not in (None, stored["preset"]):
+        raise UserError(
+            f"resume continues {folder.name}, whose preset is {stored['preset']}, not {named}: leave it out"
+        )
+    config = _parse(options, stored["preset"], RunConfig.from_dict(stored["config"]))
+    return stored["preset"], replace(config, name=folder.name, storage=str(Path(folder.path).parent))
+
+
+def _parse(options: Sequence[str], preset: str, default: RunConfig) -> RunConfig:
+    return parse(
+        RunConfig,
+        options,
+        default=default,
+        prog=f"{PROG} [PRESET]",
+        description=f"Train a model, from raw bytes to a tracked run. Presets:\n\n{describe_presets()}\n\n"
+        f"Defaults below are those of {preset}.",
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,214 @@
+"""Checkpoints: folders of safetensors and JSON, committed atomically, verified on load; no pickle is written or read.
+
+checkpoints/step-000001000/
+    model.safetensors       parameters and buffers by name
+    optimizer.safetensors   moments by kind and parameter name
+    state.json              step, growth, scaler, best, config, corpus, versions
+    commit.json             size and sha256 of the three; written last: a folder without it does not count
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from h2q.config import UserError
+
+Tensors = dict[str, torch.Tensor]
+
+FORMAT = 1
+_COMMIT = "commit.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a run needs to go on: tensors by name, everything else as JSON."""
+
+    model: Tensors
+    optimizer: Tensors
+    state: dict[str, Any]
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint folder that is incomplete or does not hold what its commit file says."""
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}"
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write to a folder beside, make it durable, rename it into place: an unfinished one never has the final name."""
+    final = checkpoint_folder(folder, checkpoint.state["step"])
+    beside = folder / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        files = {
+            "model.safetensors": save(checkpoint.model),
+            "optimizer.safetensors": save(checkpoint.optimizer),
+            "state.json": _json(checkpoint.state),
+        }
+        for name, content in files.items():
+            _write_durably(beside / name, content)
+        listing = {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
+        }
+        _write_durably(beside / _COMMIT, _json({"format": FORMAT, "files": listing}))
+        _sync_folder(beside)
+        shutil.rmtree(final, ignore_errors=True)
+        beside.rename(final)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    _sync_folder(folder)
+    return final
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises: DamagedCheckpoint naming the file, what was expected and what was found.
+    """
+    try:
+        commit = json.loads((folder / _COMMIT).read_bytes())
+        if commit["format"] != FORMAT:
+            raise DamagedCheckpoint(f"{folder}: format {commit['format']}, this version reads {FORMAT}")
+        contents = {}
+        for name, expected in commit["files"].items():
+            content = contents[name] = (folder / name).read_bytes()
+            if len(content) != expected["bytes"]:
+                raise DamagedCheckpoint(f"{folder / name}: {len(content)} bytes, {expected['bytes']} were written")
+            if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+                raise DamagedCheckpoint(f"{folder / name}: its sha256 is not the one that was written")
+        return Checkpoint(
+            model=load(contents["model.safetensors"]),
+            optimizer=load(contents["optimizer.safetensors"]),
+            state=json.loads(contents["state.json"]),
+        )
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{error.filename} is missing") from error
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"{folder}: {type(error).__name__}: {error}") from error
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Folders with the name of a checkpoint, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def newest_valid(folder: Path) -> tuple[Checkpoint, Path, list[str]] | None:
+    """The newest checkpoint that verifies, its folder, and why newer ones were passed over; None if there is none.
+
+    Raises: UserError if there are checkpoints but every one is damaged.
+    """
+    damaged: list[str] = []
+    for path in list_checkpoints(folder):
+        try:
+            return read_checkpoint(path), path, damaged
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(f"no valid checkpoint in {folder}: {'; '.join(damaged)}; start anew with another --name")
+    return None
+
+
+class Trainee(Protocol):
+    """What can be asked for a copy of itself."""
+
+    def snapshot(self) -> Checkpoint: ...
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread of its own: the training loop waits only for the copy to host memory.
+
+    Does nothing unless `active`: only the first worker writes.
+    """
+
+    def __init__(self, folder: Path, keep: int, *, active: bool = True) -> None:
+        self._active = active
+        self._folder = folder
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def write(self, trainee: Trainee) -> None:
+        """Copy to host memory and start writing. Raises what the previous write raised."""
+        if self._active:
+            self.wait()
+            self._pending = self._thread.submit(self._write, trainee.snapshot())
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is committed; raise what its writing raised."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        write_checkpoint(self._folder, checkpoint)
+        best = checkpoint.state.get("best")
+        keep = {checkpoint_folder(self._folder, best["step"])} if best else set()
+        for path in list_checkpoints(self._folder)[self._keep :]:
+            if path not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def to_host(tensors: Tensors) -> Tensors:
+    """Copies in host memory that later steps do not change; tensors that share storage are written once."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> Tensors:
+    """The optimizer's state as tensors named `kind/parameter`."""
+    return {
+        f"{kind}/{names[parameter]}": value
+        for parameter, state in optimizer.state.items()
+        for kind, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str], tensors: Tensors) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        parameter = parameters[name]
+        # AdamW's fused step counts on the parameter's device.
+        optimizer.state[parameter][kind] = value.to(parameter.device)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode()
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,33 @@
+"""Bits per byte of a whole split."""
+
+import math
+
+import torch
+from torch.nn import functional
+
+from h2q.model import ByteModel
+from pipeline.lanes import windows
+from pipeline.manifest import Split
+from pipeline.place import Place
+from pipeline.precision import Autocast
+
+ROWS = 64
+"""Windows to a batch. Fixed, so that a result does not depend on the batch of the training."""
+
+
+@torch.no_grad()
+def bits_per_byte(model: ByteModel, split: Split, place: Place, autocast: Autocast) -> float:
+    """Code length of the split under the model, over its bytes: every byte once, in windows of `seq_len` side by side.
+
+    The first byte, which nothing predicts, is charged the 8 bits of a uniform guess, so that the figure is that of a
+    code and can be set beside a compressor's. The workers share the windows; all get the same result.
+    """
+    training = model.training
+    model.eval()
+    nats = torch.zeros((), dtype=torch.float64, device=place.device)
+    for x, y in windows(split, model.config.seq_len, ROWS, place.rank, place.size, place.device):
+        with autocast():
+            logits = model(x)
+        nats += functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double()
+    model.train(training)
+    return (place.sum(nats).item() / math.log(2) + 8) / len(split)

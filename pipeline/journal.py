@@ -1,0 +1,123 @@
+"""metrics.jsonl: one JSON object a logged step, written by the first worker, followed by whoever displays or tracks.
+
+The file is the record of a run. A terminal or an MLflow server that goes away loses nothing: it reads again from here.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Appends records, in order of their step. Does nothing unless `active`: only the first worker writes."""
+
+    def __init__(self, path: Path, first_step: int, *, active: bool = True) -> None:
+        """Open for appending. Records of `first_step` and later are dropped: they will be computed again."""
+        self._file: TextIO | None = None
+        if not active:
+            return
+        kept = [record for record in read_journal(path) if record["step"] < first_step]
+        beside = path.with_name(path.name + ".tmp")
+        beside.write_text("".join(_line(record) for record in kept))
+        beside.replace(path)
+        self._file = path.open("a")
+
+    def write(self, record: Record) -> None:
+        """Append one record; readers see whole lines."""
+        if self._file:
+            self._file.write(_line(record))
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Make what was written survive a power cut: before a checkpoint that counts on it is committed."""
+        if self._file:
+            os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sync()
+        if self._file:
+            self._file.close()
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record) + "\n"
+
+
+def read_journal(path: Path) -> list[Record]:
+    """All whole records. A last line that a crash cut short is not one."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Follower:
+    """Hands the new records of a journal to a consumer, in a thread of its own; each step once.
+
+    A consumer that raises is called again later with the same records, so a server that comes back misses nothing.
+    """
+
+    def __init__(
+        self, path: Path, consume: Callable[[list[Record]], None], *, after_step: int = -1, every_seconds: float = 0.25
+    ) -> None:
+        self._path = path
+        self._consume = consume
+        self._last_step = after_step
+        self._every_seconds = every_seconds
+        self._position = (0, 0)  # inode, offset
+        self._waiting: list[Record] = []
+        self._stop = threading.Event()
+        self.error: Exception | None = None
+        """What the consumer raised last, None once it has taken all records."""
+        self._thread = threading.Thread(target=self._run, name=f"follow {path.name}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hand over what is left (one try), then end the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = self._every_seconds
+        while not self._stop.wait(pause):
+            pause = self._every_seconds if self._hand_over() else min(2 * pause, 30.0)
+        self._hand_over()
+
+    def _hand_over(self) -> bool:
+        self._waiting += self._new_records()
+        if self._waiting:
+            try:
+                self._consume(self._waiting)
+            except Exception as error:
+                self.error = error
+                return False
+            self._waiting = []
+        self.error = None
+        return True
+
+    def _new_records(self) -> list[Record]:
+        try:
+            with self._path.open("rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                # A worker that restarts replaces the file: read it anew; the step tells what was seen already.
+                offset = self._position[1] if inode == self._position[0] else 0
+                file.seek(offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._position = (inode, offset + len(whole) + len(newline))
+        records = [json.loads(line) for line in whole.splitlines()]
+        fresh = [record for record in records if record["step"] > self._last_step]
+        if fresh:
+            self._last_step = fresh[-1]["step"]
+        return fresh

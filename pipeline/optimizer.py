@@ -1,0 +1,62 @@
+"""AdamW over named parameter groups, and the learning rate as a pure function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from pipeline.config import TrainingConfig
+
+
+def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with a group each for the structure bank, the factors, weight matrices, and all that is not decayed.
+
+    The bank moves every layer at once and a factor is one core of a product, so each has its own factor on the learning
+    rate (`scale` of its group). Norms, biases and embeddings are not decayed.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"bank": [], "factors": [], "matrices": [], "undecayed": []}
+    for name, parameter in model.named_parameters():
+        groups[_group(name, parameter)].append(parameter)
+    scales = {"bank": training.bank_lr, "factors": training.factor_lr}
+    decays = {"undecayed": 0.0}
+    return torch.optim.AdamW(
+        [
+            {
+                "name": name,
+                "params": parameters,
+                "scale": scales.get(name, 1.0),
+                "weight_decay": decays.get(name, training.weight_decay),
+            }
+            for name, parameters in groups.items()
+            if parameters
+        ],
+        lr=training.learning_rate,
+        betas=(0.9, training.beta2),
+        fused=True,
+    )
+
+
+def _group(name: str, parameter: nn.Parameter) -> str:
+    if name.startswith("bank."):
+        return "bank"
+    if name.endswith("factors"):
+        return "factors"
+    if parameter.ndim < 2 or "norm" in name or "emb" in name:
+        return "undecayed"
+    return "matrices"
+
+
+def learning_rate(step: int, training: TrainingConfig) -> float:
+    """The learning rate of a step: linear warm-up, then cosine to a tenth of the peak, or constant."""
+    if step < training.warmup:
+        return training.learning_rate * (step + 1) / training.warmup
+    if training.schedule == "constant":
+        return training.learning_rate
+    progress = (step - training.warmup) / max(1, training.steps - training.warmup)
+    return training.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]

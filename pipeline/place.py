@@ -1,0 +1,60 @@
+"""Where a worker stands: its number, how many there are, its device and its threads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One worker's place among all workers."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the worker that writes: journal, samples, checkpoints."""
+        return self.rank == 0
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mean over all workers, the same on each."""
+        return self.sum(tensor) / self.size
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over all workers, the same on each."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def describe(self) -> dict[str, Any]:
+        """Device and number of workers, for people."""
+        cuda = self.device.type == "cuda"
+        device = torch.cuda.get_device_name(self.device) if cuda else f"CPU ({torch.get_num_threads()} threads)"
+        return {"device": device, "world_size": self.size}
+
+    def peak_memory_bytes(self) -> int:
+        """Largest memory held so far: allocated on the GPU, or resident in this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        # The kernel's high-water mark where there is one (Linux), else what is resident now.
+        try:
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+        except (FileNotFoundError, StopIteration):
+            return psutil.Process().memory_info().rss
+
+
+def find_place(*, use_gpu: bool, threads: int | None) -> Place:
+    """This worker's place, as Ray Train tells it; torch computes with `threads` CPU threads (None: its own default)."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
+    return Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)

@@ -1,0 +1,200 @@
+"""MLflow: one training is one run, however often it is resumed."""
+
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+from h2q.config import UserError
+from pipeline.config import RunConfig, TrackingConfig
+from pipeline.journal import Record
+from pipeline.run_folder import RunFolder
+
+LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
+_METRICS, _PARAMETERS = 1000, 100  # that MLflow takes in one request
+
+
+class Tracker(Protocol):
+    """What a run tells about itself while it trains and when it ends."""
+
+    uri: str | None
+    run_id: str | None
+    last_step: int
+    """The newest step that was logged already, -1 if none."""
+
+    def log(self, records: list[Record]) -> None: ...
+
+    def finish(self, folder: Path, status: str) -> None: ...
+
+
+class NullTracker:
+    """Tracks nothing."""
+
+    uri = run_id = None
+    last_step = -1
+
+    def run(self, *_: object) -> Tracker:
+        return self
+
+    def log(self, records: list[Record]) -> None:
+        pass
+
+    def finish(self, folder: Path, status: str) -> None:
+        pass
+
+
+class MLflowStore:
+    """An open tracking store and experiment."""
+
+    def __init__(self, config: TrackingConfig) -> None:
+        """Raises: UserError if the store does not answer."""
+        self.uri = tracking_uri(config)
+        # Its own defaults would block for four minutes on a server that is away; records wait in the journal.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        for library in ("mlflow", "alembic"):
+            logging.getLogger(library).setLevel(logging.ERROR)
+
+        try:
+            self.client = MlflowClient(self.uri)
+            self._experiment_id = self._experiment(config.experiment)
+        except MlflowException as error:
+            raise UserError(
+                f"tracking.uri must be an MLflow store that works, got {self.uri} ({_first_line(error)}): start it, "
+                "name another with --tracking.uri, or train with --tracking.no-enabled"
+            ) from error
+
+    def run(
+        self, folder: RunFolder, config: RunConfig, corpus: str, corpus_sha256: str, command: str, preset: str
+    ) -> "MLflowRun":
+        """The run that tracks this folder: the one that it had before, or a new one."""
+        noted = folder.read("mlflow.json")
+        if noted is not None and noted["tracking_uri"] == self.uri:
+            return MLflowRun(self, noted["run_id"])
+        tags = run_tags(corpus, corpus_sha256, command, preset)
+        run = self.client.create_run(self._experiment_id, run_name=folder.name, tags=tags)
+        folder.write("mlflow.json", {"tracking_uri": self.uri, "run_id": run.info.run_id})
+        self._log_parameters(run.info.run_id, flatten(config.to_dict()))
+        return MLflowRun(self, run.info.run_id)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        # Artifacts lie beside the database; a server decides for itself.
+        database = urlparse(self.uri)
+        place = Path(database.path).parent / "mlartifacts" / name if database.scheme == "sqlite" else None
+        return self.client.create_experiment(name, artifact_location=place.as_uri() if place else None)
+
+    def _log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        listed = [Param(key, str(value)) for key, value in parameters.items()]
+        for start in range(0, len(listed), _PARAMETERS):
+            self.client.log_batch(run_id, params=listed[start : start + _PARAMETERS])
+
+
+class MLflowRun:
+    """One MLflow run, new or continued."""
+
+    def __init__(self, store: MLflowStore, run_id: str) -> None:
+        self.uri: str | None = store.uri
+        self.run_id: str | None = run_id
+        self._client = store.client
+        self._client.update_run(run_id, status="RUNNING")
+        histories = (self._client.get_metric_history(run_id, key) for key in ("train/bpb", "validation/bpb"))
+        self.last_step = max((metric.step for history in histories for metric in history), default=-1)
+
+    def log(self, records: list[Record]) -> None:
+        """Log every number of the records at their steps."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, int(record["time"] * 1000), record["step"])
+            for record in records
+            for key, value in record.items()
+            if key not in ("step", "time")
+        ]
+        for start in range(0, len(metrics), _METRICS):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS])
+
+    def finish(self, folder: Path, status: str) -> None:
+        """Upload what the run left for people, and end the run (`status`: FINISHED, FAILED or KILLED)."""
+        for name in ("config.json", "summary.json", "metrics.jsonl"):
+            if (folder / name).exists():
+                self._client.log_artifact(self.run_id, str(folder / name))
+        for name in ("plots", "samples"):
+            if (folder / name).exists():
+                self._client.log_artifacts(self.run_id, str(folder / name), name)
+        self._client.set_terminated(self.run_id, status)
+
+
+def connect(config: TrackingConfig) -> MLflowStore | NullTracker:
+    """Open the store, or nothing where tracking is off."""
+    return MLflowStore(config) if config.enabled else NullTracker()
+
+
+def tracking_uri(config: TrackingConfig) -> str:
+    """The absolute URI of the tracking store: the option's, the environment's, or mlflow.db in the working directory.
+
+    Raises: UserError for a plain folder, which MLflow no longer tracks in.
+    """
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    if urlparse(uri).scheme in ("", "file"):
+        raise UserError(f"tracking.uri must be a database or a server, got {uri!r}: try sqlite:///mlflow.db")
+    return uri
+
+
+def ui_command(uri: str) -> str:
+    """The one command that shows the runs in a browser (or where the server already shows them)."""
+    if urlparse(uri).scheme in ("http", "https"):
+        return f"open {uri}"
+    return f"mlflow ui --backend-store-uri {uri}"
+
+
+def run_tags(corpus: str, corpus_sha256: str, command: str, preset: str) -> dict[str, str]:
+    """Where a run comes from: commit, corpus, library versions, the command line as its description."""
+    return {
+        "mlflow.note.content": f"`{command}`\n\nCorpus: {corpus}",
+        "mlflow.source.name": "jobs/train.py",
+        "mlflow.source.type": "JOB",
+        "preset": preset,
+        "corpus": corpus,
+        "corpus_sha256": corpus_sha256,
+        **({"mlflow.source.git.commit": commit} if (commit := git_commit()) else {}),
+        **{f"version/{name}": number for name, number in versions().items()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what a run computes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def git_commit() -> str | None:
+    """The commit of this source tree, None outside a checkout."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"dim": 64}} → {"model.dim": 64}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,168 @@
+"""A RunConfig becomes a trained, tracked run: prepare the corpus, start Ray Train, follow it, sum it up."""
+
+import shutil
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+from rich.console import Console
+
+from h2q.config import UserError, require
+from pipeline.checkpoint import newest_valid
+from pipeline.config import RunConfig
+from pipeline.journal import Follower, read_journal
+from pipeline.lanes import Lanes
+from pipeline.plots import draw
+from pipeline.prepare import Corpus, prepare
+from pipeline.progress import Progress
+from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
+from pipeline.session import Resources, find_resources, local_resources, quiet_ray, ray_session
+from pipeline.summary import Summary, summarise
+from pipeline.tracking import Tracker, connect, versions
+
+
+class TrainingFailed(Exception):
+    """Training ended by an error that is not the user's. One line; the run can be resumed."""
+
+
+def train(config: RunConfig, *, preset: str, command: str, console: Console) -> tuple[Summary, RunFolder]:
+    """Train a run to its end. Its folder then holds checkpoints, journal, samples, plots and summary.json.
+
+    Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
+    """
+    began = time.perf_counter()
+    storage = check_storage(config.storage)
+    quiet_ray(verbose=config.verbose)
+    with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress:
+        # Opening the tracking store takes seconds, and so does Ray's start: side by side.
+        connecting = aside.submit(connect, config.tracking)
+        progress.stage("starting" if config.local else "starting Ray")
+        with nullcontext() if config.local else ray_session(verbose=config.verbose):
+            resources = (local_resources if config.local else find_resources)(config.workers, config.use_gpu)
+            progress.stage("preparing the corpus")
+            corpus = prepare(config.corpus, local=config.local, on_event=progress.preparing)
+            check_corpus(corpus, config)
+
+            if config.resume:
+                folder = find_folder(storage, config.name)
+                check_resumable(folder, config, corpus, progress)
+            else:
+                folder = claim_folder(storage, config, preset, command)
+            progress.say(f"run {folder.path}")
+            tracker = connecting.result().run(folder, config, corpus.name, corpus.sha256, command, preset)
+            try:
+                with (
+                    Follower(folder.journal, progress.show),
+                    Follower(folder.journal, tracker.log, after_step=tracker.last_step),
+                ):
+                    fit(config, folder, corpus, resources)
+            except BaseException as error:
+                tracker.finish(folder.path, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                raise
+        progress.stage("drawing")
+        summary = finish(config, folder, corpus, tracker, preset, time.perf_counter() - began)
+    return summary, folder
+
+
+def check_corpus(corpus: Corpus, config: RunConfig) -> None:
+    """Refuse a corpus that is too short to train on or to judge by.
+
+    Raises: UserError naming the split.
+    """
+    Lanes(corpus.train, lanes=config.training.lanes, seq_len=config.model.seq_len)
+    for split in (corpus.validation, corpus.test):
+        require(
+            len(split) >= 2,
+            f"the {split.name} split must hold at least 2 bytes to be scored, found {len(split)}: use more text or a "
+            "larger --corpus.holdout",
+        )
+
+
+def check_resumable(folder: RunFolder, config: RunConfig, corpus: Corpus, progress: Progress) -> None:
+    """Refuse to continue a run as something else.
+
+    Raises: UserError naming the field and both values.
+    """
+    found = newest_valid(folder.checkpoints)
+    if found is None:
+        return
+    checkpoint, path, damaged = found
+    for reason in damaged:
+        progress.say(f"damaged checkpoint passed over: {reason}")
+    was = checkpoint.state["corpus_sha256"]
+    if was != corpus.sha256:
+        raise UserError(
+            f"resume needs the corpus of the run: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}"
+        )
+    for name, value in config.model.to_dict().items():
+        was = checkpoint.state["config"]["model"][name]
+        if was != value and name not in ("memory", "dropout"):
+            raise UserError(
+                f"resume needs the model of the run: model.{name} was {was}, now {value}; start another --name"
+            )
+    progress.say(f"continuing at step {checkpoint.state['step']} from {path.name}")
+
+
+def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resources) -> None:
+    """Run the training loop in its workers, under Ray Train, or by it in this process.
+
+    Raises: UserError and TrainingFailed as they happened in a worker.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from pipeline.worker import train_loop_per_worker
+
+    order = {
+        "config": config,
+        "folder": str(folder.path),
+        "corpus": corpus.folder,
+        "use_gpu": resources.gpu,
+        "threads": resources.cpus,
+        "about": {"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},
+    }
+    # What Ray notes of a run is of no use to us (it cannot resume from a damaged note): a new place for each start.
+    notes = folder.path / "ray"
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config=order,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=0 if config.local else config.workers,
+            use_gpu=resources.gpu,
+            resources_per_worker=None if config.local else {"CPU": resources.cpus or 1, "GPU": int(resources.gpu)},
+        ),
+        run_config=ray.train.RunConfig(name=f"{time.time_ns()}", storage_path=str(notes)),
+    )
+    try:
+        trainer.fit()
+    except UserError:
+        raise
+    except Exception as error:
+        failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+        for failure in failures:
+            if isinstance(failure, UserError):
+                raise failure from None
+        (folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+        raise TrainingFailed(
+            f"{type(failures[0]).__name__}: {_last_line(failures[0])} (all of it in {folder.path / 'error.txt'}; "
+            f"continue with --resume --name {folder.name})"
+        ) from error
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+
+
+def finish(
+    config: RunConfig, folder: RunFolder, corpus: Corpus, tracker: Tracker, preset: str, wall_seconds: float
+) -> Summary:
+    """Draw the curves, write the summary, and end the tracked run."""
+    records = read_journal(folder.journal)
+    draw(records, folder.path / "plots", folder.name)
+    summary = summarise(config, folder, corpus, records, tracker, preset, wall_seconds)
+    tracker.finish(folder.path, "FINISHED")
+    return summary
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else "no message"
