@@ -192,7 +192,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Par
         kind, _, name = key.partition("/")
         parameter = parameters[name]
         # AdamW's fused step counts on the parameter's device.
-        optimizer.state[parameter][kind] = value.to(parameter.device)
+        optimizer.state[parameter][kind] = value.to(parameter.device)  # type: ignore[index]
 
 
 def _json(value: Any) -> bytes:

@@ -33,10 +33,16 @@ def quiet_ray(*, verbose: bool) -> None:
 
 @contextmanager
 def ray_session(*, verbose: bool) -> Iterator[None]:
-    """Join the cluster that RAY_ADDRESS names, or start one on this machine; leave or end it afterwards."""
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine; leave or end it afterwards.
+
+    A Ray that this process has joined already is used as it is.
+    """
     quiet_ray(verbose=verbose)
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     ray.init(
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.CRITICAL,

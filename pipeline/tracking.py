@@ -34,8 +34,9 @@ class Tracker(Protocol):
 class NullTracker:
     """Tracks nothing."""
 
-    uri = run_id = None
-    last_step = -1
+    uri: str | None = None
+    run_id: str | None = None
+    last_step: int = -1
 
     def run(self, *_: object) -> Tracker:
         return self
@@ -107,6 +108,7 @@ class MLflowRun:
     def __init__(self, store: MLflowStore, run_id: str) -> None:
         self.uri: str | None = store.uri
         self.run_id: str | None = run_id
+        self._id = run_id
         self._client = store.client
         self._client.update_run(run_id, status="RUNNING")
         histories = (self._client.get_metric_history(run_id, key) for key in ("train/bpb", "validation/bpb"))
@@ -123,17 +125,17 @@ class MLflowRun:
             if key not in ("step", "time")
         ]
         for start in range(0, len(metrics), _METRICS):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS])
+            self._client.log_batch(self._id, metrics=metrics[start : start + _METRICS])
 
     def finish(self, folder: Path, status: str) -> None:
         """Upload what the run left for people, and end the run (`status`: FINISHED, FAILED or KILLED)."""
         for name in ("config.json", "summary.json", "metrics.jsonl"):
             if (folder / name).exists():
-                self._client.log_artifact(self.run_id, str(folder / name))
+                self._client.log_artifact(self._id, str(folder / name))
         for name in ("plots", "samples"):
             if (folder / name).exists():
-                self._client.log_artifacts(self.run_id, str(folder / name), name)
-        self._client.set_terminated(self.run_id, status)
+                self._client.log_artifacts(self._id, str(folder / name), name)
+        self._client.set_terminated(self._id, status)
 
 
 def connect(config: TrackingConfig) -> MLflowStore | NullTracker:

@@ -25,8 +25,9 @@ from pipeline.lanes import Lanes
 from pipeline.optimizer import build_optimizer, learning_rate, set_learning_rate
 from pipeline.place import Place, find_place
 from pipeline.precision import Autocast, setup_precision
+from pipeline.prefetch import Prefetch
 from pipeline.prepare import open_corpus
-from pipeline.samples import PROMPT_BYTES, write_sample
+from pipeline.samples import write_sample
 from pipeline.state import Trainee
 from pipeline.stopwatch import Stopwatch
 
@@ -62,6 +63,7 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
     with (
         Journal(folder / "metrics.jsonl", first_step=start, active=place.first) as journal,
         CheckpointWriter(folder / "checkpoints", keep=training.keep, active=place.first) as writer,
+        Prefetch(lanes, world_rank=place.rank, world_size=place.size, device=place.device) as batches,
     ):
         for step in range(start, training.steps + 1):
             state.step, last = step, step == training.steps
@@ -73,12 +75,7 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
                         state.record[f"{split}/bpb"] = bits_per_byte(model, corpus.splits[split], place, autocast)
                     improved = state.improves(state.record["validation/bpb"])
                     if place.first:
-                        write_sample(
-                            folder / "samples",
-                            step,
-                            model,
-                            corpus.test.read(0, min(PROMPT_BYTES, len(corpus.test))).tobytes(),
-                        )
+                        write_sample(folder / "samples", step, model, corpus.test)
                 if step > start and (last or improved or step % training.save_every == 0):
                     trainee.note(to_host(losses, place))
                     state.seconds = clock.seconds
@@ -92,7 +89,7 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
                 set_learning_rate(optimizer, rate)
                 # What is drawn (dropout) is a function of seed, step and rank: a run that resumes draws the same.
                 torch.manual_seed(zlib.crc32(f"{training.seed} {step} {place.rank}".encode()))
-                x, y = lanes.batch(step, place.rank, place.size, place.device)
+                x, y = batches(step)
                 measured = backward(forward, scaler, x, y, config, autocast, energy=logging)
                 losses.append(measured.pop("loss"))
                 scaler.unscale_(optimizer)

@@ -1,0 +1,64 @@
+"""The optimizer: every parameter in the group that it belongs to; the learning rate a function of the step."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from h2q.config import ModelConfig
+from h2q.model import ByteModel
+from pipeline.config import TrainingConfig
+from pipeline.optimizer import build_optimizer, learning_rate, set_learning_rate
+
+SMALL = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 8}
+
+
+@pytest.mark.parametrize("kind", ["hamilton", "dense"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str, tied: bool) -> None:
+    model = ByteModel(ModelConfig(kind=kind, tied_embeddings=tied, **SMALL))  # type: ignore[arg-type]
+    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.1))
+    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in model.parameters()}
+    assert len(grouped) == len({id(parameter) for parameter in grouped})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            spared = "norm" in name or "bias" in name or "emb" in name
+            assert (group["weight_decay"] == 0) == spared, name
+
+
+def test_bank_and_factors_have_their_own_learning_rates() -> None:
+    model = ByteModel(ModelConfig(**SMALL))
+    optimizer = build_optimizer(model, TrainingConfig(bank_lr=0.5, factor_lr=3.0))
+    set_learning_rate(optimizer, 1e-2)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        factor = 0.5 if name.startswith("bank") else 3.0 if name.endswith("factors") else 1.0
+        assert rates[id(parameter)] == pytest.approx(1e-2 * factor), name
+
+
+def test_cosine_rises_to_the_peak_and_falls_to_a_tenth() -> None:
+    training = TrainingConfig(steps=100, warmup=10, learning_rate=1.0)
+    rates = [learning_rate(step, training) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    assert rates[10] == 1.0 and rates[99] == pytest.approx(0.1, abs=0.01)
+
+
+def test_constant_stays_at_the_peak() -> None:
+    training = TrainingConfig(steps=100, warmup=0, schedule="constant", learning_rate=0.3)
+    assert {learning_rate(step, training) for step in range(100)} == {0.3}
+
+
+def test_inactive_ranks_keep_still_under_decay() -> None:
+    model = ByteModel(ModelConfig(**SMALL | {"fixed_rank": 1, "max_rank": 3}))
+    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.5, learning_rate=0.1))
+    for _ in range(3):
+        model(torch.randint(256, (2, 8))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in model.named_parameters():
+        if name.endswith(("components", "factors")):
+            assert not parameter[1:].any(), name
