@@ -4,16 +4,18 @@ import hashlib
 import platform
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from h2q.config import UserError, require
-from pipeline import storage
+from h2q.config import require
+from pipeline import hub, storage, tables
 from pipeline.config import CorpusConfig
-from pipeline.readers import BLOCK, Format, Piece, article_starts, manual
+from pipeline.pieces import BLOCK, Format, Piece
 from pipeline.storage import Found
+from pipeline.texts import article_starts, manual
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -35,13 +37,15 @@ _WIKITEXT_LICENCE = "CC BY-SA 3.0 and GFDL"
 
 @dataclass(frozen=True)
 class Contents:
-    """The pieces of every split, in order. `by_row`: tables without splits, whose rows are still to be dealt out.
+    """The pieces of every split, in order. `rows` are tables whose rows are still to be dealt out to the splits
+    `rows_to`, each by a hash of its text.
 
     `notes` say in sentences what was decided, for the people who read a summary.
     """
 
     splits: dict[str, list[Piece]] = field(default_factory=dict)
-    by_row: list[Piece] = field(default_factory=list)
+    rows: list[Piece] = field(default_factory=list)
+    rows_to: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -99,6 +103,63 @@ def reference_manual(config: CorpusConfig) -> Source:
     )
 
 
+def hub_data_set(config: CorpusConfig, text: str) -> Source:
+    """A data set of the Hugging Face hub, NAME[:CONFIG][@REVISION]. Only its contents ask the hub."""
+    named = hub.HubName.parse(text)
+    wikitext = named.name.rpartition("/")[2] == "wikitext" and "raw" in (named.config or "")
+    revision = f"@{named.revision[:12]}" if named.revision else ""
+    name = f"{named.name}{f' {named.config}' if named.config else ''} of the Hugging Face hub"
+    if text == hub.WIKITEXT:
+        name = f"WikiText-2 raw ({named.name}{revision})"
+    return Source(
+        name=name,
+        slug=_slug(named.config or named.name),
+        licence=_WIKITEXT_LICENCE if wikitext else None,
+        order="rows of each split in the order of the hub",
+        identity={"hub": vars(named)},
+        contents=lambda: _hub_contents(named, config, wikitext),
+    )
+
+
+def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> Contents:
+    listed = hub.fetch(named)["files"]
+    column = "text" if wikitext else config.column
+    given: dict[str, list[Piece]] = {}
+    for split, paths in listed.items():
+        to = _SPLIT_WORDS.get(split)
+        if to is None:
+            continue
+        for number, path in enumerate(paths):
+            parts = tables.pieces(Found(path, f"{split}/{number}", 0, 0), "arrow", column)
+            parts = [replace(part, format="wikitext-arrow") for part in parts] if wikitext else parts
+            given.setdefault(to, []).extend(parts)
+    require(len(given) > 0, f"{named.name} must have a train, validation or test split, found {', '.join(listed)}")
+    left = [split for split in listed if split not in _SPLIT_WORDS]
+    notes = (f"left out: the splits {', '.join(left)}",) if left else ()
+    if not wikitext:
+        return _dealt(given, named.name, config, notes)
+    return Contents(splits={split: _merged(parts) for split, parts in given.items()}, notes=notes)
+
+
+def _dealt(
+    given: dict[str, list[Piece]], donor_name: str | None, config: CorpusConfig, notes: tuple[str, ...]
+) -> Contents:
+    """Tables of named splits; the rows of one of them are dealt out where splits are missing."""
+    missing = [split for split in SPLITS if split not in given]
+    if not missing:
+        return Contents(splits=given, notes=notes)
+    donor = next(split for split in (*SPLITS, "") if split in given)
+    rows = given[donor]
+    to = tuple(split for split in SPLITS if split in missing or split == donor)
+    source = donor_name or _listed([piece.label for piece in rows])
+    note = (
+        f"{', '.join(to)} cut from {source} row by row, by a hash of the row's text (equal rows stay together), "
+        f"seed {config.seed}: {100 * config.holdout:g} % for each held-out split"
+    )
+    kept = {split: pieces for split, pieces in given.items() if split != donor}
+    return Contents(splits=kept, rows=rows, rows_to=to, notes=(*notes, note))
+
+
 def _chosen(found: list[Found], config: CorpusConfig) -> tuple[list[Found], tuple[str, ...]]:
     """The files that are the corpus, and a note on those that are not."""
     if config.kind == "bytes":
@@ -116,7 +177,7 @@ def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, .
     labels = {file.label: split_of(file.label) for file in found}
     named = all(labels.values()) and len(found) > 0
     if config.kind == "text" and _table(found[0]):
-        return _table_contents(found, labels if named else {}, notes)
+        return _table_contents(found, labels if named else {}, config, notes)
     pieces = [(_piece(file, config), labels[file.label] if named else None) for file in found]
     if not named:
         return _cut({}, _documents([piece for piece, _ in pieces]), SPLITS, config, _counted(found), notes)
@@ -137,8 +198,15 @@ def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, .
     return _cut(dict(splits), _documents(given), wanted, config, _listed([piece.label for piece in given]), notes)
 
 
-def _table_contents(found: list[Found], labels: dict[str, str | None], notes: tuple[str, ...]) -> Contents:
-    raise UserError("tables are not read yet")
+def _table_contents(
+    found: list[Found], labels: dict[str, str | None], config: CorpusConfig, notes: tuple[str, ...]
+) -> Contents:
+    given: dict[str, list[Piece]] = {}
+    with ThreadPoolExecutor(8) as pool:
+        listed = list(pool.map(lambda file: tables.pieces(file, _table(file) or "csv", config.column), found))
+    for file, parts in zip(found, listed, strict=True):
+        given.setdefault(labels.get(file.label) or "", []).extend(parts)
+    return _dealt(given, None if labels else _counted(found), config, notes)
 
 
 def _piece(file: Found, config: CorpusConfig) -> Piece:

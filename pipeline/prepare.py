@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -27,9 +28,11 @@ from pipeline import corpus as sources
 from pipeline import storage
 from pipeline.config import CorpusConfig
 from pipeline.corpus import SPLITS, Contents, Source
-from pipeline.manifest import MANIFEST, VERSION, Corpus, Split, open_corpus, read_manifest, remember_verified
-from pipeline.readers import Piece, Reading, blocks
-from pipeline.shards import Shard, ShardWriter
+from pipeline.hub import WIKITEXT, HubUnreachable
+from pipeline.manifest import MANIFEST, VERSION, Corpus, Split, Verify, open_corpus, read_manifest, remember_verified
+from pipeline.pieces import BY_BYTE, Block, Piece, Reading
+from pipeline.readers import blocks
+from pipeline.shards import Packed, Shard, ShardWriter, sha256_of
 
 __all__ = ["Corpus", "Event", "Split", "open_corpus", "prepare"]
 
@@ -56,18 +59,26 @@ def _silent(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """Some pieces, and where their bytes go: shards `{split}-{number}-…` in the folder."""
+    """Some pieces, and where their bytes go: shards `{split}-{number}-…` in the folder.
 
+    Either all to the split `to[0]`, or, `by_row`, each row to one of `to`, by a hash of its text: `holdout` is the
+    share of each split but train.
+    """
+
+    name: str
     number: int
-    split: str
+    to: tuple[str, ...]
+    by_row: bool
     pieces: tuple[Piece, ...]
     folder: str
     reading: Reading
     shard_bytes: int
+    holdout: float
+    seed: int
 
     @property
     def receipt(self) -> str:
-        return f".receipt-{self.split}-{self.number:05d}.json"
+        return f".receipt-{self.name}-{self.number:05d}.json"
 
     @property
     def size(self) -> int:
@@ -82,7 +93,7 @@ class Task:
     def from_json(cls, text: str) -> "Task":
         told = json.loads(text)
         pieces = tuple(Piece(**piece) for piece in told["pieces"])
-        return cls(**(told | {"pieces": pieces, "reading": Reading(**told["reading"])}))
+        return cls(**(told | {"to": tuple(told["to"]), "pieces": pieces, "reading": Reading(**told["reading"])}))
 
 
 def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = _silent) -> Corpus:
@@ -91,26 +102,57 @@ def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = _s
 
     Raises: UserError when the corpus is missing, empty or invalid, or the folder cannot be written.
     """
-    return _prepared(_source(config), config, local, on_event)
-
-
-def _source(config: CorpusConfig) -> Source:
     if config.source == "path" or (config.source == "auto" and config.path is not None):
-        return sources.files(config)
-    return sources.reference_manual(config)
+        return _prepared(sources.files(config), config, local, on_event)
+    if config.source == "hub" or (config.source == "auto" and config.hub is not None):
+        assert config.hub is not None
+        return _prepared(sources.hub_data_set(config, config.hub), config, local, on_event)
+    if config.source == "manual":
+        return _prepared(sources.reference_manual(config), config, local, on_event)
+    try:
+        return _prepared(sources.hub_data_set(config, WIKITEXT), config, local, on_event)
+    except HubUnreachable as error:
+        if config.source == "wikitext":
+            raise
+        source = sources.reference_manual(config)
+        note = f"{error.what}: using the {source.name}"
+    on_event(Event("note", note))
+    corpus = _prepared(source, config, local, on_event)
+    return replace(corpus, notes=(note, *corpus.notes))
 
 
 def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEvent) -> Corpus:
     fingerprint = _fingerprint(source, config)
     folder = storage.join(storage.absolute(config.prepared), f"{source.slug}-{fingerprint[:12]}")
-    if read_manifest(folder) is None:
+    if _matches(folder, config, on_event):
+        on_event(Event("note", f"{source.name}: already prepared in {folder}"))
+    else:
+        contents = source.contents()
         storage.make_folder(folder)
         with _only_one(folder):
             if read_manifest(folder) is None:
-                _make(source, config, folder, fingerprint, local, on_event)
-    else:
-        on_event(Event("note", f"{source.name}: already prepared in {folder}"))
+                _make(source, contents, config, folder, fingerprint, local, on_event)
     return open_corpus(folder, verify=config.verify)
+
+
+def _matches(folder: str, config: CorpusConfig, on_event: OnEvent) -> bool:
+    """Whether the folder is finished with its shards as the manifest says; if not, it is finished no more."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return False
+    listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    wrong = [shard["name"] for shard in listed if not _intact(folder, shard, config.verify)]
+    if wrong:
+        on_event(Event("note", f"{len(wrong)} of {len(listed)} shards are missing or altered: making them again"))
+        storage.remove(storage.join(folder, MANIFEST))
+    return not wrong
+
+
+def _intact(folder: str, shard: dict[str, Any], verify: Verify) -> bool:
+    path = storage.join(folder, shard["name"])
+    if storage.size_of(path) != shard["file_bytes"]:
+        return False
+    return verify == "first" or sha256_of(path) == shard["sha256"]
 
 
 def _fingerprint(source: Source, config: CorpusConfig) -> str:
@@ -140,12 +182,21 @@ def _only_one(folder: str) -> Iterator[None]:
         yield
 
 
-def _make(source: Source, config: CorpusConfig, folder: str, fingerprint: str, local: bool, on_event: OnEvent) -> None:
-    contents = source.contents()
+def _make(
+    source: Source,
+    contents: Contents,
+    config: CorpusConfig,
+    folder: str,
+    fingerprint: str,
+    local: bool,
+    on_event: OnEvent,
+) -> None:
     tasks = plan(contents, config, folder)
-    receipts = [receipt for task in tasks if (receipt := _finished(task)) is not None]
-    done = {(receipt["split"], receipt["number"]) for receipt in receipts}
-    left = [task for task in tasks if (task.split, task.number) not in done]
+    receipts, left = [], []
+    for task in tasks:
+        receipt = _finished(task, config.verify)
+        receipts += [receipt] if receipt else []
+        left += [] if receipt else [task]
     total = sum(task.size for task in tasks)
     if receipts:
         on_event(Event("note", f"continuing in {folder}: {len(receipts)} of {len(tasks)} parts are there"))
@@ -162,64 +213,113 @@ def _make(source: Source, config: CorpusConfig, folder: str, fingerprint: str, l
 def plan(contents: Contents, config: CorpusConfig, folder: str) -> list[Task]:
     """The tasks, each of about `shard_bytes` of input; the order of their numbers is the order of the stream."""
     reading = Reading(config.column, config.separator, config.invalid)
+
+    def task(name: str, number: int, to: tuple[str, ...], pieces: list[Piece]) -> Task:
+        by_row = name == "rows"
+        return Task(
+            name, number, to, by_row, tuple(pieces), folder, reading, config.shard_bytes, config.holdout, config.seed
+        )
+
     tasks = []
     for split in [name for name in SPLITS if name in contents.splits]:
-        for number, pieces in enumerate(_groups(contents.splits[split], config.shard_bytes)):
-            tasks.append(Task(number, split, tuple(pieces), folder, reading, config.shard_bytes))
-    return tasks
+        groups = _groups(contents.splits[split], config.shard_bytes)
+        tasks += [task(split, number, (split,), pieces) for number, pieces in enumerate(groups)]
+    groups = _groups(contents.rows, config.shard_bytes)
+    return tasks + [task("rows", number, contents.rows_to, pieces) for number, pieces in enumerate(groups)]
 
 
 def _groups(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
-    """Pieces in groups of exactly `size` bytes but for the last; a piece that crosses an edge is cut there."""
-    group, room = [], size
+    """Pieces in groups of exactly `size` bytes but for the last; a range of bytes that crosses an edge is cut there,
+    whereas a row group or a whole file is not."""
+    group: list[Piece] = []
+    room = size
     for piece in pieces:
         start = piece.start
-        while piece.stop - start > room:
-            group.append(replace(piece, start=start, stop=start + room, size=room))
+        while piece.format in BY_BYTE and piece.stop - start > room:
+            yield [*group, replace(piece, start=start, stop=start + room, size=room)] if room else group
             start += room
+            group, room = [], size
+        left = piece.stop - start if piece.format in BY_BYTE else piece.size
+        group.append(replace(piece, start=start, size=left))
+        room -= left
+        if room <= 0 and piece.format not in BY_BYTE:
             yield group
             group, room = [], size
-        group.append(replace(piece, start=start, size=piece.stop - start))
-        room -= piece.stop - start
     if group:
         yield group
 
 
 def run_task(task: Task) -> dict[str, Any]:
     """Write the shards of a task, then its receipt: what the manifest will say of them."""
-    writer = ShardWriter(task.split, task.shard_bytes)
-    counts = np.zeros(256, np.int64)
-    written: list[dict[str, Any]] = []
-
-    def write(packed: Any) -> None:
-        name = f"{task.split}-{task.number:05d}-{len(written):03d}.arrow"
-        written.append(packed.write(task.folder, name).to_dict())
-        counts[:] += packed.histogram
-
-    inputs = []
+    parts = {split: _Part(task, split) for split in task.to}
     for piece in task.pieces:
-        size = 0
         for data, starts in blocks(piece, task.reading):
-            size += len(data)
-            for packed in writer.add(data, starts):
-                write(packed)
-        inputs.append([piece.label, size])
-    for packed in writer.finish():
-        write(packed)
-    receipt = {"split": task.split, "number": task.number, "size": task.size, "inputs": inputs}
-    receipt |= {"shards": written, "histogram": counts.tolist()}
+            if task.by_row:
+                for split, (some, some_starts) in deal(data, starts, task).items():
+                    parts[split].add(piece, some, some_starts)
+            else:
+                parts[task.to[0]].add(piece, data, starts)
+    told = {split: part.finish() for split, part in parts.items()}
+    receipt = {"name": task.name, "number": task.number, "size": task.size, "splits": told}
     storage.write_atomic(storage.join(task.folder, task.receipt), json.dumps(receipt).encode())
     return receipt
 
 
-def _finished(task: Task) -> dict[str, Any] | None:
+class _Part:
+    """What a task writes to one split."""
+
+    def __init__(self, task: Task, split: str) -> None:
+        self._task, self._split = task, split
+        self._writer = ShardWriter(split, task.shard_bytes)
+        self._shards: list[dict[str, Any]] = []
+        self._histogram = np.zeros(256, np.int64)
+        self._inputs: dict[str, int] = {}
+
+    def add(self, piece: Piece, data: np.ndarray, starts: np.ndarray) -> None:
+        self._inputs[piece.label] = self._inputs.get(piece.label, 0) + len(data)
+        for packed in self._writer.add(data, starts):
+            self._write(packed)
+
+    def finish(self) -> dict[str, Any]:
+        """The split's entry in the task's receipt."""
+        for packed in self._writer.finish():
+            self._write(packed)
+        inputs = [[label, size] for label, size in self._inputs.items()]
+        return {"shards": self._shards, "histogram": self._histogram.tolist(), "inputs": inputs}
+
+    def _write(self, packed: Packed) -> None:
+        name = f"{self._split}-{self._task.number:05d}-{len(self._shards):03d}.arrow"
+        self._shards.append(packed.write(self._task.folder, name).to_dict())
+        self._histogram += packed.histogram
+
+
+def deal(data: np.ndarray, starts: np.ndarray, task: Task) -> dict[str, Block]:
+    """A block's rows, each in the split that the hash of its bytes and the seed choose: equal rows stay together."""
+    edges = [*starts.tolist(), len(data)]
+    view, key = data.data, task.seed.to_bytes(8, "little")
+    held = [split for split in task.to if split != "train"]
+    shares = [
+        int.from_bytes(hashlib.blake2b(view[start:stop], digest_size=8, key=key).digest(), "little") / 2**64
+        for start, stop in pairwise(edges)
+    ]
+    number = np.floor(np.array(shares) / task.holdout if task.holdout else np.full(len(shares), np.inf))
+    sizes = np.diff(edges)
+    dealt = {}
+    for split in task.to:
+        mine = number == held.index(split) if split in held else number >= len(held)
+        own = sizes[mine]
+        dealt[split] = (data[np.repeat(mine, sizes)], np.cumsum(own) - own)
+    return dealt
+
+
+def _finished(task: Task, verify: Verify) -> dict[str, Any] | None:
     """The receipt of a task that was finished before and whose shards are still there."""
     try:
         receipt = json.loads(storage.read(storage.join(task.folder, task.receipt)))
     except (FileNotFoundError, ValueError):
         return None
-    sizes = [storage.size_of(storage.join(task.folder, shard["name"])) for shard in receipt["shards"]]
-    return receipt if sizes == [shard["file_bytes"] for shard in receipt["shards"]] else None
+    listed = [shard for told in receipt["splits"].values() for shard in told["shards"]]
+    return receipt if all(_intact(task.folder, shard, verify) for shard in listed) else None
 
 
 def _loop(tasks: list[Task]) -> Iterator[dict[str, Any]]:
@@ -269,10 +369,10 @@ def _manifest(
     receipts: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the folder contains, from the receipts and one reading of the streams."""
-    receipts = sorted(receipts, key=lambda receipt: receipt["number"])
+    receipts = sorted(receipts, key=lambda receipt: (receipt["name"], receipt["number"]))
     splits = {}
     for name in SPLITS:
-        of_split = [receipt for receipt in receipts if receipt["split"] == name]
+        of_split = [receipt["splits"][name] for receipt in receipts if name in receipt["splits"]]
         splits[name] = _split_entry(name, of_split, folder)
     identity = [[name, split["bytes"], split["sha256"]] for name, split in splits.items()]
     return {
@@ -295,9 +395,7 @@ def _manifest(
 
 def _split_entry(name: str, receipts: list[dict[str, Any]], folder: str) -> dict[str, Any]:
     listed = [Shard(**shard) for receipt in receipts for shard in receipt["shards"]]
-    counts = (
-        np.sum([receipt["histogram"] for receipt in receipts], axis=0, dtype=np.int64) if receipts else np.zeros(256)
-    )
+    counts = np.array([receipt["histogram"] for receipt in receipts], np.int64).reshape(-1, 256).sum(axis=0)
     entry: dict[str, Any] = {
         "bytes": sum(shard.bytes for shard in listed),
         "documents": sum(shard.documents for shard in listed),
@@ -306,7 +404,7 @@ def _split_entry(name: str, receipts: list[dict[str, Any]], folder: str) -> dict
         "gzip_bpb": None,
         "xz_bpb": None,
         "sample_bytes": 0,
-        "histogram": [int(count) for count in counts],
+        "histogram": counts.tolist(),
         "inputs": _joined([tuple(entry) for receipt in receipts for entry in receipt["inputs"]]),
         "shards": [shard.to_dict() for shard in listed],
     }
@@ -316,7 +414,7 @@ def _split_entry(name: str, receipts: list[dict[str, Any]], folder: str) -> dict
     split = Split(folder, name, entry, "")
     digest = hashlib.sha256()
     for start in range(0, len(split), 1 << 26):
-        digest.update(split.read(start, min(start + (1 << 26), len(split))))
+        digest.update(split.read(start, min(start + (1 << 26), len(split))).data)
     entry["sha256"] = digest.hexdigest()
     sample = split.read(0, min(len(split), SAMPLE)).tobytes()
     if sample:

@@ -161,9 +161,21 @@ def check_size(path: str, shard: Shard, rebuild: str) -> None:
 
 def check_sha256(path: str, shard: Shard, rebuild: str) -> None:
     """Raises: UserError when the content of a local shard is not what the manifest says."""
-    with pa.memory_map(path) as file:
-        found = hashlib.sha256(file.read_buffer()).hexdigest()
+    found = sha256_of(path)
     require(
         found == shard.sha256,
         f"shard {path} must have sha256 {shard.sha256}, found {found}: its content was altered; rebuild it: {rebuild}",
     )
+
+
+def sha256_of(path: str) -> str:
+    """The digest of a file; a local one is mapped, not read into memory."""
+    local = storage.local_path(path)
+    if local is not None:
+        with pa.memory_map(local) as file:
+            return hashlib.sha256(file.read_buffer()).hexdigest()
+    digest = hashlib.sha256()
+    with storage.opened(path) as file:
+        while block := file.read(1 << 23):
+            digest.update(block)
+    return digest.hexdigest()

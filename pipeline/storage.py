@@ -1,4 +1,4 @@
-"""Files by local path or URI (`s3://`, `gs://`, `hdfs://`, `file://`): one way to list, read and write them atomically."""
+"""Files by local path or URI (`s3://`, `gs://`, `hdfs://`, `file://`): list, read, and write them atomically."""
 
 import contextlib
 import fnmatch
@@ -22,7 +22,7 @@ _WHOLE_OBJECTS = ("s3", "gcs", "abfs")
 
 @dataclass(frozen=True)
 class Found:
-    """A file that a listing found: its path or URI, its name below the listed folder, bytes, and time of change (ns)."""
+    """A file that a listing found: its path or URI, its name below the listed folder, bytes, time of change (ns)."""
 
     path: str
     label: str
@@ -204,7 +204,8 @@ def find(pattern: str) -> list[Found]:
         if info.type == fs.FileType.File and shown and _matches(pattern, join(root, label), wild):
             found.append(Found(join(root, label), label, info.size, info.mtime_ns or 0))
     require(
-        found, f"no file is at {pattern}: give --corpus.path a file, a folder with files, or a glob that matches some"
+        len(found) > 0,
+        f"no file is at {pattern}: give --corpus.path a file, a folder with files, or a glob that matches some",
     )
     return sorted(found, key=lambda file: file.label.encode("utf-8", "surrogateescape"))
 

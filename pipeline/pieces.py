@@ -1,0 +1,71 @@
+"""Pieces of inputs, the blocks of bytes that they become, and the checking of UTF-8."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from h2q.config import UserError
+
+BLOCK = 8 << 20
+"""Bytes read at once."""
+Format = Literal["text", "bytes", "wikitext", "manual", "parquet", "jsonl", "csv", "arrow", "wikitext-arrow"]
+BY_BYTE: tuple[Format, ...] = ("text", "bytes", "wikitext", "manual", "jsonl")
+"""Formats whose pieces are ranges of bytes, and so may be cut anywhere."""
+Invalid = Literal["error", "keep", "replace"]
+Block = tuple[np.ndarray, np.ndarray]
+"""Bytes (uint8), and the offsets in them where documents begin (int64)."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one input: bytes, row groups or record batches [start, stop), by format; of a CSV file, the whole.
+
+    `label` names the input for people; `size` is the piece's share of the work, in bytes of input.
+    """
+
+    path: str
+    label: str
+    format: Format
+    start: int
+    stop: int
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read: the column of tables, what follows each row, and what invalid UTF-8 becomes."""
+
+    column: str = "text"
+    separator: str = ""
+    invalid: Invalid = "error"
+
+
+def raise_invalid(data: bytes, place: str, base: int) -> None:
+    """Raise the UserError that names the first byte of `data` that is not valid UTF-8."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place} {base + error.start} is not valid UTF-8 (0x{data[error.start]:02x}, {error.reason}): mend the "
+            "file, or give --corpus.invalid keep (bytes as they are) or replace (U+FFFD), or --corpus.kind bytes"
+        ) from None
+
+
+def is_utf8(data: bytes) -> bool:
+    """Arrow's check: an order of magnitude faster than decoding."""
+    edges = pa.py_buffer(np.array([0, len(data)], np.int64))
+    try:
+        pa.Array.from_buffers(pa.large_utf8(), 1, [None, edges, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def mend(data: bytes) -> bytes:
+    """The text with U+FFFD in place of what is not valid UTF-8."""
+    return data.decode("utf-8", "replace").encode()
