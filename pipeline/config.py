@@ -56,7 +56,7 @@ class CorpusConfig(FromDict):
             f"corpus.path and corpus.hub exclude each other, got {self.path} and {self.hub}",
         )
         require(0 <= self.holdout < 0.5, f"corpus.holdout must be at least 0 and below 0.5, got {self.holdout}")
-        require(self.seed >= 0, f"corpus.seed must be at least 0, got {self.seed}")
+        require(0 <= self.seed < 2**63, f"corpus.seed must be at least 0 and below 2^63, got {self.seed}")
         require(self.shard_bytes >= 1, f"corpus.shard_bytes must be at least 1, got {self.shard_bytes}")
         require(self.cache_bytes >= 1, f"corpus.cache_bytes must be at least 1, got {self.cache_bytes}")
 
