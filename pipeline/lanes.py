@@ -20,8 +20,12 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets, (rows, T), int64."""
 
 
+_AHEAD = 1 << 16
+"""Bytes of a lane that are read at once: chunks lie side by side, and a small read costs as much as a large one."""
+
+
 class Lanes:
-    """The batches of a split. Holds nothing that depends on the step."""
+    """The batches of a split. What it remembers, the last block read, changes nothing but the time."""
 
     def __init__(
         self,
@@ -41,49 +45,57 @@ class Lanes:
         )
         self.split, self.lanes, self.seq_len, self.windows, self.seed = split, lanes, seq_len, windows, seed
         self._edges = [i * len(split) // lanes for i in range(lanes + 1)]
+        self._steps = max(1, _AHEAD // seq_len)
+        self._last: tuple[tuple[int, range], np.ndarray] | None = None
 
     def batch(self, step: int, world_rank: int = 0, world_size: int = 1, device: str | torch.device = "cpu") -> Batch:
         """The worker's rows of the global batch of a step: (L/W, T) inputs and the bytes one further."""
-        rows = self.rows(step, world_rank, world_size)
-        data = torch.from_numpy(rows).to(device).long()
-        return data[:, :-1].contiguous(), data[:, 1:].contiguous()
+        rows = torch.from_numpy(self.rows(step, world_rank, world_size)).to(device)
+        return rows[:, :-1].long(), rows[:, 1:].long()
 
     def rows(self, step: int, world_rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """The same as bytes: (L/W, T + 1) uint8, inputs and targets overlapping."""
+        """The same as bytes: (L/W, T + 1) uint8, inputs and targets overlapping. The caller may keep it."""
         require(
             self.lanes % world_size == 0,
             f"training.lanes must be a multiple of the number of workers, {world_size}, got {self.lanes}",
         )
         share = self.lanes // world_size
         mine = range(world_rank * share, (world_rank + 1) * share)
-        rows = np.empty((share, self.seq_len + 1), np.uint8)
         if self.windows == "random":
-            starts = self._random_starts(step)
-            for row, lane in zip(rows, mine):
-                row[:] = self.split.read(starts[lane], starts[lane] + self.seq_len + 1)
-        else:
-            for row, lane in zip(rows, mine):
-                self._read_ring(row, lane, step)
-        return rows
+            return self.split.gather(self.random_starts(step)[mine.start : mine.stop], self.seq_len + 1)
+        number, within = divmod(step, self._steps)
+        at = within * self.seq_len
+        return self._block(number, mine)[:, at : at + self.seq_len + 1].copy()
 
     def epoch(self, step: int) -> int:
-        """Complete passes through the split before this step."""
+        """Complete passes through the split before this step (random windows: as many bytes as that)."""
         if self.windows == "random":
             return step * self.lanes * self.seq_len // len(self.split)
         return step * self.seq_len // -(-len(self.split) // self.lanes)
 
-    def _read_ring(self, row: np.ndarray, lane: int, step: int) -> None:
+    def random_starts(self, step: int) -> np.ndarray:
+        """Where the windows of a step begin, (L,): word `lane` of the Philox stream of key seed, counter step."""
+        words = np.random.Philox(key=self.seed, counter=[0, step, 0, 0]).random_raw(self.lanes)
+        return np.array([int(word) * (len(self.split) - self.seq_len) >> 64 for word in words])
+
+    def _block(self, number: int, mine: range) -> np.ndarray:
+        """Steps number·K … number·K + K − 1 of some lanes, side by side: (lanes, K·T + 1) uint8."""
+        last = self._last
+        if last is None or last[0] != (number, mine):
+            rows = np.empty((len(mine), self._steps * self.seq_len + 1), np.uint8)
+            for row, lane in zip(rows, mine):
+                self._read_ring(row, lane, number * self._steps * self.seq_len)
+            self._last = last = ((number, mine), rows)
+        return last[1]
+
+    def _read_ring(self, row: np.ndarray, lane: int, offset: int) -> None:
+        """Fill the row with the lane's bytes from `offset` on, beginning again behind its last."""
         start, stop = self._edges[lane], self._edges[lane + 1]
-        at, filled = start + step * self.seq_len % (stop - start), 0
+        at, filled = start + offset % (stop - start), 0
         while filled < len(row):
             data = self.split.read(at, min(at + len(row) - filled, stop))
             row[filled : filled + len(data)] = data
             at, filled = start, filled + len(data)
-
-    def _random_starts(self, step: int) -> list[int]:
-        """Where the windows of a step begin: word `lane` of the Philox stream with key `seed` and counter `step`."""
-        words = np.random.Philox(key=self.seed, counter=[0, step, 0, 0]).random_raw(self.lanes)
-        return [int(word) * (len(self.split) - self.seq_len) >> 64 for word in words]
 
 
 def windows(

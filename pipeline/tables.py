@@ -65,19 +65,23 @@ def jsonl(piece: Piece, reading: Reading) -> Iterator[Block]:
             except pa.ArrowException as error:
                 raise UserError(f"{piece.path}, the lines from byte {at}: {error}; mend the file") from error
             texts = table.column(reading.column).combine_chunks()
-            require(texts.null_count < len(texts), _no_column(piece, reading, _keys(lines)))
+            if texts.null_count == len(texts):
+                raise UserError(_no_column(piece, reading, _keys(lines)))
             yield _block(texts, Reading(reading.column, reading.separator, "keep"), piece.path, at)
 
 
 def csv(piece: Piece, reading: Reading) -> Iterator[Block]:
-    """A whole CSV (or TSV) file with a header: only a reading from the start tells where quotes open and close."""
+    """A whole CSV (or TSV) file with a header: only a reading from the start tells where quotes open and close.
+
+    A row must fit into four blocks.
+    """
     from pyarrow import csv
 
     with storage.opened(piece.path) as file:
         try:
             batches = csv.open_csv(
                 file,
-                read_options=csv.ReadOptions(use_threads=False, block_size=2 * BLOCK),
+                read_options=csv.ReadOptions(use_threads=False, block_size=4 * BLOCK),
                 parse_options=csv.ParseOptions(
                     newlines_in_values=True, delimiter="\t" if piece.label.lower().endswith(".tsv") else ","
                 ),
@@ -185,7 +189,7 @@ def _line_end(file: pa.NativeFile, at: int) -> int:
 def _keys(lines: bytes) -> list[str]:
     import json
 
-    first = json.loads(next(line for line in lines.split(b"\n") if line.strip()))
+    first = json.loads(next(line for line in lines.split(b"\n") if line.strip()).decode("utf-8", "replace"))
     return sorted(first) if isinstance(first, dict) else []
 
 
