@@ -70,11 +70,10 @@ def files(config: CorpusConfig) -> Source:
         f"the corpus must not be empty, found 0 bytes at {config.path}: give --corpus.path other files",
     )
     wikitext = all(_WIKITEXT.fullmatch(_base(file)) for file in found)
-    folder = PurePosixPath(storage.absolute(config.path).partition("?")[0])
-    name = f"{'WikiText' if wikitext else 'files'} at {folder.name or folder}"
+    base = storage.base_name(storage.absolute(config.path))
     return Source(
-        name=name,
-        slug=_slug(f"{folder.stem if len(found) == 1 else folder.name}"),
+        name=f"{'WikiText' if wikitext else 'files'} at {base}",
+        slug=_slug(base),
         licence=_WIKITEXT_LICENCE if wikitext else None,
         order="files by the bytes of their path, rows in the order of the file",
         identity={"files": [[file.label, file.size, file.mtime_ns] for file in found]},

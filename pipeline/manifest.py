@@ -1,19 +1,21 @@
 """A prepared corpus: its manifest, and its splits as mapped, verified streams of bytes."""
 
 import json
-import os
 import threading
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from h2q.config import UserError, require
 from pipeline import shards, storage
+from pipeline.cache import Cache
+from pipeline.config import CorpusConfig
 from pipeline.shards import Mapped, Shard
+from pipeline.verified import is_verified, remember_verified
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -28,6 +30,7 @@ class Corpus:
     manifest: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
     verify: Verify = "first"
+    cache: Cache = field(default_factory=Cache, repr=False)
 
     @property
     def name(self) -> str:
@@ -42,8 +45,11 @@ class Corpus:
     @cached_property
     def splits(self) -> dict[str, "Split"]:
         """The splits by name: `train`, `validation`, `test`."""
-        told = self.manifest["splits"]
-        return {name: Split(self.folder, name, told[name], self.manifest["command"], self.verify) for name in told}
+        command = self.manifest["command"]
+        return {
+            name: Split(self.folder, name, told, command, self.verify, self.cache)
+            for name, told in self.manifest["splits"].items()
+        }
 
     @property
     def train(self) -> "Split":
@@ -58,14 +64,23 @@ class Corpus:
         return self.splits["test"]
 
     def __reduce__(self) -> Any:
-        return Corpus, (self.folder, self.manifest, self.notes, self.verify)
+        return Corpus, (self.folder, self.manifest, self.notes, self.verify, self.cache)
 
 
 class Split:
     """One split: a stream of N bytes over mapped shards. Shards are opened, and verified, when they are first read."""
 
-    def __init__(self, folder: str, name: str, told: dict[str, Any], rebuild: str, verify: Verify = "first") -> None:
+    def __init__(
+        self,
+        folder: str,
+        name: str,
+        told: dict[str, Any],
+        rebuild: str,
+        verify: Verify = "first",
+        cache: Cache | None = None,
+    ) -> None:
         self.folder, self.name, self.rebuild, self.verify = folder, name, rebuild, verify
+        self.cache = cache or Cache()
         self._told = told
         self.shards = [Shard(**entry) for entry in told["shards"]]
         self.bytes: int = told["bytes"]
@@ -82,14 +97,15 @@ class Split:
         """`xz -9e` of its first `sample_bytes`, bits per byte."""
         self.sample_bytes: int = told["sample_bytes"]
         self._ends = np.cumsum([shard.bytes for shard in self.shards]).tolist()
-        self._maps: dict[int, Mapped] = {}
+        self._maps: OrderedDict[int, Mapped] = OrderedDict()
+        self._remote = storage.local_path(folder) is None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.bytes
 
     def __reduce__(self) -> Any:
-        return Split, (self.folder, self.name, self._told, self.rebuild, self.verify)
+        return Split, (self.folder, self.name, self._told, self.rebuild, self.verify, self.cache)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Bytes [start, stop) as uint8: a view of the map, without a copy, where they lie in one shard."""
@@ -125,27 +141,43 @@ class Split:
 
     def _mapped(self, number: int) -> Mapped:
         mapped = self._maps.get(number)
-        if mapped is None:
-            with self._lock:
-                mapped = self._maps[number] = self._open(self.shards[number])
-        return mapped
+        if mapped is not None and not self._remote:
+            return mapped
+        with self._lock:
+            if number in self._maps:
+                self._maps.move_to_end(number)
+            else:
+                self._maps[number] = self._open(self.shards[number])
+            return self._maps[number]
 
     def _open(self, shard: Shard) -> Mapped:
-        path = storage.local_path(storage.join(self.folder, shard.name))
-        if path is None:
-            raise UserError(f"shards at {self.folder} cannot be mapped yet")
+        url = storage.join(self.folder, shard.name)
+        if self._remote:
+            held = self.cache.fetch(url, shard, self.rebuild, self.verify == "always", self._forget)
+            return replace(shards.map_shard(held.path, shard, self.rebuild), held=held)
+        path = storage.local_path(url)
+        assert path is not None
         mapped = shards.map_shard(path, shard, self.rebuild)
         if self.verify == "always" or not is_verified(path):
             shards.check_sha256(path, shard, self.rebuild)
             remember_verified([path])
         return mapped
 
+    def _forget(self) -> bool:
+        """Let go of the cached shard that was not read for longest; False when there is none."""
+        if not self._maps:
+            return False
+        self._maps.popitem(last=False)
+        return True
 
-def open_corpus(folder: str, *, verify: Verify = "first") -> Corpus:
-    """The prepared corpus in the folder. All shards' sizes are checked now, their sha256 when they are first read.
 
-    Raises: UserError when there is no manifest, one of another version, or a shard is missing or of another size.
+def open_corpus(folder: str, config: CorpusConfig | None = None) -> Corpus:
+    """The prepared corpus in the folder, read as the config says (`verify`, `cache`, `cache_bytes`).
+
+    All shards' sizes are checked now, their sha256 when they are first read. Raises: UserError when there is no
+    manifest, one of another version, or a shard is missing or of another size.
     """
+    config = config or CorpusConfig()
     folder = storage.absolute(folder)
     manifest = read_manifest(folder)
     require(manifest is not None, f"no prepared corpus is at {folder}: run python jobs/prepare.py")
@@ -153,7 +185,8 @@ def open_corpus(folder: str, *, verify: Verify = "first") -> Corpus:
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             shards.check_size(storage.join(folder, shard["name"]), Shard(**shard), manifest["command"])
-    return Corpus(folder, manifest, tuple(manifest["notes"]), verify)
+    cache = Cache(config.cache, config.cache_bytes)
+    return Corpus(folder, manifest, tuple(manifest["notes"]), config.verify, cache)
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
@@ -171,29 +204,3 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
         f"{path} must be of version {VERSION}, found {version}: delete the folder and run python jobs/prepare.py again",
     )
     return manifest
-
-
-_VERIFIED = ".verified.json"
-
-
-def is_verified(path: str) -> bool:
-    """Whether the sha256 of a local shard was found right when it had the size and time of change that it has now."""
-    stat = os.stat(path)
-    return _ledger(Path(path).parent).get(Path(path).name) == [stat.st_size, stat.st_mtime_ns]
-
-
-def remember_verified(paths: list[str]) -> None:
-    """Remember, beside the shards, that they were verified; where nothing can be written, nothing is remembered."""
-    if not paths:
-        return
-    folder = Path(paths[0]).parent
-    marks = {Path(path).name: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths}
-    if os.access(folder, os.W_OK):
-        storage.write_atomic(str(folder / _VERIFIED), json.dumps(_ledger(folder) | marks).encode())
-
-
-def _ledger(folder: Path) -> dict[str, list[int]]:
-    try:
-        return json.loads((folder / _VERIFIED).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}

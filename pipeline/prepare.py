@@ -23,16 +23,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from h2q.config import UserError
+from h2q.config import UserError, require
 from pipeline import corpus as sources
 from pipeline import storage
+from pipeline.cache import Cache
 from pipeline.config import CorpusConfig
 from pipeline.corpus import SPLITS, Contents, Source
 from pipeline.hub import WIKITEXT, HubUnreachable
-from pipeline.manifest import MANIFEST, VERSION, Corpus, Split, Verify, open_corpus, read_manifest, remember_verified
+from pipeline.manifest import MANIFEST, VERSION, Corpus, Split, Verify, open_corpus, read_manifest
 from pipeline.pieces import BY_BYTE, Block, Piece, Reading
 from pipeline.readers import blocks
 from pipeline.shards import Packed, Shard, ShardWriter, sha256_of
+from pipeline.verified import remember_verified
 
 __all__ = ["Corpus", "Event", "Split", "open_corpus", "prepare"]
 
@@ -132,7 +134,7 @@ def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEve
         with _only_one(folder):
             if read_manifest(folder) is None:
                 _make(source, contents, config, folder, fingerprint, local, on_event)
-    return open_corpus(folder, verify=config.verify)
+    return open_corpus(folder, config)
 
 
 def _matches(folder: str, config: CorpusConfig, on_event: OnEvent) -> bool:
@@ -208,6 +210,10 @@ def _make(
         on_event(Event("progress", source.name, count, total))
     manifest = _manifest(source, contents, config, folder, fingerprint, receipts)
     storage.write_atomic(storage.join(folder, MANIFEST), json.dumps(manifest, indent=1).encode())
+    for name in storage.names_in(folder):
+        if name.endswith(".tmp"):
+            # Left by a preparation that was killed: nobody else writes here while the folder is locked.
+            storage.remove(storage.join(folder, name))
 
 
 def plan(contents: Contents, config: CorpusConfig, folder: str) -> list[Task]:
@@ -333,13 +339,39 @@ def _ray(tasks: list[Task], config: CorpusConfig) -> Iterator[dict[str, Any]]:
     import ray
 
     quiet_ray_data()
+    where = _only_here() if not all(map(storage.is_uri, _paths(tasks))) else {}
     rows = [{"task": task.to_json()} for task in tasks]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_run_row, num_cpus=1)
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_run_row, num_cpus=1, **where)
     for row in data.iter_rows():
         told = json.loads(row["receipt"])
         if "error" in told:
             raise UserError(told["error"])
         yield told
+
+
+def _paths(tasks: list[Task]) -> set[str]:
+    """Every path that the tasks read or write."""
+    return {task.folder for task in tasks} | {
+        piece.path for task in tasks for piece in task.pieces if piece.format != "manual"
+    }
+
+
+def _only_here() -> dict[str, Any]:
+    """Keep tasks on this node: what lies at a bare path, others need not see. A URI (`file://` too) goes anywhere."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) == 1:
+        return {}
+    mine = ray.get_runtime_context().get_node_id()
+    cpus = next(node["Resources"].get("CPU", 0) for node in alive if node["NodeID"] == mine)
+    require(
+        cpus >= 1,
+        f"a local corpus is prepared on the node of this command, which needs 1 CPU, found {cpus:g}: run it where "
+        "there are CPUs, or give --corpus.path and --corpus.prepared as URIs (file:// for a disk that all nodes share)",
+    )
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(mine, soft=False)}
 
 
 def _run_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -373,7 +405,7 @@ def _manifest(
     splits = {}
     for name in SPLITS:
         of_split = [receipt["splits"][name] for receipt in receipts if name in receipt["splits"]]
-        splits[name] = _split_entry(name, of_split, folder)
+        splits[name] = _split_entry(name, of_split, folder, Cache(config.cache, config.cache_bytes))
     identity = [[name, split["bytes"], split["sha256"]] for name, split in splits.items()]
     return {
         "format": "h2q-corpus",
@@ -393,7 +425,7 @@ def _manifest(
     }
 
 
-def _split_entry(name: str, receipts: list[dict[str, Any]], folder: str) -> dict[str, Any]:
+def _split_entry(name: str, receipts: list[dict[str, Any]], folder: str, cache: Cache) -> dict[str, Any]:
     listed = [Shard(**shard) for receipt in receipts for shard in receipt["shards"]]
     counts = np.array([receipt["histogram"] for receipt in receipts], np.int64).reshape(-1, 256).sum(axis=0)
     entry: dict[str, Any] = {
@@ -411,7 +443,7 @@ def _split_entry(name: str, receipts: list[dict[str, Any]], folder: str) -> dict
     local = storage.local_path(folder)
     if local is not None:
         remember_verified([os.path.join(local, shard.name) for shard in listed])
-    split = Split(folder, name, entry, "")
+    split = Split(folder, name, entry, "", cache=cache)
     digest = hashlib.sha256()
     for start in range(0, len(split), 1 << 26):
         digest.update(split.read(start, min(start + (1 << 26), len(split))).data)
@@ -458,5 +490,8 @@ def command(config: CorpusConfig) -> str:
     given = {name: value for name, value in config.to_dict().items() if value != getattr(default, name)} | {
         "verify": "always"
     }
-    options = " ".join(f"--corpus.{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items())
+    options = " ".join(
+        f"--corpus.{name.replace('_', '-')} {shlex.quote(storage.without_secrets(str(value)))}"
+        for name, value in given.items()
+    )
     return f"python jobs/prepare.py {options}"

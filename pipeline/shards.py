@@ -36,10 +36,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A mapped shard: its bytes (uint8, read-only), and the offsets at which its documents begin."""
+    """A mapped shard: its bytes (uint8, read-only), and the offsets at which its documents begin.
+
+    `held`, for a shard in a node's cache, keeps it there while it is mapped.
+    """
 
     data: np.ndarray
     starts: np.ndarray
+    held: Any = None
 
 
 class ShardWriter:

@@ -3,12 +3,13 @@
 import contextlib
 import fnmatch
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from h2q.config import UserError, require
 
@@ -46,9 +47,21 @@ def absolute(path: str) -> str:
 
 
 def join(folder: str, name: str) -> str:
-    """The path of `name` in the folder, before a URI's query."""
+    """The path of `name` in the folder; in a URI, before its query."""
+    if not is_uri(folder):
+        return f"{folder.rstrip('/')}/{name}"
     base, mark, query = folder.partition("?")
-    return f"{base.rstrip('/')}/{name}{mark}{query}"
+    return f"{base.rstrip('/')}/{quote(name)}{mark}{query}"
+
+
+def base_name(path: str) -> str:
+    """The last part of a path or URI."""
+    return unquote(path.partition("?")[0]).rstrip("/").rpartition("/")[2] if is_uri(path) else Path(path).name
+
+
+def without_secrets(path: str) -> str:
+    """The path without the user and password that a URI may hold."""
+    return re.sub(r"://[^/@]*@", "://", path)
 
 
 def local_path(path: str) -> str | None:
@@ -56,7 +69,7 @@ def local_path(path: str) -> str | None:
     if not is_uri(path):
         return path
     parts = urlsplit(path)
-    return parts.path if parts.scheme == "file" else None
+    return unquote(parts.path) if parts.scheme == "file" else None
 
 
 def filesystem(path: str) -> tuple["FileSystem", str]:
@@ -184,8 +197,7 @@ def find(pattern: str) -> list[Found]:
     from pyarrow import fs
 
     pattern = absolute(pattern)
-    wild = _first_wild(pattern)
-    root = pattern if wild is None else wild
+    root, wanted = _cut_glob(pattern)
     where, inner = filesystem(root)
     try:
         info = where.get_file_info(inner)
@@ -201,7 +213,7 @@ def find(pattern: str) -> list[Found]:
     for info in infos:
         label = info.path[len(inner.rstrip("/")) + 1 :]
         shown = not any(part.startswith(".") for part in label.split("/"))
-        if info.type == fs.FileType.File and shown and _matches(pattern, join(root, label), wild):
+        if info.type == fs.FileType.File and shown and (wanted is None or _fits(wanted, label.split("/"))):
             found.append(Found(join(root, label), label, info.size, info.mtime_ns or 0))
     require(
         len(found) > 0,
@@ -210,25 +222,19 @@ def find(pattern: str) -> list[Found]:
     return sorted(found, key=lambda file: file.label.encode("utf-8", "surrogateescape"))
 
 
-def _first_wild(pattern: str) -> str | None:
-    """The folder above the first wildcard of a glob, or None when the pattern is no glob."""
-    if not set(pattern.partition("?" if is_uri(pattern) else "\0")[0]) & set("*?["):
-        return None
-    if not is_uri(pattern) and os.path.lexists(pattern):
-        return None
-    parts = pattern.split("/")
-    first = next(i for i, part in enumerate(parts) if set(part) & set("*?["))
-    return "/".join(parts[:first]) or "/"
-
-
-def _matches(pattern: str, path: str, wild: str | None) -> bool:
-    """Whether a path fits a glob: `*` stays within a folder, `**` crosses folders."""
-    if wild is None:
-        return True
-    return _fits(pattern.split("/"), path.partition("?")[0].split("/") if is_uri(path) else path.split("/"))
+def _cut_glob(pattern: str) -> tuple[str, list[str] | None]:
+    """The folder above the first wildcard of a glob and the parts below it; None for them when it is no glob."""
+    # In a URI, `?` begins the query: there, a glob is made of `*` and `[…]`.
+    base, mark, query = pattern.partition("?") if is_uri(pattern) else (pattern, "", "")
+    parts = base.split("/")
+    first = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
+    if first is None or (not is_uri(pattern) and os.path.lexists(pattern)):
+        return pattern, None
+    return ("/".join(parts[:first]) or "/") + mark + query, parts[first:]
 
 
 def _fits(pattern: list[str], path: list[str]) -> bool:
+    """Whether the parts of a path fit those of a glob: `*` stays within a folder, `**` crosses folders."""
     if not pattern:
         return not path
     if pattern[0] == "**":
