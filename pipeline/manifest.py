@@ -182,9 +182,11 @@ def open_corpus(folder: str, config: CorpusConfig | None = None) -> Corpus:
     manifest = read_manifest(folder)
     require(manifest is not None, f"no prepared corpus is at {folder}: run python jobs/prepare.py")
     assert manifest is not None
+    sizes = storage.sizes_in(folder)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
-            shards.check_size(storage.join(folder, shard["name"]), Shard(**shard), manifest["command"])
+            path = storage.without_secrets(storage.join(folder, shard["name"]))
+            shards.check_size(path, sizes.get(shard["name"]), Shard(**shard), manifest["command"])
     cache = Cache(config.cache, config.cache_bytes)
     return Corpus(folder, manifest, tuple(manifest["notes"]), config.verify, cache)
 

@@ -143,18 +143,19 @@ def _matches(folder: str, config: CorpusConfig, on_event: OnEvent) -> bool:
     if manifest is None:
         return False
     listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-    wrong = [shard["name"] for shard in listed if not _intact(folder, shard, config.verify)]
+    sizes = storage.sizes_in(folder)
+    wrong = [shard["name"] for shard in listed if not _intact(folder, sizes, shard, config.verify)]
     if wrong:
         on_event(Event("note", f"{len(wrong)} of {len(listed)} shards are missing or altered: making them again"))
         storage.remove(storage.join(folder, MANIFEST))
     return not wrong
 
 
-def _intact(folder: str, shard: dict[str, Any], verify: Verify) -> bool:
-    path = storage.join(folder, shard["name"])
-    if storage.size_of(path) != shard["file_bytes"]:
+def _intact(folder: str, sizes: dict[str, int], shard: dict[str, Any], verify: Verify) -> bool:
+    """Whether a shard has the size, and if it is to be verified always the content, that was written."""
+    if sizes.get(shard["name"]) != shard["file_bytes"]:
         return False
-    return verify == "first" or sha256_of(path) == shard["sha256"]
+    return verify == "first" or sha256_of(storage.join(folder, shard["name"])) == shard["sha256"]
 
 
 def _fingerprint(source: Source, config: CorpusConfig) -> str:
@@ -194,9 +195,10 @@ def _make(
     on_event: OnEvent,
 ) -> None:
     tasks = plan(contents, config, folder)
+    sizes = storage.sizes_in(folder)
     receipts, left = [], []
     for task in tasks:
-        receipt = _finished(task, config.verify)
+        receipt = _finished(task, sizes, config.verify)
         receipts += [receipt] if receipt else []
         left += [] if receipt else [task]
     total = sum(task.size for task in tasks)
@@ -210,7 +212,7 @@ def _make(
         on_event(Event("progress", source.name, count, total))
     manifest = _manifest(source, contents, config, folder, fingerprint, receipts)
     storage.write_atomic(storage.join(folder, MANIFEST), json.dumps(manifest, indent=1).encode())
-    for name in storage.names_in(folder):
+    for name in sizes:
         if name.endswith(".tmp"):
             # Left by a preparation that was killed: nobody else writes here while the folder is locked.
             storage.remove(storage.join(folder, name))
@@ -276,7 +278,8 @@ class _Part:
 
     def __init__(self, task: Task, split: str) -> None:
         self._task, self._split = task, split
-        self._writer = ShardWriter(split, task.shard_bytes)
+        # A piece of text begins and ends with a whole character, up to 3 bytes before the place where it was cut.
+        self._writer = ShardWriter(split, task.shard_bytes + 3)
         self._shards: list[dict[str, Any]] = []
         self._histogram = np.zeros(256, np.int64)
         self._inputs: dict[str, int] = {}
@@ -318,14 +321,16 @@ def deal(data: np.ndarray, starts: np.ndarray, task: Task) -> dict[str, Block]:
     return dealt
 
 
-def _finished(task: Task, verify: Verify) -> dict[str, Any] | None:
+def _finished(task: Task, sizes: dict[str, int], verify: Verify) -> dict[str, Any] | None:
     """The receipt of a task that was finished before and whose shards are still there."""
+    if task.receipt not in sizes:
+        return None
     try:
         receipt = json.loads(storage.read(storage.join(task.folder, task.receipt)))
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return None
     listed = [shard for told in receipt["splits"].values() for shard in told["shards"]]
-    return receipt if all(_intact(task.folder, shard, verify) for shard in listed) else None
+    return receipt if all(_intact(task.folder, sizes, shard, verify) for shard in listed) else None
 
 
 def _loop(tasks: list[Task]) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ that crosses shards is one row in each; the schema's metadata says whether row 0
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,7 +132,7 @@ def map_shard(path: str, shard: Shard, rebuild: str) -> Mapped:
 
     Raises: UserError when it is missing, of another size, or no shard of this version.
     """
-    check_size(path, shard, rebuild)
+    check_size(path, os.path.getsize(path) if os.path.exists(path) else None, shard, rebuild)
     try:
         file = pa.ipc.open_file(pa.memory_map(path))
         told = {key.decode(): value.decode() for key, value in (file.schema.metadata or {}).items()}
@@ -153,9 +154,8 @@ def map_shard(path: str, shard: Shard, rebuild: str) -> Mapped:
     return Mapped(data, starts)
 
 
-def check_size(path: str, shard: Shard, rebuild: str) -> None:
-    """Raises: UserError when the shard is missing or has another size than the manifest says."""
-    size = storage.size_of(path)
+def check_size(path: str, size: int | None, shard: Shard, rebuild: str) -> None:
+    """Raises: UserError when the shard is missing (no size) or has another size than the manifest says."""
     require(size is not None, f"shard {path} is missing ({shard.file_bytes} bytes expected); rebuild it: {rebuild}")
     require(
         size == shard.file_bytes,

@@ -99,10 +99,17 @@ def opened(path: str) -> Iterator["NativeFile"]:
 
 
 def read(path: str) -> bytes:
-    """The whole file. Raises: FileNotFoundError when there is none."""
+    """The whole file. Raises: FileNotFoundError when there is none; UserError when it cannot be read."""
     where, inner = filesystem(path)
-    with where.open_input_file(inner) as file:
-        return file.read()
+    try:
+        with where.open_input_file(inner) as file:
+            return file.read()
+    except NotADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
 
 
 def write_atomic(path: str, data: Any) -> None:
@@ -161,18 +168,6 @@ def make_folder(path: str) -> None:
         ) from error
 
 
-def size_of(path: str) -> int | None:
-    """Bytes of the file, or None when there is none."""
-    from pyarrow import fs
-
-    where, inner = filesystem(path)
-    try:
-        info = where.get_file_info(inner)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
-    return info.size if info.type == fs.FileType.File else None
-
-
 def remove(path: str) -> None:
     """Delete the file if it is there."""
     where, inner = filesystem(path)
@@ -180,13 +175,16 @@ def remove(path: str) -> None:
         where.delete_file(inner)
 
 
-def names_in(folder: str) -> list[str]:
-    """Names of the files directly in the folder, hidden ones too; none when there is no folder."""
+def sizes_in(folder: str) -> dict[str, int]:
+    """Name → bytes of the files directly in the folder, hidden ones too, by one listing; none for no folder."""
     from pyarrow import fs
 
     where, inner = filesystem(folder)
-    found = where.get_file_info(fs.FileSelector(inner, recursive=False, allow_not_found=True))
-    return sorted(info.base_name for info in found if info.type == fs.FileType.File)
+    try:
+        found = where.get_file_info(fs.FileSelector(inner, recursive=False, allow_not_found=True))
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {_first_line(error)}") from error
+    return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 
 
 def find(pattern: str) -> list[Found]:
