@@ -96,6 +96,12 @@ class ModelConfig(FromDict):
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         require(not self.halves or self.dim % 2 == 0, f"model.dim must be even to be cut into halves, got {self.dim}")
         width = f"model.dim / 2 = {self.width}" if self.halves else f"model.dim = {self.width}"
+        step = 4 * self.factor
+        require(
+            self.kind == "dense" or self.width % step == 0,
+            f"{width} must be a multiple of 4 × model.factor = {step} (got {self.width % step} left over); "
+            f"try --model.dim {max(step, round(self.width / step) * step) * (2 if self.halves else 1)}",
+        )
         require(self.width % self.heads == 0, f"model.heads must divide {width}, got {self.heads}")
         require(
             not self.phase_rotation or self.width // self.heads % 4 == 0,
@@ -108,12 +114,6 @@ class ModelConfig(FromDict):
         )
         if self.kind == "dense":
             return
-        step = 4 * self.factor
-        require(
-            self.width % step == 0,
-            f"{width} must be a multiple of 4 × model.factor = {step} (got {self.width % step} left over); "
-            f"try --model.dim {max(step, round(self.width / step) * step) * (2 if self.halves else 1)}",
-        )
         for name, rank in (("fixed_rank", self.fixed_rank), ("max_rank", self.storage_rank)):
             require(
                 rank <= self.rank_cap,

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -47,6 +48,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def _one_line(boxed: str) -> str:
-    """tyro's framed message as one line."""
+    """tyro's framed message as one line, without the part that a rule of ours does not need."""
     lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
-    return " ".join(line for line in lines if line and set(line) != {"─"})
+    line = " ".join(line for line in lines if line and set(line) != {"─"})
+    return re.sub(r"^Error parsing [^-]\S*: ", "", re.sub(r"\s*For full helptext,", ";", line))

@@ -18,6 +18,18 @@ def setup_precision(precision: str, device: torch.device) -> Autocast:
 
     Raises: UserError if the device cannot compute in this precision.
     """
+    check_precision(precision, device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    if precision in _AUTOCAST:
+        # The generated weight is used once a forward pass, so autocast's cache would only hold memory.
+        return lambda: torch.autocast(device.type, dtype=_AUTOCAST[precision], cache_enabled=False)
+    return contextlib.nullcontext
+
+
+def check_precision(precision: str, device: torch.device | str) -> None:
+    """Raises: UserError if the device cannot compute in this precision."""
+    device = torch.device(device)
     if precision == "tf32":
         require(
             device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0),
@@ -29,12 +41,6 @@ def setup_precision(precision: str, device: torch.device) -> Autocast:
             torch.cuda.is_bf16_supported(including_emulation=False),
             f"precision bf16 is not supported by {_describe(device)}: use --precision fp16",
         )
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    if precision in _AUTOCAST:
-        # The generated weight is used once a forward pass, so autocast's cache would only hold memory.
-        return lambda: torch.autocast(device.type, dtype=_AUTOCAST[precision], cache_enabled=False)
-    return contextlib.nullcontext
 
 
 def _describe(device: torch.device) -> str:

@@ -15,6 +15,7 @@ from pipeline.journal import Record
 from pipeline.run_folder import RunFolder
 
 LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
+_SQLITE = "sqlite:///"
 _METRICS, _PARAMETERS = 1000, 100  # that MLflow takes in one request
 
 
@@ -90,8 +91,8 @@ class MLflowStore:
         if found is not None:
             return found.experiment_id
         # Artifacts lie beside the database; a server decides for itself.
-        database = urlparse(self.uri)
-        place = Path(database.path).parent / "mlartifacts" / name if database.scheme == "sqlite" else None
+        local = self.uri.startswith(_SQLITE)
+        place = Path(self.uri.removeprefix(_SQLITE)).parent / "mlartifacts" / name if local else None
         return self.client.create_experiment(name, artifact_location=place.as_uri() if place else None)
 
     def _log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
@@ -148,9 +149,9 @@ def tracking_uri(config: TrackingConfig) -> str:
 
     Raises: UserError for a plain folder, which MLflow no longer tracks in.
     """
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    if uri.startswith(_SQLITE):
+        uri = f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
     if urlparse(uri).scheme in ("", "file"):
         raise UserError(f"tracking.uri must be a database or a server, got {uri!r}: try sqlite:///mlflow.db")
     return uri

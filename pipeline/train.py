@@ -14,6 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.journal import Follower, read_journal
 from pipeline.lanes import Lanes
 from pipeline.plots import draw
+from pipeline.precision import check_precision
 from pipeline.prepare import Corpus, prepare
 from pipeline.progress import Progress
 from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
@@ -40,9 +41,12 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         progress.stage("starting" if config.local else "starting Ray")
         with nullcontext() if config.local else ray_session(verbose=config.verbose):
             resources = (local_resources if config.local else find_resources)(config.workers, config.use_gpu)
+            if not resources.gpu:
+                check_precision(config.precision, "cpu")  # what a GPU can do, its worker will find out
             progress.stage("preparing the corpus")
             corpus = prepare(config.corpus, local=config.local, on_event=progress.preparing)
             check_corpus(corpus, config)
+            store = connecting.result()
 
             if config.resume:
                 folder = find_folder(storage, config.name)
@@ -50,7 +54,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             else:
                 folder = claim_folder(storage, config, preset, command)
             progress.say(f"run {folder.path}")
-            tracker = connecting.result().run(folder, config, corpus.name, corpus.sha256, command, preset)
+            tracker = store.run(folder, config, corpus.name, corpus.sha256, command, preset)
             try:
                 with (
                     Follower(folder.journal, progress.show),

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Small models compute best on one thread; more of them, in several processes, spin against each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:

@@ -1,0 +1,123 @@
+"""The command line of training, as its user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = (
+    "--model.dim 32 --model.depth 2 --model.heads 2 --model.factor 4 --model.fixed-rank 2 --model.seq-len 16 "
+    "--training.lanes 4 --training.steps 6 --training.log-every 2 --training.evaluate-every 3 --training.save-every 3"
+).split()
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "jobs" / "train.py"), *options]
+
+
+def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the job in the folder, as a user does."""
+    return subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(1000)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["lapptop"], "preset must be one of laptop, h2q, qrlm, h2q-published, got 'lapptop'"),
+        (["--model.dim", "100"], "must be a multiple of 4 × model.factor"),
+        (["--model.dmi", "128"], "--model.dmi"),
+        (["--model.depth", "deep"], "--model.depth"),
+        (["--training.steps", "-3"], "training.steps must be at least 1, got -3"),
+        (["--model.fixed-rank", "99"], "model.fixed_rank must be at most"),
+        (["--workers", "7"], "training.lanes must be a multiple of workers"),
+        (["--workers", "2", "--local"], "local trains in this one process: workers must be 1, got 2"),
+        (["--growth.enabled"], "growth.enabled needs model.max_rank above"),
+        (["--name", "a/b"], "name must be a plain folder name, got 'a/b'"),
+        (["--corpus.path", "nowhere"], "nowhere"),
+        (["--corpus.path", "empty.txt"], "0 bytes"),
+        (["--corpus.path", "short.txt"], "must hold one chunk of seq_len"),
+        (["--storage", "empty.txt/runs"], "storage must be a folder that can be written"),
+        (["--precision", "tf32"], "precision tf32 needs a CUDA device"),
+        (["--use-gpu", "yes"], "no CUDA GPU"),
+        (["--tracking.uri", "mlruns"], "tracking.uri must be a database or a server"),
+        (["--resume"], "no run to resume"),
+        (["--resume", "--name", "nobody"], "no run nobody"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_clear_line_and_starts_nothing(tmp_path: Path, options: list[str], rule: str) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("too short\n" * 20)
+    local = [] if "--workers" in options else ["--local"]
+    given = ["--corpus.source", "manual"] if "--corpus.path" not in options else []
+    done = job(tmp_path, *options, *local, *given)
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(said) == 1 and said[0].startswith("error: ") and rule in said[0], done.stderr
+    assert not list((tmp_path / "runs").glob("*")), "nothing is left behind"
+
+
+def test_too_few_cpus_is_said_before_anything_starts(tmp_path: Path, text: Path) -> None:
+    done = job(tmp_path, *TINY, "--training.lanes", "1024", "--workers", "1024", "--corpus.path", str(text))
+    assert done.returncode == 2, done.stderr
+    assert "1024 workers need 1024 CPUs, the cluster has" in done.stderr
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_help_is_told_from_the_docstrings_without_torch(tmp_path: Path) -> None:
+    code = (
+        f"import runpy, sys; sys.argv = ['train.py', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / 'jobs' / 'train.py')!r}, run_name='__main__')\n"
+        f"finally: print('HEAVY', sorted({{'torch', 'ray', 'mlflow', 'pyarrow'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.endswith("HEAVY []\n"), done.stderr
+    for word in ("--model.fixed-rank", "Kronecker terms", "laptop", "h2q-published", "--growth.threshold"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "ray"])
+def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(tmp_path: Path, text: Path, local: bool) -> None:
+    done = job(tmp_path, *TINY, "--corpus.path", "text.txt", "--name", "first", *(["--local"] if local else []))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "noise on a user's screen is a defect"
+    for word in ("first: bits per byte", "order-0 entropy", "sha256", "mlflow ui --backend-store-uri sqlite:////"):
+        assert word in done.stdout
+    for noise in ("WARNING", "INFO", "Traceback", "deprecat"):
+        assert noise not in done.stdout
+    assert json.loads((tmp_path / "runs" / "first" / "summary.json").read_text())["steps"] == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mlartifacts", "mlflow.db", "runs", "text.txt"]
+
+
+def test_a_killed_run_is_resumed_by_one_word(tmp_path: Path, text: Path) -> None:
+    long = [*TINY, "--training.steps", "400", "--training.save-every", "20", "--training.evaluate-every", "400"]
+    with subprocess.Popen(command(*long, "--local", "--corpus.path", "text.txt"), cwd=tmp_path) as running:
+        while not list(tmp_path.glob("runs/*/checkpoints/step-*/commit.json")):
+            time.sleep(0.05)
+            assert running.poll() is None
+        os.kill(running.pid, signal.SIGKILL)
+    done = job(tmp_path, "--resume", "--training.steps", "401")
+    assert done.returncode == 0, done.stderr
+    assert "continuing at step" in done.stdout
+    [folder] = (tmp_path / "runs").iterdir()
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(0, 401, 2), 401]
+
+
+def test_resume_keeps_to_its_preset(tmp_path: Path, text: Path) -> None:
+    assert job(tmp_path, *TINY, "--local", "--corpus.path", "text.txt", "--name", "one").returncode == 0
+    done = job(tmp_path, "h2q", "--resume")
+    assert done.returncode == 2 and "whose preset is laptop, not h2q" in done.stderr
