@@ -11,10 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = (
-    "--model.dim 32 --model.depth 2 --model.heads 2 --model.factor 4 --model.fixed-rank 2 --model.seq-len 16 "
-    "--training.lanes 4 --training.steps 6 --training.log-every 2 --training.evaluate-every 3 --training.save-every 3"
-).split()
+TINY_FIELDS = {
+    "model.dim": 32,
+    "model.depth": 2,
+    "model.heads": 2,
+    "model.factor": 4,
+    "model.fixed-rank": 2,
+    "model.seq-len": 16,
+    "training.lanes": 4,
+    "training.steps": 6,
+    "training.log-every": 2,
+    "training.evaluate-every": 3,
+    "training.save-every": 3,
+}
+TINY = [word for name, value in TINY_FIELDS.items() for word in (f"--{name}", str(value))]
 
 
 def command(*options: str) -> list[str]:

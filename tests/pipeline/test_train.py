@@ -50,7 +50,8 @@ def test_a_run_leaves_all_that_it_promises(tmp_path: Path, tiny: Make, train: Tr
     summary, folder, said = train(tiny(tmp_path))
     promised = (
         "name preset corpus corpus_sha256 parameters steps bytes_seen train_bpb validation_bpb test_bpb "
-        "bytes_per_second peak_memory_bytes seconds world_size device precision checkpoint mlflow_run_id mlflow_tracking_uri"
+        "bytes_per_second peak_memory_bytes seconds world_size device precision checkpoint "
+        "mlflow_run_id mlflow_tracking_uri"
     )
     written = json.loads((folder.path / "summary.json").read_text())
     assert set(promised.split()) <= set(written)

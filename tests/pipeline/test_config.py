@@ -1,0 +1,45 @@
+"""Configs: presets that hold together, values that come back as they were, rules that are named."""
+
+from dataclasses import replace
+
+import pytest
+
+from h2q.config import UserError
+from pipeline.config import PRESETS, RunConfig, TrainingConfig, describe_presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_config_comes_back_from_json(name: str) -> None:
+    assert RunConfig.from_dict(PRESETS[name].to_dict()) == PRESETS[name]
+    assert name in describe_presets()
+
+
+def test_an_unknown_field_is_not_ignored() -> None:
+    values = PRESETS["laptop"].to_dict()
+    values["training"]["stepz"] = 3
+    with pytest.raises(UserError, match="TrainingConfig has no field stepz"):
+        RunConfig.from_dict(values)
+
+
+def test_published_sizes() -> None:
+    h2q, qrlm = PRESETS["h2q"].model, PRESETS["qrlm"].model
+    assert (h2q.dim, h2q.factor, h2q.fixed_rank, h2q.depth, h2q.heads, h2q.seq_len) == (768, 32, 8, 12, 8, 128)
+    assert (qrlm.dim, qrlm.factor, qrlm.fixed_rank, qrlm.depth, qrlm.seq_len, qrlm.max_rank) == (
+        1024,
+        32,
+        8,
+        8,
+        256,
+        64,
+    )
+    assert PRESETS["qrlm"].training.lanes == 48 * PRESETS["qrlm"].accumulate
+    assert not PRESETS["h2q-published"].model.final_norm and PRESETS["h2q-published"].model.init == "published"
+
+
+def test_rules_across_parts_are_named() -> None:
+    with pytest.raises(UserError, match=r"training\.lanes must be a multiple of workers × accumulate = 10, got 24"):
+        RunConfig(workers=5, accumulate=2)
+    with pytest.raises(UserError, match=r"growth\.enabled needs model\.max_rank above"):
+        replace(RunConfig(), growth=replace(RunConfig().growth, enabled=True))
+    with pytest.raises(UserError, match=r"training\.learning_rate must be positive, got 0"):
+        TrainingConfig(learning_rate=0)
