@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from h2q.attention import attend, attend_published, rotate_phase
+from h2q.attention import (
+    attend,
+    attend_published,
+    planar_columns,
+    planar_heads,
+    planar_rows,
+    rotate_phase,
+    rotate_phase_ref,
+)
 from h2q.config import ModelConfig
 from h2q.hamilton import HamiltonLinear, generate_weights
 
@@ -32,7 +40,7 @@ def weights_of(layers: list, matrices: Tensor | None, dtype: torch.dtype) -> Ten
     """Weights (N, D, D) of layers of one kind, cast once to the dtype of the matrix products."""
     if matrices is None:
         return torch.stack([layer.weight for layer in layers]).to(dtype)
-    return generate_weights(matrices, layers).to(dtype)
+    return generate_weights(matrices, layers, dtype)
 
 
 class Attention(nn.Module):
@@ -49,12 +57,22 @@ class Attention(nn.Module):
         """x (B, T, D) → (B, T, D)."""
         inward = [self.q_proj, self.k_proj, self.v_proj]
         weights = weights_of([*inward, self.o_proj], matrices, x.dtype)
-        bias = torch.cat([layer.bias for layer in inward])  # type: ignore[arg-type]
-        qkv = functional.linear(x, weights[:3].flatten(0, 1), bias.to(x.dtype))
-        y = (attend_published if self.published_layout else attend)(qkv, self.heads)
-        if self.phase_rotation:
-            y = rotate_phase(y)
-        return functional.linear(y, weights[3], self.o_proj.bias.to(x.dtype))  # type: ignore[union-attr]
+        bias = torch.cat([layer.bias for layer in inward]).to(x.dtype)  # type: ignore[arg-type]
+        inward_weight, output_weight = weights[:3].flatten(0, 1), weights[3]
+        planar = self.phase_rotation and not self.published_layout
+        if planar:
+            # Queries and keys come along: their dot product does not depend on the order of channels.
+            inward_weight, bias = (planar_rows(rows, 3 * self.heads) for rows in (inward_weight, bias))
+            output_weight = planar_columns(output_weight)
+        qkv = functional.linear(x, inward_weight, bias)
+        if self.published_layout:
+            y = attend_published(qkv, self.heads)
+            y = rotate_phase_ref(y) if self.phase_rotation else y
+        elif planar:
+            y = rotate_phase(planar_heads(attend(qkv, self.heads))).view_as(x)
+        else:
+            y = attend(qkv, self.heads).transpose(1, 2).flatten(-2)
+        return functional.linear(y, output_weight, self.o_proj.bias.to(x.dtype))  # type: ignore[union-attr]
 
 
 class FeedForward(nn.Module):
@@ -86,3 +104,12 @@ class Block(nn.Module):
     def ffn_branch(self, x: Tensor, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
         """What the feed-forward layers add to the residual stream, (B, T, D) → (B, T, D) in `dtype`."""
         return self.ffn(self.norm2(x).to(dtype), matrices)
+
+
+@torch.no_grad()
+def stream_energy(first: Tensor, second: Tensor | None) -> Tensor:
+    """Mean L2 norm over positions of the stream (B, T, D), or of its halves side by side: a scalar on its device."""
+    norm = torch.linalg.vector_norm(first.detach(), dim=-1)
+    if second is not None:
+        norm = torch.hypot(norm, torch.linalg.vector_norm(second.detach(), dim=-1))
+    return norm.mean()

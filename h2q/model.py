@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from h2q.bank import StructureBank
-from h2q.block import Block, DenseLinear
+from h2q.block import Block, DenseLinear, stream_energy
 from h2q.config import ModelConfig, require
 from h2q.hamilton import HamiltonLinear
+from h2q.reversible import Stack, run_reversible
 
 EMBEDDING_STD = 0.02
 
@@ -71,15 +72,17 @@ class ByteModel(nn.Module):
 
     def _run_blocks(self, stream: Tensor, dtype: torch.dtype, energy: bool) -> tuple[Tensor, list[Tensor]]:
         matrices = None if self.bank is None else self.bank.matrices(self.rank)
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        if self.config.memory == "reversible":
+            stack = Stack(blocks, self.attention_rank, self.ffn_rank, dtype, energy)
+            first, second = stream.chunk(2, dim=-1)
+            first, second, *energies = run_reversible(stack, first, second, matrices)
+            return torch.cat((first, second), dim=-1), energies
         for_attention = None if matrices is None else matrices[: self.attention_rank]
         for_ffn = None if matrices is None else matrices[: self.ffn_rank]
-        energies: list[Tensor] = []
-        if self.config.halves:
-            first, second = stream.chunk(2, dim=-1)
-        else:
-            first = second = stream
-        for block in self.blocks:
-            assert isinstance(block, Block)
+        energies = []
+        first, second = stream.chunk(2, dim=-1) if self.config.halves else (stream, stream)
+        for block in blocks:
             if self.config.halves:
                 first = first + block.attention_branch(second, for_attention, dtype)
                 second = second + block.ffn_branch(first, for_ffn, dtype)
@@ -98,15 +101,6 @@ class ByteModel(nn.Module):
             x.shape[1] <= self.config.seq_len,
             f"a window of {x.shape[1]} bytes is longer than the positions, model.seq_len = {self.config.seq_len}",
         )
-
-
-@torch.no_grad()
-def stream_energy(first: Tensor, second: Tensor | None) -> Tensor:
-    """Mean L2 norm over positions of the stream (B, T, D), or of its halves side by side: a scalar on its device."""
-    norm = torch.linalg.vector_norm(first.detach(), dim=-1)
-    if second is not None:
-        norm = torch.hypot(norm, torch.linalg.vector_norm(second.detach(), dim=-1))
-    return norm.mean()
 
 
 def _product_dtype(device: torch.device, fallback: torch.dtype) -> torch.dtype:

@@ -1,0 +1,1 @@
+"""What is fast, what is small, what learns: each module measures one thing and returns plain values for JSON."""
