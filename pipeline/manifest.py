@@ -4,6 +4,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -132,6 +133,12 @@ class Split:
         for row in np.flatnonzero(starts + length > np.array(self._ends)[numbers]):
             rows[row] = self.read(int(starts[row]), int(starts[row]) + length)
         return rows
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """The split's bytes in order, a shard at a time; no more than one stays mapped."""
+        for number in range(len(self.shards)):
+            yield self._mapped(number).data
+            self._maps.pop(number, None)
 
     def document_starts(self) -> np.ndarray:
         """The offsets in the split at which its documents begin (int64)."""

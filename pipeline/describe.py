@@ -1,0 +1,162 @@
+"""What a prepared corpus is: the content of its manifest."""
+
+import hashlib
+import json
+import lzma
+import math
+import os
+import shlex
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.cache import Cache
+from pipeline.config import CorpusConfig
+from pipeline.corpus import SPLITS, Contents, Source
+from pipeline.manifest import VERSION, Split
+from pipeline.shards import Shard
+from pipeline.verified import remember_verified
+
+SAMPLE = 2 << 20
+"""Bytes of each split that are compressed for comparison."""
+
+
+def describe(
+    source: Source,
+    contents: Contents,
+    config: CorpusConfig,
+    folder: str,
+    fingerprint: str,
+    receipts: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What the folder contains, from the receipts and one reading of the streams."""
+    receipts = sorted(receipts, key=lambda receipt: (receipt["name"], receipt["number"]))
+    cache = Cache(config.cache, config.cache_bytes)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Hashing and compressing let go of Python's lock: the splits are described side by side.
+        entries = {
+            name: _split_entry(
+                name,
+                [receipt["splits"][name] for receipt in receipts if name in receipt["splits"]],
+                folder,
+                cache,
+                pool,
+            )
+            for name in SPLITS
+        }
+        splits = {name: ready() for name, ready in entries.items()}
+    identity = [[name, split["bytes"], split["sha256"]] for name, split in splits.items()]
+    return {
+        "format": "h2q-corpus",
+        "version": VERSION,
+        "name": source.name,
+        "licence": source.licence,
+        "order": source.order,
+        "source": source.identity,
+        "options": options_of(config),
+        "fingerprint": fingerprint,
+        "command": command(config),
+        "notes": list(contents.notes),
+        "bytes": sum(split["bytes"] for split in splits.values()),
+        "documents": sum(split["documents"] for split in splits.values()),
+        "sha256": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        "splits": splits,
+    }
+
+
+def _split_entry(
+    name: str, receipts: list[dict[str, Any]], folder: str, cache: Cache, pool: Executor
+) -> Callable[[], dict[str, Any]]:
+    """What the manifest says of a split: started now, ready when called."""
+    listed = [Shard(**shard) for receipt in receipts for shard in receipt["shards"]]
+    counts = np.array([receipt["histogram"] for receipt in receipts], np.int64).reshape(-1, 256).sum(axis=0)
+    entry: dict[str, Any] = {
+        "bytes": sum(shard.bytes for shard in listed),
+        "documents": sum(shard.documents for shard in listed),
+        "sha256": "",
+        "order0_bpb": entropy(counts),
+        "gzip_bpb": None,
+        "xz_bpb": None,
+        "sample_bytes": 0,
+        "histogram": counts.tolist(),
+        "inputs": _joined([tuple(entry) for receipt in receipts for entry in receipt["inputs"]]),
+        "shards": [shard.to_dict() for shard in listed],
+    }
+    local = storage.local_path(folder)
+    if local is not None:
+        remember_verified([os.path.join(local, shard.name) for shard in listed])
+    split = Split(folder, name, entry, "", cache=cache)
+    sample = split.read(0, min(len(split), SAMPLE)).tobytes()
+    digest, gzip, xz = pool.submit(_digest, split), pool.submit(_gzip, sample), pool.submit(_xz, sample)
+
+    def ready() -> dict[str, Any]:
+        entry["sha256"] = digest.result()
+        if sample:
+            rates = {"gzip_bpb": 8 * gzip.result() / len(sample), "xz_bpb": 8 * xz.result() / len(sample)}
+            entry.update({"sample_bytes": len(sample), **rates})
+        return entry
+
+    return ready
+
+
+def _digest(split: Split) -> str:
+    digest = hashlib.sha256()
+    for part in split.stream():
+        digest.update(part.data)
+    return digest.hexdigest()
+
+
+def _joined(inputs: list[tuple[str, int]]) -> list[list[Any]]:
+    """[input, its bytes in the split] in order; an input that several tasks read is listed once."""
+    joined: list[list[Any]] = []
+    for label, size in inputs:
+        if joined and joined[-1][0] == label:
+            joined[-1][1] += size
+        else:
+            joined.append([label, size])
+    return joined
+
+
+def entropy(counts: np.ndarray) -> float | None:
+    """Order-0 entropy of a byte histogram, bits per byte; None for no bytes."""
+    total = int(np.sum(counts))
+    shares = [int(count) / total for count in counts if count] if total else []
+    return -math.fsum(share * math.log2(share) for share in shares) + 0.0 if shares else None
+
+
+def _gzip(data: bytes) -> int:
+    return len(zlib.compress(data, 9, wbits=31))
+
+
+def _xz(data: bytes) -> int:
+    # A dictionary as large as the data: the same size as `xz -9e`, which would take 670 MB of memory for it.
+    chain = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": max(4096, len(data))}
+    return len(lzma.compress(data, filters=[chain]))
+
+
+def fingerprint_of(source: Source, config: CorpusConfig) -> str:
+    """Digest of everything that decides the prepared bytes."""
+    told = {"version": VERSION, "source": source.identity, "options": options_of(config)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def options_of(config: CorpusConfig) -> dict[str, Any]:
+    names = ("kind", "column", "separator", "invalid", "holdout", "seed", "shard_bytes")
+    return {name: getattr(config, name) for name in names}
+
+
+def command(config: CorpusConfig) -> str:
+    """The command line that prepares this corpus again, checking every shard and rebuilding what does not match."""
+    default = CorpusConfig()
+    given = {name: value for name, value in config.to_dict().items() if value != getattr(default, name)} | {
+        "verify": "always"
+    }
+    options = " ".join(
+        f"--corpus.{name.replace('_', '-')} {shlex.quote(storage.without_secrets(str(value)))}"
+        for name, value in given.items()
+    )
+    return f"python jobs/prepare.py {options}"
