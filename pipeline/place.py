@@ -36,7 +36,9 @@ class Place:
     def describe(self) -> dict[str, Any]:
         """Device and number of workers, for people."""
         cuda = self.device.type == "cuda"
-        device = torch.cuda.get_device_name(self.device) if cuda else f"CPU ({torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        named = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
+        device = torch.cuda.get_device_name(self.device) if cuda else named
         return {"device": device, "world_size": self.size}
 
     def peak_memory_bytes(self) -> int:

@@ -13,7 +13,7 @@ from pipeline.journal import Record
 from pipeline.manifest import Corpus
 from pipeline.progress import human_bytes, human_seconds
 from pipeline.run_folder import RunFolder
-from pipeline.tracking import Tracker, ui_command
+from pipeline.tracking import Tracker, ui_address, ui_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class Summary:
     checkpoint: str
     mlflow_run_id: str | None
     mlflow_tracking_uri: str | None
+    mlflow_experiment_id: str | None
     references: dict[str, dict[str, float | None]]
     """Bits per byte that simple compressors need, by split: order0, gzip, xz."""
     sample: str
@@ -74,9 +75,12 @@ class Summary:
         console.print(facts)
         console.print("\n[bold]sample[/bold]  the test split's first 64 bytes, then 200 of the model's")
         console.print(printable(self.sample), markup=False, highlight=False, soft_wrap=True)
-        if self.mlflow_tracking_uri:
+        if self.mlflow_tracking_uri and self.mlflow_experiment_id:
             console.print("\n[bold]compare runs[/bold]")
-            console.print(ui_command(self.mlflow_tracking_uri), markup=False, highlight=False, soft_wrap=True)
+            command = ui_command(self.mlflow_tracking_uri)
+            address = ui_address(self.mlflow_tracking_uri, self.mlflow_experiment_id)
+            for line in (*([command] if command else []), f"then open {address}" if command else f"open {address}"):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _figures(self) -> Table:
         table = Table(title=f"{self.name}: bits per byte", title_justify="left", title_style="bold")
@@ -138,6 +142,7 @@ def summarise(
         checkpoint=str(newest[1]),
         mlflow_run_id=tracker.run_id,
         mlflow_tracking_uri=tracker.uri,
+        mlflow_experiment_id=tracker.experiment_id,
         references={
             split.name: {"order0": split.order0_bpb, "gzip": split.gzip_bpb, "xz": split.xz_bpb}
             for split in (corpus.validation, corpus.test)

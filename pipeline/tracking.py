@@ -3,7 +3,10 @@
 import logging
 import os
 import platform
+import shlex
+import shutil
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +26,7 @@ class Tracker(Protocol):
     """What a run tells about itself while it trains and when it ends."""
 
     uri: str | None
+    experiment_id: str | None
     run_id: str | None
     last_step: int
     """The newest step that was logged already, -1 if none."""
@@ -36,6 +40,7 @@ class NullTracker:
     """Tracks nothing."""
 
     uri: str | None = None
+    experiment_id: str | None = None
     run_id: str | None = None
     last_step: int = -1
 
@@ -66,7 +71,7 @@ class MLflowStore:
 
         try:
             self.client = MlflowClient(self.uri)
-            self._experiment_id = self._experiment(config.experiment)
+            self.experiment_id = self._experiment(config.experiment)
         except MlflowException as error:
             raise UserError(
                 f"tracking.uri must be an MLflow store that works, got {self.uri} ({_first_line(error)}): start it, "
@@ -81,7 +86,7 @@ class MLflowStore:
         if noted is not None and noted["tracking_uri"] == self.uri:
             return MLflowRun(self, noted["run_id"])
         tags = run_tags(corpus, corpus_sha256, command, preset)
-        run = self.client.create_run(self._experiment_id, run_name=folder.name, tags=tags)
+        run = self.client.create_run(self.experiment_id, run_name=folder.name, tags=tags)
         folder.write("mlflow.json", {"tracking_uri": self.uri, "run_id": run.info.run_id})
         self._log_parameters(run.info.run_id, flatten(config.to_dict()))
         return MLflowRun(self, run.info.run_id)
@@ -93,7 +98,12 @@ class MLflowStore:
         # Artifacts lie beside the database; a server decides for itself.
         local = self.uri.startswith(_SQLITE)
         place = Path(self.uri.removeprefix(_SQLITE)).parent / "mlartifacts" / name if local else None
-        return self.client.create_experiment(name, artifact_location=place.as_uri() if place else None)
+        return self.client.create_experiment(
+            name,
+            artifact_location=place.as_uri() if place else None,
+            # Or the UI would take it for one of generative AI, and open without a run in sight.
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
 
     def _log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -108,6 +118,7 @@ class MLflowRun:
 
     def __init__(self, store: MLflowStore, run_id: str) -> None:
         self.uri: str | None = store.uri
+        self.experiment_id: str | None = store.experiment_id
         self.run_id: str | None = run_id
         self._id = run_id
         self._client = store.client
@@ -157,11 +168,19 @@ def tracking_uri(config: TrackingConfig) -> str:
     return uri
 
 
-def ui_command(uri: str) -> str:
-    """The one command that shows the runs in a browser (or where the server already shows them)."""
+def ui_command(uri: str) -> str | None:
+    """The one command that starts MLflow's UI on this store; None for a server, which shows itself."""
     if urlparse(uri).scheme in ("http", "https"):
-        return f"open {uri}"
-    return f"mlflow ui --backend-store-uri {uri}"
+        return None
+    beside = Path(sys.executable).with_name("mlflow")
+    on_path = shutil.which("mlflow") == str(beside) or not beside.exists()
+    return f"{'mlflow' if on_path else shlex.quote(str(beside))} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def ui_address(uri: str, experiment_id: str) -> str:
+    """The page that shows the experiment's runs with their curves side by side, under `ui_command` or on the server."""
+    root = uri.rstrip("/") if urlparse(uri).scheme in ("http", "https") else "http://127.0.0.1:5000"
+    return f"{root}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
 
 
 def run_tags(corpus: str, corpus_sha256: str, command: str, preset: str) -> dict[str, str]:

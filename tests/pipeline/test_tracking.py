@@ -1,5 +1,6 @@
 """Tracking: one store, found where the user means it; one run per training."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from h2q.config import UserError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.run_folder import RunFolder
-from pipeline.tracking import NullTracker, connect, flatten, tracking_uri, ui_command
+from pipeline.tracking import NullTracker, connect, flatten, tracking_uri, ui_address, ui_command
 
 
 def test_the_option_comes_before_the_environment_before_the_working_directory(
@@ -56,5 +57,8 @@ def test_nested_options_are_parameters_by_their_path() -> None:
 
 
 def test_the_ui_command_is_for_the_store() -> None:
-    assert ui_command("sqlite:////data/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////data/mlflow.db"
-    assert ui_command("http://tracker:5000") == "open http://tracker:5000"
+    command = ui_command("sqlite:////data/mlflow.db")
+    assert command and command.endswith("mlflow ui --backend-store-uri sqlite:////data/mlflow.db")
+    assert Path(command.split()[0]).exists() or shutil.which("mlflow") == shutil.which(command.split()[0])
+    assert ui_command("http://tracker:5000") is None
+    assert ui_address("http://tracker:5000/", "7").startswith("http://tracker:5000/#/experiments/7/runs")
