@@ -134,6 +134,6 @@ def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
     changes = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
     now = highest = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):
-        now += event.nbytes()
+        now += event.nbytes()  # type: ignore[attr-defined]
         highest = max(highest, now)
     return highest

@@ -4,14 +4,14 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
 import torch
 
 
-def interleave(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleave(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each case in each round: one untimed call each, then `rounds` turns in a changing order."""
     for case in cases.values():
         case()

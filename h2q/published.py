@@ -1,0 +1,136 @@
+"""Import of checkpoints of the published code: QRLM-CUDA and H2Q-MicroStream.
+
+The family and all sizes are read off the names and shapes of the tensors. H2Q comes with its defective head layout,
+without which the weights would mean something else. Shapes: `R` rank, `s` size of a component, `F` factor size, `T`
+bytes of context, `D` width of the residual stream.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from h2q.config import ModelConfig, require
+from h2q.model import ByteModel
+
+HEADS = 8
+"""Attention heads of both published models; no tensor and no config tells them."""
+
+_H2Q_BANK = "structure_bank.factors_A"
+_QRLM_BANK = "structure_bank.factors_A_components."
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def from_state_dict(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> ByteModel:
+    """The model that a published state_dict holds, in float32, in evaluation mode.
+
+    `config` is the published one (best-model files carry it); only its dropout is needed, the rest must agree.
+    Raises: UserError if the names are of neither family, a tensor is missing, left over or misshapen, or the config
+    contradicts the tensors.
+    """
+    tensors = {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in state_dict.items()}
+    renamed = _rename(tensors)
+    model_config = _read_config(renamed, h2q=_H2Q_BANK in tensors, published=config or {})
+    with torch.random.fork_rng(devices=[]):
+        model = ByteModel(model_config)
+    attention = len(renamed["blocks.0.attention.q_proj.factors"])
+    ffn = len(renamed["blocks.0.ffn.fc1.factors"])
+    own = model.state_dict()
+    own.pop("ranks")
+    missing, unknown = sorted(set(own) - set(renamed)), sorted(set(renamed) - set(own))
+    require(
+        not missing, f"the checkpoint lacks {len(missing)} tensors that its sizes call for, the first {missing[:1]}"
+    )
+    require(not unknown, f"the checkpoint holds {len(unknown)} tensors of no known use, the first {unknown[:1]}")
+    for name, tensor in renamed.items():
+        _copy(own[name], tensor, name, ffn if ".ffn." in name else attention)
+    model.set_ranks(attention=attention, ffn=ffn)
+    return model.eval()
+
+
+def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names → ours; ranks kept one by one are stacked, the bank repeated below every layer left out."""
+    renamed: dict[str, Tensor] = {}
+    ranks: dict[str, dict[int, Tensor]] = {}
+    for name, tensor in tensors.items():
+        require(isinstance(tensor, Tensor), f"{name} must be a tensor, got {type(tensor).__name__}")
+        if ".structure_bank." in name:
+            continue
+        single = re.fullmatch(r"(.+\.(?:factors_A_components|factors_B_gpu))\.(\d+)", name)
+        if single:
+            ranks.setdefault(_our_name(single[1]), {})[int(single[2])] = tensor
+        else:
+            renamed[_our_name(name)] = tensor
+    for name, terms in ranks.items():
+        require(
+            sorted(terms) == list(range(len(terms))) and len({term.shape for term in terms.values()}) == 1,
+            f"{name} must have ranks 0, 1, … of one shape, got ranks {sorted(terms)}",
+        )
+        renamed[name] = torch.stack([terms[rank] for rank in range(len(terms))])
+    return renamed
+
+
+def _our_name(name: str) -> str:
+    name = re.sub(r"^structure_bank\.factors_A(_components)?$", "bank.components", name)
+    name = re.sub(r"^layers\.(\d+)\.", r"blocks.\1.", name)
+    name = re.sub(r"\.attn\.", ".attention.", name)
+    name = re.sub(r"\.ffn_([12])\.", r".ffn.fc\1.", name)
+    return re.sub(r"\.factors_B(_gpu)?$", ".factors", name)
+
+
+def _read_config(renamed: Mapping[str, Tensor], *, h2q: bool, published: Mapping[str, Any]) -> ModelConfig:
+    first = ("bank.components", "token_emb.weight", "pos_emb", "blocks.0.attention.q_proj.factors")
+    for name in (*first, "blocks.0.ffn.fc1.factors"):
+        require(
+            name in renamed,
+            f"not a checkpoint of the published QRLM or H2Q: it has no {name} (named there structure_bank.factors_A, "
+            "layers.0.attn.q_proj.factors_B and so on)",
+        )
+    bank, embedding, positions, query = (renamed[name] for name in first)
+    require(
+        embedding.dim() == 2 and positions.dim() == 3 and query.dim() == 3,
+        f"token_emb.weight, pos_emb and factors_B must have 2, 3 and 3 dimensions, got shapes "
+        f"{tuple(embedding.shape)}, {tuple(positions.shape)}, {tuple(query.shape)}",
+    )
+    blocks = {int(match[1]) for name in renamed if (match := re.match(r"blocks\.(\d+)\.", name))}
+    found = {
+        "dim": embedding.shape[1],
+        "factor_size": query.shape[-1],
+        "depth": len(blocks),
+        "seq_len": positions.shape[1],
+    }
+    for name, size in found.items():
+        require(
+            published.get(name, size) == size,
+            f"config and tensors contradict each other: {name} is {published.get(name)} and {size}",
+        )
+    return ModelConfig(
+        dim=found["dim"],
+        depth=found["depth"],
+        heads=HEADS,
+        factor=found["factor_size"],
+        fixed_rank=len(query),
+        max_rank=len(bank),
+        seq_len=found["seq_len"],
+        vocab=len(embedding),
+        halves=h2q,
+        phase_rotation=h2q,
+        init="published",
+        final_norm=False,
+        tied_embeddings=False,
+        dropout=published.get("dropout_rate", 0.1),
+        head_layout="published" if h2q else "split",
+    )
+
+
+@torch.no_grad()
+def _copy(ours: Tensor, theirs: Tensor, name: str, rank: int) -> None:
+    """Copy a tensor over ours; of factors only the ranks that there are, the rest stays zero."""
+    if name.endswith(".factors"):
+        require(len(theirs) == rank, f"{name} must have {rank} ranks like its fellows, got {len(theirs)}")
+        ours.zero_()
+        ours = ours[:rank]
+    require(ours.shape == theirs.shape, f"{name} must have shape {tuple(ours.shape)}, got {tuple(theirs.shape)}")
+    ours.copy_(theirs)

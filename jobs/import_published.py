@@ -1,0 +1,90 @@
+"""Import a checkpoint of the published QRLM or H2Q: `python jobs/import_published.py FILE [--name NAME]`."""
+
+import pickle
+import shlex
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from h2q.config import UserError, require
+from pipeline.cli import parse, run
+from pipeline.config import RunConfig
+from pipeline.run_folder import check_storage, claim_folder
+
+PROG = "python jobs/import_published.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Read a .pt file of the published code, without running what is in it, and keep the model as a run of ours."""
+
+    file: Annotated[str, tyro.conf.Positional] = ""
+    """The published checkpoint."""
+    name: str | None = None
+    """Name of the run that holds the imported model. None: imported- and the name of the file."""
+    storage: str = "runs"
+    """Folder that holds the folders of runs."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Import one file."""
+    options = parse(ImportOptions, args, default=ImportOptions(), prog=PROG)
+    require(options.file != "", f"name the file to import: {PROG} FILE")
+    content = read(Path(options.file))
+    from h2q.published import from_state_dict
+    from pipeline.checkpoint import Checkpoint, write_checkpoint
+
+    model = from_state_dict(content["model"], content.get("config"))
+    step = next((content[key] for key in ("iter", "chunk_counter") if isinstance(content.get(key), int)), 0)
+    name = options.name or f"imported-{Path(options.file).stem}"
+    config = replace(RunConfig(), name=name, storage=options.storage, model=model.config)
+    folder = claim_folder(check_storage(options.storage), config, "imported", shlex.join([PROG, *args]))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    written = write_checkpoint(
+        folder.checkpoints,
+        Checkpoint(
+            model={key: tensor.contiguous().clone() for key, tensor in model.state_dict().items()},
+            optimizer={},
+            state={"step": step, "config": config.to_dict(), "imported_from": options.file, "parameters": parameters},
+        ),
+    )
+    family = "H2Q" if model.config.halves else "QRLM"
+    print(f"{family}: {parameters:,} parameters, rank {model.rank}, {model.config.depth} blocks, step {step}")
+    print(written)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The dictionary in a published file, read with `weights_only=True`: nothing in it is run.
+
+    Raises: UserError if the file is missing, is no file of torch.save, holds objects other than tensors and plain
+    values, or no model.
+    """
+    import torch
+
+    require(path.is_file(), f"no file {path}")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        # torch's own message advises to load without safety: not repeated here.
+        raise UserError(
+            f"{path} cannot be read safely: it is damaged, no file of torch.save, or holds more than tensors and plain "
+            "values, which are not loaded because loading them could run code"
+        ) from None
+    require(
+        isinstance(content, dict) and isinstance(content.get("model"), dict),
+        f"{path} is not a checkpoint of the published code: it must hold a dictionary under the name model",
+    )
+    require(
+        isinstance(content.get("config"), dict | None),
+        f"{path} is not a checkpoint of the published code: its config must be a dictionary",
+    )
+    return content
+
+
+if __name__ == "__main__":
+    run(main)
