@@ -65,4 +65,4 @@ def hamilton_linear_ref(x: Tensor, components: Tensor, factors: Tensor, bias: Te
     """
     blocks = x.reshape(-1, x.shape[-1] // factors.shape[-1], factors.shape[-1])
     mixed = torch.einsum("ntg,rfg->rntf", blocks, factors)
-    return torch.einsum("rst,rntf->nsf", hamilton_matrix(components), mixed).reshape(x.shape) + bias
+    return torch.einsum("rntf,rst->nsf", mixed, hamilton_matrix(components)).reshape(x.shape) + bias

@@ -30,37 +30,49 @@ class Stack:
 def run_reversible(stack: Stack, first: Tensor, second: Tensor, matrices: Tensor | None) -> tuple[Tensor, ...]:
     """Both halves (B, T, D) behind the last block, then the energy of each block (none unless `stack.energy`).
 
-    Gradients equal those of storing all activations up to rounding: x + y − y is not bit for bit x, so the rebuilt
-    stream drifts by some float32 roundings a block.
+    Within the stack the residual stream is carried in float64: there a sum of float32 numbers is exact, so that what is
+    subtracted on the way back leaves what was there, bit for bit, but for sums over a range of more than 2^53. In
+    float32 each subtraction is off by a rounding, which bf16 products of the next block then enlarge.
     """
     parameters = [parameter for block in stack.blocks for parameter in block.parameters()]
     return _Reversible.apply(stack, first, second, matrices, *parameters)  # type: ignore[return-value]
 
 
+def run_reversible_ref(stack: Stack, first: Tensor, second: Tensor, matrices: Tensor | None) -> tuple[Tensor, ...]:
+    """The same forward pass under plain autograd, which stores what its backward pass needs."""
+    narrow, energies = first.dtype, []
+    first, second = first.double(), second.double()
+    for block in stack.blocks:
+        first = first + block.attention_branch(second.to(narrow), _active(matrices, stack.attention_rank), stack.dtype)
+        second = second + block.ffn_branch(first.to(narrow), _active(matrices, stack.ffn_rank), stack.dtype)
+        if stack.energy:
+            energies.append(stream_energy(first.to(narrow), second.to(narrow)))
+    return first.to(narrow), second.to(narrow), *energies
+
+
 class _Reversible(Function):
     @staticmethod
     def forward(ctx, stack: Stack, first: Tensor, second: Tensor, matrices: Tensor | None, *parameters: Tensor):  # type: ignore[override]
-        first, second = first.clone(), second.clone()
-        energies = []
-        for block in stack.blocks:
-            first += block.attention_branch(second, _active(matrices, stack.attention_rank), stack.dtype)
-            second += block.ffn_branch(first, _active(matrices, stack.ffn_rank), stack.dtype)
-            if stack.energy:
-                energies.append(stream_energy(first, second))
         ctx.stack = stack
+        with torch.no_grad():
+            narrow, energies = first.dtype, []
+            first, second = first.to(torch.float64, copy=True), second.to(torch.float64, copy=True)
+            for block in stack.blocks:
+                first += block.attention_branch(second.to(narrow), _active(matrices, stack.attention_rank), stack.dtype)
+                second += block.ffn_branch(first.to(narrow), _active(matrices, stack.ffn_rank), stack.dtype)
+                if stack.energy:
+                    energies.append(stream_energy(first.to(narrow), second.to(narrow)))
         ctx.save_for_backward(first, second, matrices)
         ctx.mark_non_differentiable(*energies)
-        ctx.set_materialize_grads(False)
-        return first, second, *energies
+        # A copy even in a float64 model: what is saved must not be an output that a caller could change.
+        return first.to(narrow, copy=True), second.to(narrow, copy=True), *energies
 
     @staticmethod
-    def backward(ctx, to_first: Tensor | None, to_second: Tensor | None, *_: object):  # type: ignore[override]
+    def backward(ctx, to_first: Tensor, to_second: Tensor, *_: object):  # type: ignore[override]
         stack: Stack = ctx.stack
         first, second, matrices = ctx.saved_tensors
-        to_first = torch.zeros_like(first) if to_first is None else to_first.clone()
-        to_second = torch.zeros_like(second) if to_second is None else to_second.clone()
-        # Saved tensors must stay as they are for a second backward; what is rebuilt from them may be overwritten.
-        first, second = first.clone(), second.clone()
+        # Saved tensors and incoming gradients are not ours to change.
+        first, second, to_first, to_second = first.clone(), second.clone(), to_first.clone(), to_second.clone()
         to_matrices = None if matrices is None else torch.zeros_like(matrices)
         gradients: dict[nn.Parameter, Tensor] = {}
         with torch.autocast(first.device.type, enabled=False):
@@ -97,7 +109,7 @@ class _Branch:
         """Undo output += branch(source) in place, and add the branch's part to the gradients of all that it read."""
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         with torch.enable_grad():
-            x = source.detach().requires_grad_()
+            x = source.to(to_output.dtype, copy=True).requires_grad_()
             active = _active(matrices, self.rank)
             shared = [] if active is None else [active.detach().requires_grad_()]
             added = self.compute(x, shared[0] if shared else None, dtype)

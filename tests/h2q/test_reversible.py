@@ -1,6 +1,7 @@
 """The reversible backward: the inverse undoes the blocks, and gradients equal those of storing activations."""
 
-import copy
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from h2q.block import Block
 from h2q.config import ModelConfig
 from h2q.growth import grow
 from h2q.model import ByteModel
+from h2q.reversible import run_reversible_ref
 
 
 def pair(depth: int, **changes) -> tuple[ByteModel, ByteModel]:
@@ -16,13 +18,12 @@ def pair(depth: int, **changes) -> tuple[ByteModel, ByteModel]:
     sizes = {"dim": 64, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 12, "dropout": 0.0}
     config = ModelConfig(**{**sizes, "depth": depth, **changes})
     torch.manual_seed(0)
-    store = ByteModel(config)
+    store, reversible = ByteModel(config), ByteModel(replace(config, memory="reversible"))
     with torch.no_grad():
         for name, parameter in store.named_parameters():
             if name.endswith((".factors", ".bias", "weight")) and "norm" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    reversible = copy.deepcopy(store)
-    object.__setattr__(reversible, "config", ModelConfig(**{**config.to_dict(), "memory": "reversible"}))
+    reversible.load_state_dict(store.state_dict())
     return store, reversible
 
 
@@ -56,11 +57,23 @@ def test_gradients_of_variants(changes):
     assert relative(gradients(store, x), gradients(reversible, x)) < 1e-9
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(None, 5e-4), (torch.bfloat16, 3e-2)])
-def test_gradients_in_float32_and_bf16_within_the_stated_tolerance(dtype, bound):
+@pytest.mark.parametrize(("dtype", "bound"), [(None, 1e-5), (torch.bfloat16, 1e-5), (torch.float16, 5e-3)])
+def test_the_stream_is_rebuilt_exactly_in_low_precision(dtype, bound):
+    """Against plain autograd of the same forward pass: what differs is only how gradients are summed (float16 without
+    loss scaling rounds the small ones of them coarsely)."""
+    _, reversible = pair(24)
+    x = torch.randint(256, (2, 12))
+    rebuilt = gradients(reversible, x, dtype)
+    with patch("h2q.model.run_reversible", run_reversible_ref):
+        stored = gradients(reversible, x, dtype)
+    assert relative(stored, rebuilt) < bound
+
+
+def test_float32_gradients_are_those_of_storing_activations():
     store, reversible = pair(24)
     x = torch.randint(256, (2, 12))
-    assert relative(gradients(store, x, dtype), gradients(reversible, x, dtype)) < bound
+    torch.testing.assert_close(store(x), reversible(x), rtol=1e-4, atol=1e-5)
+    assert relative(gradients(store, x), gradients(reversible, x)) < 5e-4
 
 
 def test_inverse_after_forward_is_the_identity():
@@ -96,7 +109,8 @@ def test_energy_and_growth():
     x = torch.randint(256, (2, 12))
     logits, energy = store(x, energy=True)
     logits_too, energy_too = reversible(x, energy=True)
-    assert torch.equal(logits, logits_too) and torch.equal(energy, energy_too)
+    torch.testing.assert_close(logits, logits_too)
+    torch.testing.assert_close(energy, energy_too)
     assert energy.shape == (3,) and not energy.requires_grad
     gradients(reversible, x)
     factors = [p.grad for name, p in reversible.named_parameters() if name.endswith("ffn.fc1.factors")]
