@@ -72,3 +72,103 @@ def test_generation_is_reproducible():
     model = lively(small())
     assert generate(model, b"abc", 20, seed=1) == generate(model, b"abc", 20, seed=1)
     assert len(generate(model, b"abc", 20, temperature=0)) == 20
+
+
+@pytest.mark.parametrize("changes", [*VARIANTS, {"memory": "reversible"}, {"phase_rotation": False}])
+def test_energy_is_the_mean_norm_of_the_stream_after_each_block(changes):
+    model = lively(small(**changes)).eval()
+    x = torch.randint(256, (3, 10))
+    streams = []
+    block_inputs = [model.blocks[1].norm1, model.norm if model.config.final_norm else model.head]
+    for module in block_inputs:
+        module.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
+    logits, energy = model(x, energy=True)
+    assert energy.shape == (2,) and energy.dtype == torch.float32 and not energy.requires_grad
+    assert torch.equal(model(x), logits)
+    if model.config.final_norm:
+        torch.testing.assert_close(energy[-1], streams[1].norm(dim=-1).mean())
+    if not model.config.halves:
+        torch.testing.assert_close(energy[0], streams[0].norm(dim=-1).mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory", ["store", "reversible"])
+def test_under_autocast_stream_logits_and_gradients_stay_in_float32(dtype, memory):
+    model = lively(small(memory=memory))
+    seen = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    x = torch.randint(256, (2, 16))
+    with torch.autocast("cpu", dtype=dtype):
+        logits = model(x)
+    logits.sum().backward()
+    assert logits.dtype == torch.float32 and set(seen) == {torch.float32}
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    exact = model(x)
+    assert not torch.equal(logits, exact)
+    assert (logits - exact).norm() / exact.norm() < 0.1
+
+
+def test_unit_initialisation_has_unit_gain_and_writes_nothing():
+    torch.manual_seed(0)
+    config = ModelConfig(dim=256, depth=2, heads=4, factor=8, fixed_rank=8, dropout=0.0)
+    model = ByteModel(config)
+    named = dict(model.named_parameters())
+    matrices = model.bank.matrices(8)  # type: ignore[union-attr]
+    x = torch.randn(500, 128)
+    gain = model.blocks[0].attention.q_proj(x, matrices).square().mean()  # type: ignore[operator]
+    assert 0.9 < gain < 1.1
+    for name in ("attention.o_proj", "ffn.fc2"):
+        assert not named[f"blocks.1.{name}.factors"].any()
+    _, energy = model.eval()(torch.randint(256, (2, 128)), energy=True)
+    torch.testing.assert_close(energy[0], energy[1])
+
+
+def test_the_published_initialisation_multiplies_variances():
+    """By 4 Σ (r+1)⁻² = 6.1 at rank 8, so that the stream grows with depth."""
+    torch.manual_seed(0)
+    sizes = {"dim": 256, "depth": 8, "heads": 4, "factor": 8, "final_norm": False, "tied_embeddings": False}
+    model = ByteModel(ModelConfig(**sizes, init="published")).eval()
+    matrices = model.bank.matrices(8)  # type: ignore[union-attr]
+    gain = model.blocks[0].attention.q_proj(torch.randn(2000, 128), matrices).square().mean()  # type: ignore[operator]
+    assert 5.6 < gain < 6.6
+    _, energy = model(torch.randint(256, (2, 128)), energy=True)
+    assert energy[-1] > 2 * energy[0]
+
+
+def test_dropout_is_on_in_training_only():
+    model = lively(small(dropout=0.5))
+    x = torch.randint(256, (2, 16))
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+def test_a_tied_head_is_the_embedding():
+    tied, free = ByteModel(small()), ByteModel(small(tied_embeddings=False))
+    assert tied.head.weight is tied.token_emb.weight
+    assert len(list(free.parameters())) == len(list(tied.parameters())) + 1
+
+
+def test_the_published_sizes_have_the_published_number_of_parameters():
+    config = ModelConfig(init="published", final_norm=False, tied_embeddings=False)
+    assert sum(parameter.numel() for parameter in ByteModel(config).parameters()) == 1_127_968
+
+
+@pytest.mark.parametrize("memory", ["store", "reversible"])
+def test_gradients_through_distributed_data_parallel(memory, tmp_path):
+    model = lively(small(memory=memory))
+    x = torch.randint(256, (2, 16))
+    model(x).square().mean().backward()
+    alone = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        torch.nn.parallel.DistributedDataParallel(model)(x).square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    together = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert len(together) == len(alone) == len(list(model.parameters()))
+    for a, b in zip(alone, together):
+        torch.testing.assert_close(a, b)
