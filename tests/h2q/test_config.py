@@ -4,7 +4,7 @@ import pytest
 
 from h2q.config import GrowthConfig, ModelConfig, UserError
 
-SMALL = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2}
+SMALL: dict = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ SMALL = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2}
 )
 def test_a_model_that_cannot_be_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        ModelConfig(**{**SMALL, **changes})
+        ModelConfig.from_dict({**SMALL, **changes})
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_growth_rule_that_cannot_be_is_refused(changes, message):
 
 
 def test_a_config_comes_back_from_its_dictionary_and_knows_its_fields():
-    config = ModelConfig(**SMALL)
+    config = ModelConfig.from_dict(SMALL)
     assert ModelConfig.from_dict(config.to_dict()) == config
     with pytest.raises(UserError, match="no field ranks"):
         ModelConfig.from_dict({**SMALL, "ranks": 2})
