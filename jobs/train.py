@@ -22,12 +22,19 @@ def main(args: Sequence[str]) -> int:
 
     console = Console()
     try:
-        summary, folder = train(config, preset=preset, command=shlex.join([PROG, *args]), console=console)
+        summary, folder, stopping = train(config, preset=preset, command=f"{PROG} {shlex.join(args)}", console=console)
     except TrainingFailed as error:
         print(f"error: training failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+        return 130
     summary.show(console, folder.path)
-    return 0
+    if summary.status == "stopped":
+        console.print(
+            f"\nstopped at step {summary.steps}; continue with --resume --name {folder.name}", highlight=False
+        )
+    return stopping.exit_code
 
 
 def configure(args: Sequence[str]) -> tuple[str, RunConfig]:

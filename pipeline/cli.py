@@ -6,7 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
 
 import tyro
 
@@ -31,6 +32,24 @@ def parse(
             if not stop.code:
                 raise
     raise UserError(_one_line(told.getvalue()))
+
+
+def options_of(config: Any, default: Any, prefix: str = "") -> list[str]:
+    """The options that make this config from the default: `parse` gives it back. A field cannot be set back to None."""
+    options: list[str] = []
+    for field in fields(config):
+        name, value, usual = f"{prefix}{field.name}", getattr(config, field.name), getattr(default, field.name)
+        if is_dataclass(value):
+            options += options_of(value, usual, f"{name}.")
+        elif value != usual:
+            path, _, last = name.replace("_", "-").rpartition(".")
+            dotted = f"{path}." if path else ""
+            options += (
+                [f"--{dotted}{'' if value else 'no-'}{last}"]
+                if isinstance(value, bool)
+                else [f"--{dotted}{last}", str(value)]
+            )
+    return options
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

@@ -101,11 +101,15 @@ class TrainingConfig(FromDict):
     """Steps between checkpoints."""
     keep: int = 2
     """Checkpoints to keep, beside the best one."""
+    skip_limit: int = 10
+    """Steps in a row that may be skipped for a gradient that is not finite; then back to the last checkpoint."""
+    rollback_limit: int = 3
+    """How often a run may go back to a checkpoint, each time with half the learning rate, before it ends."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "lanes", "log_every", "evaluate_every", "save_every", "keep"):
+        for name in ("steps", "lanes", "log_every", "evaluate_every", "save_every", "keep", "skip_limit"):
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "axiom_lambda", "independence_lambda", "seed"):
+        for name in ("warmup", "weight_decay", "axiom_lambda", "independence_lambda", "seed", "rollback_limit"):
             require(getattr(self, name) >= 0, f"training.{name} must be at least 0, got {getattr(self, name)}")
         for name in ("learning_rate", "bank_lr", "factor_lr", "clip"):
             require(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
@@ -142,6 +146,8 @@ class RunConfig(FromDict):
     """Arithmetic of matrix products; parameters and the residual stream stay in float32."""
     accumulate: int = 1
     """Micro-batches to a step: the global batch is cut into so many parts, for less memory."""
+    retries: int = 0
+    """How often Ray starts the workers again after one was lost; they go on from the newest valid checkpoint."""
     resume: bool = False
     """Continue the run `name` (None: the newest run) from its newest valid checkpoint."""
     verbose: bool = False
@@ -154,6 +160,7 @@ class RunConfig(FromDict):
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
+        require(self.retries >= 0, f"retries must be at least 0, got {self.retries}")
         require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
         require(
             not self.local or self.workers == 1,

@@ -33,6 +33,18 @@ class Place:
             dist.all_reduce(tensor)
         return tensor
 
+    def means(self, values: list[torch.Tensor]) -> list[float]:
+        """Means over all workers of scalars on the device, on the host; the list is emptied."""
+        if not values:
+            return []
+        means = self.mean(torch.stack(values)).tolist()
+        values.clear()
+        return means
+
+    def any(self, here: bool) -> bool:
+        """Whether it holds on any worker; the same answer on each."""
+        return here if self.size == 1 else bool(self.sum(torch.tensor(float(here), device=self.device)).item())
+
     def describe(self) -> dict[str, Any]:
         """Device and number of workers, for people."""
         cuda = self.device.type == "cuda"

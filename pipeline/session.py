@@ -59,8 +59,9 @@ class Resources:
     """What each worker is given."""
 
     gpu: bool
-    cpus: int | None
-    """Threads of torch; None: its own choice."""
+    cpus: int = 1
+    threads: int | None = None
+    """Threads of torch: one for each CPU, or OMP_NUM_THREADS if that is less; None: torch's own choice."""
 
 
 def local_resources(workers: int, use_gpu: str) -> Resources:
@@ -72,7 +73,7 @@ def local_resources(workers: int, use_gpu: str) -> Resources:
 
     found = torch.cuda.is_available()
     require(use_gpu != "yes" or found, "use_gpu is yes, but this machine has no CUDA GPU: use --use-gpu no")
-    return Resources(gpu=found and use_gpu != "no", cpus=None)
+    return Resources(gpu=found and use_gpu != "no")
 
 
 def find_resources(workers: int, use_gpu: str) -> Resources:
@@ -95,7 +96,8 @@ def find_resources(workers: int, use_gpu: str) -> Resources:
         else "use_gpu is yes, but the cluster has no GPU: use --use-gpu no",
     )
     per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return Resources(gpu=gpu, cpus=_cpus_per_worker([cpus for cpus in per_node if cpus], workers))
+    each = _cpus_per_worker([cpus for cpus in per_node if cpus], workers)
+    return Resources(gpu=gpu, cpus=each, threads=min(each, int(os.environ.get("OMP_NUM_THREADS") or each)))
 
 
 def _cpus_per_worker(nodes: list[int], workers: int) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +23,7 @@ class Summary:
 
     name: str
     preset: str
+    status: Literal["finished", "stopped"]
     corpus: str
     corpus_sha256: str
     corpus_notes: list[str]
@@ -30,10 +32,12 @@ class Summary:
     bytes_seen: int
     train_bpb: float | None
     """Mean over the steps since the last record."""
-    validation_bpb: float
-    test_bpb: float
-    best_validation_bpb: float
-    best_step: int
+    validation_bpb: float | None
+    """Of the newest evaluation; None before the first."""
+    test_bpb: float | None
+    """Measured at the end of a run that has finished."""
+    best_validation_bpb: float | None
+    best_step: int | None
     rank: int
     bytes_per_second: float
     """Over all steps, evaluation and start-up aside."""
@@ -52,7 +56,7 @@ class Summary:
     mlflow_experiment_id: str | None
     references: dict[str, dict[str, float | None]]
     """Bits per byte that simple compressors need, by split: order0, gzip, xz."""
-    sample: str
+    sample: str | None
 
     def show(self, console: Console, folder: Path) -> None:
         """As a table, a sample, and what to do next."""
@@ -73,8 +77,9 @@ class Summary:
         ):
             facts.add_row(name, escape(value))
         console.print(facts)
-        console.print("\n[bold]sample[/bold]  the test split's first 64 bytes, then 200 of the model's")
-        console.print(printable(self.sample), markup=False, highlight=False, soft_wrap=True)
+        if self.sample:
+            console.print("\n[bold]sample[/bold]  the test split's first 64 bytes, then 200 of the model's")
+            console.print(printable(self.sample), markup=False, highlight=False, soft_wrap=True)
         if self.mlflow_tracking_uri and self.mlflow_experiment_id:
             console.print("\n[bold]compare runs[/bold]")
             command = ui_command(self.mlflow_tracking_uri)
@@ -89,9 +94,13 @@ class Summary:
         for split, bpb in (("validation", self.validation_bpb), ("test", self.test_bpb)):
             others = self.references[split]
             table.add_row(
-                split, f"[bold]{bpb:.3f}[/bold]", *(f"{others[name]:.3f}" for name in ("order0", "gzip", "xz"))
+                split, f"[bold]{_bits(bpb)}[/bold]", *(_bits(others[name]) for name in ("order0", "gzip", "xz"))
             )
         return table
+
+
+def _bits(bpb: float | None) -> str:
+    return "–" if bpb is None else f"{bpb:.3f}"
 
 
 def printable(text: str) -> str:
@@ -120,6 +129,7 @@ def summarise(
     summary = Summary(
         name=folder.name,
         preset=preset,
+        status="finished" if state["step"] == config.training.steps else "stopped",
         corpus=corpus.name,
         corpus_sha256=corpus.sha256,
         corpus_notes=list(corpus.notes),
@@ -127,12 +137,12 @@ def summarise(
         steps=state["step"],
         bytes_seen=seen,
         train_bpb=latest.get("train/bpb"),
-        validation_bpb=latest["validation/bpb"],
-        test_bpb=latest["test/bpb"],
-        best_validation_bpb=state["best"]["bpb"],
-        best_step=state["best"]["step"],
+        validation_bpb=latest.get("validation/bpb"),
+        test_bpb=latest.get("test/bpb"),
+        best_validation_bpb=state["best"] and state["best"]["bpb"],
+        best_step=state["best"] and state["best"]["step"],
         rank=latest.get("growth/rank", config.model.fixed_rank),
-        bytes_per_second=seen / state["seconds"],
+        bytes_per_second=seen / state["seconds"] if state["seconds"] else 0.0,
         peak_memory_bytes=latest.get("memory/peak_bytes", 0),
         seconds=state["seconds"],
         wall_seconds=wall_seconds,
@@ -147,7 +157,7 @@ def summarise(
             split.name: {"order0": split.order0_bpb, "gzip": split.gzip_bpb, "xz": split.xz_bpb}
             for split in (corpus.validation, corpus.test)
         },
-        sample=samples[-1].read_text(encoding="utf-8"),
+        sample=samples[-1].read_text(encoding="utf-8") if samples else None,
     )
     folder.write("summary.json", asdict(summary))
     return summary

@@ -19,16 +19,17 @@ from pipeline.prepare import Corpus, prepare
 from pipeline.progress import Progress
 from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
 from pipeline.session import Resources, find_resources, local_resources, quiet_ray, ray_session
+from pipeline.stop import Stopping, interruptible, stoppable
 from pipeline.summary import Summary, summarise
-from pipeline.tracking import Tracker, connect, versions
+from pipeline.tracking import connect, versions
 
 
 class TrainingFailed(Exception):
     """Training ended by an error that is not the user's. One line; the run can be resumed."""
 
 
-def train(config: RunConfig, *, preset: str, command: str, console: Console) -> tuple[Summary, RunFolder]:
-    """Train a run to its end. Its folder then holds checkpoints, journal, samples, plots and summary.json.
+def train(config: RunConfig, *, preset: str, command: str, console: Console) -> tuple[Summary, RunFolder, Stopping]:
+    """Train a run to its end, or until a signal stops it. Its folder then holds what `run_folder` lists.
 
     Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
     """
@@ -57,6 +58,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             tracker = store.run(folder, config, corpus.name, corpus.sha256, command, preset)
             try:
                 with (
+                    stoppable(folder.path) as stopping,
                     Follower(folder.journal, progress.show),
                     Follower(folder.journal, tracker.log, after_step=tracker.last_step),
                 ):
@@ -65,8 +67,11 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
                 tracker.finish(folder.path, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise
         progress.stage("drawing")
-        summary = finish(config, folder, corpus, tracker, preset, time.perf_counter() - began)
-    return summary, folder
+        records = read_journal(folder.journal)
+        draw(records, folder.path / "plots", folder.name)
+        summary = summarise(config, folder, corpus, records, tracker, preset, time.perf_counter() - began)
+        tracker.finish(folder.path, "FINISHED" if summary.status == "finished" else "KILLED")
+    return summary, folder, stopping
 
 
 def check_corpus(corpus: Corpus, config: RunConfig) -> None:
@@ -123,7 +128,7 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         "folder": str(folder.path),
         "corpus": corpus.folder,
         "use_gpu": resources.gpu,
-        "threads": resources.cpus,
+        "threads": resources.threads,
         "about": {"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},
     }
     # What Ray notes of a run is of no use to us (it cannot resume from a damaged note): a new place for each start.
@@ -134,12 +139,16 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         scaling_config=ray.train.ScalingConfig(
             num_workers=0 if config.local else config.workers,
             use_gpu=resources.gpu,
-            resources_per_worker=None if config.local else {"CPU": resources.cpus or 1, "GPU": int(resources.gpu)},
+            resources_per_worker=None if config.local else {"CPU": resources.cpus, "GPU": int(resources.gpu)},
         ),
-        run_config=ray.train.RunConfig(name=f"{time.time_ns()}", storage_path=str(notes)),
+        run_config=ray.train.RunConfig(
+            name=f"{time.time_ns()}",
+            storage_path=str(notes),
+            failure_config=ray.train.FailureConfig(max_failures=config.retries),
+        ),
     )
     try:
-        trainer.fit()
+        trainer.fit() if config.local else interruptible(trainer.fit)
     except UserError:
         raise
     except Exception as error:
@@ -154,17 +163,6 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         ) from error
     finally:
         shutil.rmtree(notes, ignore_errors=True)
-
-
-def finish(
-    config: RunConfig, folder: RunFolder, corpus: Corpus, tracker: Tracker, preset: str, wall_seconds: float
-) -> Summary:
-    """Draw the curves, write the summary, and end the tracked run."""
-    records = read_journal(folder.journal)
-    draw(records, folder.path / "plots", folder.name)
-    summary = summarise(config, folder, corpus, records, tracker, preset, wall_seconds)
-    tracker.finish(folder.path, "FINISHED")
-    return summary
 
 
 def _last_line(error: BaseException) -> str:

@@ -63,7 +63,7 @@ def train() -> Callable[[RunConfig], tuple[Summary, RunFolder, str]]:
 
         said = StringIO()
         console = Console(file=said, width=200)
-        summary, folder = train_run(config, preset="tiny", command="python jobs/train.py tiny", console=console)
+        summary, folder, _ = train_run(config, preset="tiny", command="python jobs/train.py tiny", console=console)
         summary.show(console, folder.path)
         return summary, folder, said.getvalue()
 

@@ -56,7 +56,7 @@ def test_a_run_leaves_all_that_it_promises(tmp_path: Path, tiny: Make, train: Tr
     written = json.loads((folder.path / "summary.json").read_text())
     assert set(promised.split()) <= set(written)
     assert (summary.steps, summary.bytes_seen) == (12, 12 * 4 * 16)
-    assert 2 < summary.validation_bpb < 8 and 2 < summary.test_bpb < 8
+    assert summary.validation_bpb and 2 < summary.validation_bpb < 8 and summary.test_bpb and 2 < summary.test_bpb < 8
     assert read_checkpoint(Path(summary.checkpoint)).state["step"] == 12
     for name in ("config.json", "plots/curves.png", "plots/energy.png", "samples/step-000000012.txt"):
         assert (folder.path / name).stat().st_size > 0, name
@@ -193,3 +193,9 @@ def test_under_ray_as_in_this_process_and_with_any_number_of_workers(tmp_path: P
         assert mine.keys() == yours.keys()
         assert yours["train/bpb"] == pytest.approx(mine["train/bpb"], rel=1e-4)
     assert not (two.path / "ray").exists()
+
+
+def test_a_run_that_diverges_goes_back_and_then_ends_clearly(tmp_path: Path, tiny: Make, train: Train) -> None:
+    exploding = {"learning_rate": 1e30, "skip_limit": 2, "rollback_limit": 2, "steps": 60, "warmup": 0}
+    with pytest.raises(UserError, match=r"training diverged 3 times, last at step \d+.*--training.learning-rate"):
+        train(tiny(tmp_path, training=exploding))

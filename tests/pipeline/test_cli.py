@@ -1,0 +1,30 @@
+"""Command lines: a config and the options that make it are the same thing."""
+
+from dataclasses import replace
+
+import pytest
+
+from h2q.config import UserError
+from pipeline.cli import options_of, parse
+from pipeline.config import PRESETS, RunConfig
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_options_of_a_config_give_it_back(name: str) -> None:
+    laptop = PRESETS["laptop"]
+    changed = replace(PRESETS[name], name="a b", resume=True, storage="here", workers=2)
+    for default in (laptop, RunConfig()):
+        options = options_of(changed, default)
+        told = parse(RunConfig, options, default=default, prog="train")
+        assert replace(told, model=replace(told.model, max_rank=changed.model.max_rank)) == changed, options
+
+
+def test_nothing_is_said_of_what_is_usual() -> None:
+    assert options_of(PRESETS["h2q"], PRESETS["h2q"]) == []
+    assert options_of(replace(PRESETS["h2q"], local=True), PRESETS["h2q"]) == ["--local"]
+
+
+def test_a_wrong_option_is_one_line_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match=r"--model\.dmi.*--model\.dim") as caught:
+        parse(RunConfig, ["--model.dmi", "64"], default=RunConfig(), prog="train")
+    assert "\n" not in str(caught.value) and "│" not in str(caught.value)
