@@ -36,11 +36,12 @@ def linear(config: ModelConfig) -> nn.Module:
     return HamiltonLinear(config.storage_rank, config.blocks, config.factor)
 
 
-def weights_of(layers: list, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Weights (N, D, D) of layers of one kind, cast once to the dtype of the matrix products."""
-    if matrices is None:
-        return torch.stack([layer.weight for layer in layers]).to(dtype)
-    return generate_weights(matrices, layers, dtype)
+def weight_of(layers: list, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Weights of N layers of one kind below one another, (N D, D), cast once to the dtype of the matrix products."""
+    if matrices is not None:
+        return generate_weights(matrices, layers, dtype).flatten(0, 1)
+    weights = [layer.weight for layer in layers]
+    return (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype)
 
 
 class Attention(nn.Module):
@@ -56,9 +57,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
         inward = [self.q_proj, self.k_proj, self.v_proj]
-        weights = weights_of([*inward, self.o_proj], matrices, x.dtype)
+        inward_weight, output_weight = (weight_of(layers, matrices, x.dtype) for layers in (inward, [self.o_proj]))
         bias = torch.cat([layer.bias for layer in inward]).to(x.dtype)  # type: ignore[arg-type]
-        inward_weight, output_weight = weights[:3].flatten(0, 1), weights[3]
         planar = self.phase_rotation and not self.published_layout
         if planar:
             # Queries and keys come along: their dot product does not depend on the order of channels.
@@ -84,9 +84,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
-        weights = weights_of([self.fc1, self.fc2], matrices, x.dtype)
-        hidden = functional.gelu(functional.linear(x, weights[0], self.fc1.bias.to(x.dtype)))  # type: ignore[union-attr]
-        return functional.linear(hidden, weights[1], self.fc2.bias.to(x.dtype))  # type: ignore[union-attr]
+        for layer in (self.fc1, self.fc2):
+            x = functional.gelu(x) if layer is self.fc2 else x
+            x = functional.linear(x, weight_of([layer], matrices, x.dtype), layer.bias.to(x.dtype))  # type: ignore[union-attr]
+        return x
 
 
 class Block(nn.Module):
