@@ -16,9 +16,10 @@ import numpy as np
 from pipeline import storage
 from pipeline.cache import Cache
 from pipeline.config import CorpusConfig
-from pipeline.corpus import SPLITS, Contents, Source
+from pipeline.corpus import Source
 from pipeline.manifest import VERSION, Split
 from pipeline.shards import Shard
+from pipeline.splits import SPLITS, Contents
 from pipeline.verified import remember_verified
 
 SAMPLE = 2 << 20

@@ -62,7 +62,10 @@ class Lanes:
         share = self.lanes // world_size
         mine = range(world_rank * share, (world_rank + 1) * share)
         if self.windows == "random":
-            return self.split.gather(self.random_starts(step)[mine.start : mine.stop], self.seq_len + 1)
+            rows = np.empty((share, self.seq_len + 1), np.uint8)
+            for row, start in zip(rows, self.random_starts(step)[mine.start : mine.stop]):
+                row[:] = self.split.read(start, start + self.seq_len + 1)
+            return rows
         number, within = divmod(step, self._steps)
         at = within * self.seq_len
         return self._block(number, mine)[:, at : at + self.seq_len + 1].copy()
@@ -73,10 +76,10 @@ class Lanes:
             return step * self.lanes * self.seq_len // len(self.split)
         return step * self.seq_len // -(-len(self.split) // self.lanes)
 
-    def random_starts(self, step: int) -> np.ndarray:
-        """Where the windows of a step begin, (L,): word `lane` of the Philox stream of key seed, counter step."""
+    def random_starts(self, step: int) -> list[int]:
+        """Where the windows of a step begin: for lane i, word i of the Philox stream of key seed, counter step."""
         words = np.random.Philox(key=self.seed, counter=[0, step, 0, 0]).random_raw(self.lanes)
-        return np.array([int(word) * (len(self.split) - self.seq_len) >> 64 for word in words])
+        return [word * (len(self.split) - self.seq_len) >> 64 for word in words.tolist()]
 
     def _block(self, number: int, mine: range) -> np.ndarray:
         """Steps number·K … number·K + K − 1 of some lanes, side by side: (lanes, K·T + 1) uint8."""

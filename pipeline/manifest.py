@@ -120,20 +120,6 @@ class Split:
             start, number = end, number + 1
         return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.uint8)
 
-    def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """The bytes [start, start + length) of every start: (n, length) uint8, a copy."""
-        rows = np.empty((len(starts), length), np.uint8)
-        numbers = np.searchsorted(self._ends, starts, side="right")
-        for number in np.unique(numbers):
-            end, size = self._ends[number], self.shards[number].bytes
-            here = (numbers == number) & (starts + length <= end)
-            if here.any():
-                windows = np.lib.stride_tricks.sliding_window_view(self._mapped(int(number)).data, length)
-                rows[here] = windows[starts[here] - (end - size)]
-        for row in np.flatnonzero(starts + length > np.array(self._ends)[numbers]):
-            rows[row] = self.read(int(starts[row]), int(starts[row]) + length)
-        return rows
-
     def stream(self) -> Iterator[np.ndarray]:
         """The split's bytes in order, a shard at a time; no more than one stays mapped."""
         for number in range(len(self.shards)):

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.config import CorpusConfig
-from pipeline.corpus import SPLITS, Contents
 from pipeline.pieces import BY_BYTE, Piece, Reading
+from pipeline.splits import SPLITS, Contents
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from h2q.config import UserError, require
 from pipeline import corpus as sources
 from pipeline import storage
 from pipeline.config import CorpusConfig
-from pipeline.corpus import Contents, Source
+from pipeline.corpus import Source
 from pipeline.describe import describe, fingerprint_of
 from pipeline.hub import WIKITEXT, HubUnreachable
 from pipeline.manifest import MANIFEST, Corpus, Split, Verify, open_corpus, read_manifest
 from pipeline.plan import Task, plan
 from pipeline.shards import sha256_of
+from pipeline.splits import Contents
 from pipeline.write import run_task
 
 __all__ = ["Corpus", "Event", "Split", "open_corpus", "prepare"]
