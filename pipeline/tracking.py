@@ -138,6 +138,7 @@ class MLflowRun:
         ]
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(self._id, metrics=metrics[start : start + _METRICS])
+        self.last_step = max([self.last_step, *(record["step"] for record in records)])
 
     def finish(self, folder: Path, status: str) -> None:
         """Upload what the run left for people, and end the run (`status`: FINISHED, FAILED or KILLED)."""

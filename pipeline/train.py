@@ -21,7 +21,7 @@ from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_fol
 from pipeline.session import Resources, find_resources, local_resources, quiet_ray, ray_session
 from pipeline.stop import Stopping, interruptible, stoppable
 from pipeline.summary import Summary, summarise
-from pipeline.tracking import connect, versions
+from pipeline.tracking import Tracker, connect, versions
 
 
 class TrainingFailed(Exception):
@@ -64,13 +64,13 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
                 ):
                     fit(config, folder, corpus, resources)
             except BaseException as error:
-                tracker.finish(folder.path, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                end(tracker, folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", progress)
                 raise
         progress.stage("drawing")
         records = read_journal(folder.journal)
         draw(records, folder.path / "plots", folder.name)
         summary = summarise(config, folder, corpus, records, tracker, preset, time.perf_counter() - began)
-        tracker.finish(folder.path, "FINISHED" if summary.status == "finished" else "KILLED")
+        end(tracker, folder, "FINISHED" if summary.status == "finished" else "KILLED", progress)
     return summary, folder, stopping
 
 
@@ -163,6 +163,19 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         ) from error
     finally:
         shutil.rmtree(notes, ignore_errors=True)
+
+
+def end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) -> None:
+    """End the tracked run; a server that is away loses nothing, and does not spoil a training that went well."""
+    try:
+        records = read_journal(folder.journal)
+        tracker.log([record for record in records if record["step"] > tracker.last_step])
+        tracker.finish(folder.path, status)
+    except Exception as error:
+        progress.say(
+            f"MLflow did not take all of the run ({type(error).__name__}): it is in {folder.journal}; send it with "
+            f"--resume --name {folder.name} when {tracker.uri} answers"
+        )
 
 
 def _last_line(error: BaseException) -> str:

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +52,7 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     return found[0].model
 
 
-LONG = {"steps": 600, "evaluate_every": 600, "save_every": 20}
+LONG = {"steps": 300, "evaluate_every": 300, "save_every": 20}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def test_a_signal_saves_and_sums_up_and_the_run_can_go_on(
     said, complaints = process.communicate()
     assert (process.returncode, complaints) == (code, "")
     stopped = folder.read("summary.json")
-    assert stopped and stopped["status"] == "stopped" and 20 <= stopped["steps"] < 600
+    assert stopped and stopped["status"] == "stopped" and 20 <= stopped["steps"] < 300
     assert f"stopped at step {stopped['steps']}; continue with --resume --name run" in said
     process = start(replace(config, resume=True, local=True), tmp_path)
     _, complaints = process.communicate()
@@ -96,7 +99,7 @@ def descendants(process: subprocess.Popen[str], title: str) -> list[psutil.Proce
 def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     tmp_path: Path, tiny: Make, undisturbed: RunFolder
 ) -> None:
-    config = tiny(tmp_path, training=LONG | {"steps": 600}, local=False, retries=1)
+    config = tiny(tmp_path, training=LONG, local=False, retries=1)
     folder = RunFolder(tmp_path / "runs" / "run")
     process = start(config, tmp_path)
     wait_for_checkpoint(folder, process)
@@ -107,7 +110,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
     steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]
-    assert steps == list(range(0, 601, 2))
+    assert steps == list(range(0, 301, 2))
 
 
 @pytest.mark.parametrize("victim", ["TrainController", "driver"])
@@ -129,3 +132,57 @@ def test_a_killed_controller_or_driver_costs_one_more_start(
     assert process.returncode == 0, complaints
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[None]:
+    """A real tracking server on 127.0.0.1."""
+    stored = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *stored, "--port", str(port), "--workers", "1"],
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield
+    finally:
+        for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            child.kill()
+        process.wait()
+
+
+def test_a_tracking_server_that_goes_away_and_comes_back_misses_nothing(tmp_path: Path, tiny: Make) -> None:
+    from mlflow.tracking import MlflowClient
+
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    config = tiny(tmp_path, training=LONG | {"steps": 400}, tracking={"uri": uri})
+    folder = RunFolder(tmp_path / "runs" / "run")
+    with mlflow_server(tmp_path, port):
+        process = start(config, tmp_path)
+        wait_for_checkpoint(folder, process)
+    said, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, "")
+    assert "MLflow did not take all of the run" in said and "--resume --name run" in said
+    with mlflow_server(tmp_path, port):
+        process = start(replace(config, resume=True), tmp_path)
+        _, complaints = process.communicate()
+        assert (process.returncode, complaints) == (0, "")
+        noted = folder.read("mlflow.json")
+        assert noted
+        client = MlflowClient(uri)
+        logged = [metric.step for metric in client.get_metric_history(noted["run_id"], "train/bpb")]
+        assert client.get_run(noted["run_id"]).info.status == "FINISHED"
+    assert logged == list(range(0, 401, 2))
