@@ -7,8 +7,7 @@ import math
 import os
 import shlex
 import zlib
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from pipeline.cache import Cache
 from pipeline.config import CorpusConfig
 from pipeline.corpus import Source
 from pipeline.manifest import VERSION, Split
-from pipeline.shards import Shard
 from pipeline.splits import SPLITS, Contents
 from pipeline.verified import remember_verified
 
@@ -36,20 +34,18 @@ def describe(
 ) -> dict[str, Any]:
     """What the folder contains, from the receipts and one reading of the streams."""
     receipts = sorted(receipts, key=lambda receipt: (receipt["name"], receipt["number"]))
+    entries = {
+        name: _entry([receipt["splits"][name] for receipt in receipts if name in receipt["splits"]]) for name in SPLITS
+    }
+    local = storage.local_path(folder)
+    if local is not None:
+        names = [shard["name"] for entry in entries.values() for shard in entry["shards"]]
+        remember_verified([os.path.join(local, name) for name in names])
     cache = Cache(config.cache, config.cache_bytes)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Hashing and compressing let go of Python's lock: the splits are described side by side.
-        entries = {
-            name: _split_entry(
-                name,
-                [receipt["splits"][name] for receipt in receipts if name in receipt["splits"]],
-                folder,
-                cache,
-                pool,
-            )
-            for name in SPLITS
-        }
-        splits = {name: ready() for name, ready in entries.items()}
+    read = [Split(folder, name, entry, "", cache=cache) for name, entry in entries.items()]
+    # Hashing and compressing let go of Python's lock. Through a cache, one after the other: each holds a shard in it.
+    with ThreadPoolExecutor(os.cpu_count() if local is not None else 1) as pool:
+        splits = {split.name: entries[split.name] | found for split, found in zip(read, pool.map(_measure, read))}
     identity = [[name, split["bytes"], split["sha256"]] for name, split in splits.items()]
     return {
         "format": "h2q-corpus",
@@ -69,15 +65,13 @@ def describe(
     }
 
 
-def _split_entry(
-    name: str, receipts: list[dict[str, Any]], folder: str, cache: Cache, pool: Executor
-) -> Callable[[], dict[str, Any]]:
-    """What the manifest says of a split: started now, ready when called."""
-    listed = [Shard(**shard) for receipt in receipts for shard in receipt["shards"]]
+def _entry(receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the manifest says of a split, as far as its receipts tell."""
+    listed = [shard for receipt in receipts for shard in receipt["shards"]]
     counts = np.array([receipt["histogram"] for receipt in receipts], np.int64).reshape(-1, 256).sum(axis=0)
-    entry: dict[str, Any] = {
-        "bytes": sum(shard.bytes for shard in listed),
-        "documents": sum(shard.documents for shard in listed),
+    return {
+        "bytes": sum(shard["bytes"] for shard in listed),
+        "documents": sum(shard["documents"] for shard in listed),
         "sha256": "",
         "order0_bpb": entropy(counts),
         "gzip_bpb": None,
@@ -85,30 +79,21 @@ def _split_entry(
         "sample_bytes": 0,
         "histogram": counts.tolist(),
         "inputs": _joined([tuple(entry) for receipt in receipts for entry in receipt["inputs"]]),
-        "shards": [shard.to_dict() for shard in listed],
+        "shards": listed,
     }
-    local = storage.local_path(folder)
-    if local is not None:
-        remember_verified([os.path.join(local, shard.name) for shard in listed])
-    split = Split(folder, name, entry, "", cache=cache)
-    sample = split.read(0, min(len(split), SAMPLE)).tobytes()
-    digest, gzip, xz = pool.submit(_digest, split), pool.submit(_gzip, sample), pool.submit(_xz, sample)
-
-    def ready() -> dict[str, Any]:
-        entry["sha256"] = digest.result()
-        if sample:
-            rates = {"gzip_bpb": 8 * gzip.result() / len(sample), "xz_bpb": 8 * xz.result() / len(sample)}
-            entry.update({"sample_bytes": len(sample), **rates})
-        return entry
-
-    return ready
 
 
-def _digest(split: Split) -> str:
-    digest = hashlib.sha256()
+def _measure(split: Split) -> dict[str, Any]:
+    """The rest of it, from one reading of the split."""
+    digest, sample = hashlib.sha256(), b""
     for part in split.stream():
         digest.update(part.data)
-    return digest.hexdigest()
+        sample += part[: SAMPLE - len(sample)].tobytes()
+    found: dict[str, Any] = {"sha256": digest.hexdigest()}
+    if sample:
+        rates = {"gzip_bpb": 8 * _gzip(sample) / len(sample), "xz_bpb": 8 * _xz(sample) / len(sample)}
+        found |= {"sample_bytes": len(sample)} | rates
+    return found
 
 
 def _joined(inputs: list[tuple[str, int]]) -> list[list[Any]]:
