@@ -13,6 +13,7 @@ from pipeline.cli import parse, run
 BENCHMARKS = {
     "model": "pipeline.benchmark.model",
     "memory": "pipeline.benchmark.memory",
+    "data": "pipeline.benchmark.data",
 }
 """Name → module with a frozen dataclass `Options` and `run(options) -> dict` whose `rows` make the table."""
 
