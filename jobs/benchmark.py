@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ def main(args: Sequence[str]) -> None:
         return
     what = args[0]
     require(what in BENCHMARKS, f"no benchmark is called {what}; there are {names}")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # Before torch is imported: its profiler is talkative.
     module = importlib.import_module(BENCHMARKS[what])
     options = parse(module.Options, args[1:], default=module.Options(), prog=f"jobs/benchmark.py {what}")
     from pipeline.benchmark.timing import machine
