@@ -207,8 +207,8 @@ _PUBLISHED_H2Q = ModelConfig(
 
 PRESETS: dict[str, RunConfig] = {
     "laptop": RunConfig(
-        model=ModelConfig(dim=256, depth=4, heads=4, factor=16, fixed_rank=8, dropout=0.0),
-        training=TrainingConfig(steps=1000, learning_rate=3e-3, warmup=50),
+        model=ModelConfig(dim=256, depth=4, heads=4, factor=32, fixed_rank=4, dropout=0.0),
+        training=TrainingConfig(steps=600, learning_rate=3e-3, warmup=50, evaluate_every=300, save_every=300),
     ),
     "h2q": RunConfig(training=TrainingConfig(steps=200_000, warmup=1000)),
     "qrlm": RunConfig(

@@ -65,7 +65,11 @@ def train(
     trainee = Trainee(model, optimizer, scaler, growth, about=about | place.describe())
     if found := newest_valid(folder / "checkpoints"):
         trainee.restore(found[0])
-    forward = ray.train.torch.prepare_model(model, move_to_device=False)
+    forward = ray.train.torch.prepare_model(
+        model,
+        move_to_device=False,
+        parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True},
+    )
 
     state, start = trainee.state, trainee.state.step
     state.rollbacks = max(state.rollbacks, rollbacks)
