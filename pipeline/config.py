@@ -208,7 +208,7 @@ _PUBLISHED_H2Q = ModelConfig(
 PRESETS: dict[str, RunConfig] = {
     "laptop": RunConfig(
         model=ModelConfig(dim=256, depth=4, heads=4, factor=32, fixed_rank=4, dropout=0.0),
-        training=TrainingConfig(steps=600, learning_rate=3e-3, warmup=50, evaluate_every=300, save_every=300),
+        training=TrainingConfig(steps=450, learning_rate=3e-3, warmup=50, evaluate_every=225, save_every=225),
     ),
     "h2q": RunConfig(training=TrainingConfig(steps=200_000, warmup=1000)),
     "qrlm": RunConfig(
