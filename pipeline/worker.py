@@ -40,7 +40,7 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
     config: RunConfig = order["config"]
     place = find_place(use_gpu=order["use_gpu"], threads=order["threads"])
     autocast = setup_precision(config.precision, place.device)
-    corpus = open_corpus(order["corpus"])
+    corpus = open_corpus(order["corpus"], config.corpus)
     for rollbacks in range(config.training.rollback_limit + 1):
         try:
             return train(config, Path(order["folder"]), corpus, place, autocast, order["about"], rollbacks)

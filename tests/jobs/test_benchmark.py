@@ -1,0 +1,31 @@
+"""The command line of the benchmarks: what it measures, it prints and writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_small_model_is_measured_printed_and_written(tmp_path: Path) -> None:
+    sizes = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed-rank": 2, "seq-len": 16}
+    small = [word for name, value in sizes.items() for word in (f"--model.{name}", str(value))]
+    done = job(tmp_path, "model", *small, "--lanes", "4", "--rounds", "1", "--precisions", "fp32")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    [written] = (tmp_path / "benchmarks").glob("model-*.json")
+    result = json.loads(written.read_text())
+    assert result["machine"] and result["rows"]
+    for word in ("published", "dense", str(written.name)):
+        assert word in done.stdout
+
+
+def test_an_unknown_benchmark_is_one_line(tmp_path: Path) -> None:
+    done = job(tmp_path, "speed")
+    assert done.returncode == 2 and done.stderr.startswith("error: no benchmark is called speed; there are ")
+    assert list(tmp_path.iterdir()) == []
