@@ -188,11 +188,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Par
 def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str], tensors: Tensors) -> None:
     """Put back what `optimizer_tensors` gave."""
     parameters = {name: parameter for parameter, name in names.items()}
+    state: dict[Any, Any] = optimizer.state
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
         parameter = parameters[name]
         # AdamW's fused step counts on the parameter's device.
-        optimizer.state[parameter][kind] = value.to(parameter.device)  # type: ignore[index]
+        state[parameter][kind] = value.to(parameter.device)
 
 
 def _json(value: Any) -> bytes:

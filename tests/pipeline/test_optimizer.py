@@ -1,6 +1,7 @@
 """The optimizer: every parameter in the group that it belongs to; the learning rate a function of the step."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from h2q.model import ByteModel
 from pipeline.config import TrainingConfig
 from pipeline.optimizer import build_optimizer, learning_rate, set_learning_rate
 
-SMALL = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 8}
+SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 8}
 
 
 @pytest.mark.parametrize("kind", ["hamilton", "dense"])
@@ -53,7 +54,7 @@ def test_constant_stays_at_the_peak() -> None:
 
 
 def test_inactive_ranks_keep_still_under_decay() -> None:
-    model = ByteModel(ModelConfig(**SMALL | {"fixed_rank": 1, "max_rank": 3}))
+    model = ByteModel(ModelConfig(**{**SMALL, "fixed_rank": 1, "max_rank": 3}))
     optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.5, learning_rate=0.1))
     for _ in range(3):
         model(torch.randint(256, (2, 8))).square().sum().backward()
