@@ -179,9 +179,9 @@ def to_host(tensors: Tensors) -> Tensors:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> Tensors:
     """The optimizer's state as tensors named `kind/parameter`."""
     return {
-        f"{kind}/{names[parameter]}": value
-        for parameter, state in optimizer.state.items()
-        for kind, value in state.items()
+        f"{kind}/{name}": value
+        for parameter, name in names.items()
+        for kind, value in optimizer.state.get(parameter, {}).items()
     }
 
 
