@@ -77,6 +77,7 @@ def csv(piece: Piece, reading: Reading) -> Iterator[Block]:
     """
     from pyarrow import csv
 
+    _refuse_nul(piece)
     with storage.opened(piece.path) as file:
         try:
             batches = csv.open_csv(
@@ -98,6 +99,20 @@ def csv(piece: Piece, reading: Reading) -> Iterator[Block]:
                 f"{piece.path} cannot be read as CSV with a column {reading.column!r}: {error}; "
                 "mend the file or give --corpus.column NAME"
             ) from error
+
+
+def _refuse_nul(piece: Piece) -> None:
+    """Arrow's CSV parser overlooks quotes and line ends that follow a NUL byte closely, where values are long."""
+    at = 0
+    with storage.opened(piece.path) as file:
+        while chunk := file.read(BLOCK):
+            found = bytes(chunk).find(b"\0")
+            if found >= 0:
+                raise UserError(
+                    f"{piece.path} at byte {at + found} is NUL, which CSV cannot hold: remove it, or convert the "
+                    "table to Parquet or JSONL"
+                )
+            at += len(chunk)
 
 
 def arrow(piece: Piece, reading: Reading) -> Iterator[Block]:

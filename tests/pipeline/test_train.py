@@ -175,16 +175,27 @@ def test_a_corpus_shorter_than_a_chunk_for_every_lane_starts_nothing(tmp_path: P
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_under_ray_as_in_this_process_and_with_any_number_of_workers(tmp_path: Path, tiny: Make, train: Train) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"dropout": 0.0}},
+        {"model": {"dropout": 0.0, "memory": "reversible"}, "growing": True, "accumulate": 2},
+    ],
+    ids=["plain", "reversible-growing-accumulate"],
+)
+def test_under_ray_as_in_this_process_and_with_any_number_of_workers(
+    tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any]
+) -> None:
     # One thread each: the order of summation, and so the last bit, depends on the number of threads.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        _, alone, _ = train(tiny(tmp_path / "local", model={"dropout": 0.0}))
+        _, alone, _ = train(tiny(tmp_path / "local", **changes))
     finally:
         torch.set_num_threads(threads)
-    summary, two, _ = train(tiny(tmp_path / "two", model={"dropout": 0.0}, local=False, workers=2))
+    summary, two, _ = train(tiny(tmp_path / "two", **changes, local=False, workers=2))
     assert summary.world_size == 2
+    assert final(alone).state["growth"]["grown_at"] == final(two).state["growth"]["grown_at"]
     for name, mine in final(alone).model.items():
         if name.endswith("k_proj.bias"):
             continue  # its gradient is zero but for rounding (softmax ignores it), and Adam makes steps of rounding
