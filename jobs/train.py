@@ -34,7 +34,8 @@ def main(args: Sequence[str]) -> int:
         console.print(
             f"\nstopped at step {summary.steps}; continue with --resume --name {folder.name}", highlight=False
         )
-    return stopping.exit_code
+        return stopping.exit_code
+    return 0
 
 
 def configure(args: Sequence[str]) -> tuple[str, RunConfig]:

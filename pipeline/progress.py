@@ -45,7 +45,7 @@ class Progress:
     def stage(self, text: str) -> None:
         """What is being done before the first step."""
         if self._console.is_terminal:
-            self._bar.update(self._task, description=text)
+            self._bar.update(self._task, description=text, status="", completed=0)
         else:
             self.say(text)
 

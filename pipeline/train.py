@@ -55,6 +55,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             else:
                 folder = claim_folder(storage, config, preset, command)
             progress.say(f"run {folder.path}")
+            progress.stage("waiting for the first step")
             tracker = store.run(folder, config, corpus.name, corpus.sha256, command, preset)
             try:
                 with (
