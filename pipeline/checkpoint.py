@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from h2q.config import UserError
+from pipeline.storage import sync_folder
 
 Tensors = dict[str, torch.Tensor]
 
@@ -64,13 +65,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             for name, content in files.items()
         }
         _write_durably(beside / _COMMIT, _json({"format": FORMAT, "files": listing}))
-        _sync_folder(beside)
+        sync_folder(beside)
         shutil.rmtree(final, ignore_errors=True)
         beside.rename(final)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
     return final
 
 
@@ -172,7 +173,7 @@ class CheckpointWriter:
 
 
 def to_host(tensors: Tensors) -> Tensors:
-    """Copies in host memory that later steps do not change; tensors that share storage are written once."""
+    """Copies in host memory that later steps do not change; tensors that share storage get one each."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
@@ -205,11 +206,3 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
