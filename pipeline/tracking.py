@@ -18,6 +18,9 @@ from pipeline.journal import Record
 from pipeline.run_folder import RunFolder
 
 LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
+FOLDER_TAG = "run_folder"
+"""Tag of an MLflow run: where its folder is."""
+
 _SQLITE = "sqlite:///"
 _METRICS, _PARAMETERS = 1000, 100  # that MLflow takes in one request
 
@@ -85,7 +88,7 @@ class MLflowStore:
         noted = folder.read("mlflow.json")
         if noted is not None and noted["tracking_uri"] == self.uri:
             return MLflowRun(self, noted["run_id"])
-        tags = run_tags(corpus, corpus_sha256, command, preset)
+        tags = run_tags(corpus, corpus_sha256, command, preset) | {FOLDER_TAG: str(folder.path)}
         run = self.client.create_run(self.experiment_id, run_name=folder.name, tags=tags)
         folder.write("mlflow.json", {"tracking_uri": self.uri, "run_id": run.info.run_id})
         self._log_parameters(run.info.run_id, flatten(config.to_dict()))
