@@ -1,4 +1,4 @@
-"""What a model is and when it grows: frozen, validated values, without torch so that `--help` is quick."""
+"""What a model is, when it grows, how it is sampled: frozen, validated, without torch so that `--help` is quick."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
@@ -162,3 +162,28 @@ class GrowthConfig(FromDict):
             self.lookback >= self.window,
             f"growth.lookback must be at least growth.window = {self.window}, got {self.lookback}",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(FromDict):
+    """How a byte is drawn from the model's distribution."""
+
+    temperature: float = 1.0
+    """Below 1 likely bytes become likelier, above 1 less so; 0 always takes the likeliest."""
+    top_k: int | None = None
+    """Draw from this many likeliest bytes only."""
+    top_p: float | None = None
+    """Draw from the fewest likeliest bytes only whose probabilities sum to this share."""
+    min_p: float | None = None
+    """Draw only from bytes at least this many times as likely as the likeliest."""
+    seed: int = 0
+    """The same seed gives the same bytes."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.temperature < float("inf"), f"temperature must be finite and at least 0, got {self.temperature}"
+        )
+        require(self.top_k is None or self.top_k >= 1, f"top-k must be at least 1 byte, got {self.top_k}")
+        require(self.top_p is None or 0 < self.top_p <= 1, f"top-p must be above 0 and at most 1, got {self.top_p}")
+        require(self.min_p is None or 0 <= self.min_p <= 1, f"min-p must be between 0 and 1, got {self.min_p}")
+        require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
