@@ -141,6 +141,9 @@ class CheckpointWriter:
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        if active:
+            for unfinished in folder.glob(".step-*"):  # of a run that was killed while it saved
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def write(self, trainee: Trainee) -> None:
         """Copy to host memory and start writing. Raises what the previous write raised."""

@@ -148,6 +148,8 @@ class RunConfig(FromDict):
     """Micro-batches to a step: the global batch is cut into so many parts, for less memory."""
     retries: int = 0
     """How often Ray starts the workers again after one was lost; they go on from the newest valid checkpoint."""
+    timeout: int = 600
+    """Seconds after which a worker that does not answer counts as lost, as one that was killed does."""
     resume: bool = False
     """Continue the run `name` (None: the newest run) from its newest valid checkpoint."""
     verbose: bool = False
@@ -161,6 +163,7 @@ class RunConfig(FromDict):
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
         require(self.retries >= 0, f"retries must be at least 0, got {self.retries}")
+        require(self.timeout >= 1, f"timeout must be at least 1 second, got {self.timeout}")
         require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
         require(
             not self.local or self.workers == 1,

@@ -1,5 +1,7 @@
 """A RunConfig becomes a trained, tracked run: prepare the corpus, start Ray Train, follow it, sum it up."""
 
+import errno
+import os
 import shutil
 import time
 import traceback
@@ -120,7 +122,7 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     Raises: UserError and TrainingFailed as they happened in a worker.
     """
     import ray.train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     from pipeline.worker import train_loop_per_worker
 
@@ -132,11 +134,15 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         "threads": resources.threads,
         "about": {"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},
     }
+    # Whoever waits for a worker that hangs, waits so long: Ray's controller, `report`, the collectives of torch.
+    for waiting in ("WORKER_HEALTH_CHECK", "COLLECTIVE"):
+        os.environ[f"RAY_TRAIN_{waiting}_TIMEOUT_S"] = str(config.timeout)
     # What Ray notes of a run is of no use to us (it cannot resume from a damaged note): a new place for each start.
     notes = folder.path / "ray"
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config=order,
+        torch_config=TorchConfig(timeout_s=config.timeout),
         scaling_config=ray.train.ScalingConfig(
             num_workers=0 if config.local else config.workers,
             use_gpu=resources.gpu,
@@ -157,6 +163,11 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         for failure in failures:
             if isinstance(failure, UserError):
                 raise failure from None
+            if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"storage must have room for checkpoints, but {folder.path} is full: free space there, then "
+                    f"continue with --resume --name {folder.name}; what was saved is whole"
+                ) from error
         (folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
         raise TrainingFailed(
             f"{type(failures[0]).__name__}: {_last_line(failures[0])} (all of it in {folder.path / 'error.txt'}; "

@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -132,6 +134,123 @@ def test_a_killed_controller_or_driver_costs_one_more_start(
     assert process.returncode == 0, complaints
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(
+    tmp_path: Path, tiny: Make, undisturbed: RunFolder
+) -> None:
+    config = tiny(tmp_path, training=LONG | {"save_every": 1, "keep": 2})
+    folder = RunFolder(tmp_path / "runs" / "run")
+    caught = False
+    while not caught:
+        process = start(config, tmp_path)
+        wait_for_checkpoint(folder, process)
+        while not any(folder.checkpoints.glob(".step-*")):
+            assert process.poll() is None, "no save was caught in the act"
+        process.kill()
+        process.communicate()
+        caught = any(folder.checkpoints.glob(".step-*"))  # or it was renamed before the kill came: once more
+        config = replace(config, resume=True)
+    process = start(config, tmp_path)
+    _, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, "")
+    assert not any(folder.checkpoints.glob(".step-*"))
+    for name, mine in weights(undisturbed).items():
+        assert torch.equal(weights(folder)[name], mine), name
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system must be mounted, which needs root: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_what_was_saved_is_whole(tmp_path: Path, tiny: Make, small_disk: Path) -> None:
+    saves = {"steps": 40, "save_every": 2, "evaluate_every": 40, "keep": 50}
+    config = tiny(small_disk, training=saves, tracking={"enabled": False})
+    process = start(config, tmp_path)
+    _, complaints = process.communicate()
+    assert process.returncode == 2
+    assert complaints.startswith("error: storage must have room for checkpoints") and complaints.count("\n") == 1
+    folder = RunFolder(small_disk / "runs" / "run")
+    found = newest_valid(folder.checkpoints)
+    assert found is not None and found[2] == [] and 2 <= found[0].state["step"] < 40
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    process = start(replace(config, resume=True), tmp_path)
+    _, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, "")
+    process = start(tiny(tmp_path, training=saves, tracking={"enabled": False}), tmp_path)
+    process.communicate()
+    for name, mine in weights(RunFolder(tmp_path / "runs" / "run")).items():
+        assert torch.equal(weights(folder)[name], mine), name
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny: Make, undisturbed: RunFolder) -> None:
+    config = tiny(tmp_path, training=LONG, model={"dropout": 0.0}, local=False, workers=2, retries=1, timeout=10)
+    folder = RunFolder(tmp_path / "runs" / "run")
+    process = start(config, tmp_path)
+    wait_for_checkpoint(folder, process)
+    descendants(process, "RayTrainWorker")[1].suspend()
+    _, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, "")
+    steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]
+    assert steps == list(range(0, 301, 2))
+
+
+KILLS = 21
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Path, tiny: Make) -> None:
+    """Worker, controller and driver in turn; prints how long it took each time until training went on."""
+    long = {"steps": 4000, "evaluate_every": 1000, "save_every": 20}
+    config = tiny(tmp_path, training=long, local=False, retries=KILLS)
+    folder = RunFolder(tmp_path / "runs" / "run")
+    chance = random.Random(0)
+    recoveries: dict[str, list[float]] = {}
+    process = start(config, tmp_path)
+    wait_for_checkpoint(folder, process)
+    for number in range(KILLS):
+        victim = ("RayTrainWorker", "TrainController", "driver")[number % 3]
+        time.sleep(chance.uniform(0, 1.5))
+        assert process.poll() is None, "the run ended before it was killed often enough"
+        began, restarted = time.monotonic(), folder.journal.stat().st_ino
+        for doomed in [psutil.Process(process.pid)] if victim == "driver" else descendants(process, victim):
+            doomed.kill()
+        if victim != "RayTrainWorker":
+            process.communicate()
+            config = replace(config, resume=True)
+            process = start(config, tmp_path)
+        # Whoever goes on replaces the journal, by one without the steps that are to be trained again.
+        while folder.journal.stat().st_ino == restarted or folder.journal.stat().st_size == 0:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        size = folder.journal.stat().st_size
+        while folder.journal.stat().st_size == size:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        recoveries.setdefault(victim, []).append(time.monotonic() - began)
+    _, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, "")
+    print({victim: f"{statistics.median(times):.1f} s" for victim, times in recoveries.items()})
+    peace = tmp_path / "undisturbed"
+    peace.mkdir()
+    process = start(tiny(peace, training=long), peace)
+    process.communicate()
+    for name, mine in weights(RunFolder(peace / "runs" / "run")).items():
+        assert torch.equal(weights(folder)[name], mine), name
+    steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]
+    assert steps == list(range(0, 4001, 2))
 
 
 def free_port() -> int:
