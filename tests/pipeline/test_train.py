@@ -103,10 +103,29 @@ def test_every_metric_is_in_mlflow_once(tmp_path: Path, tiny: Make, train: Train
 def test_resumed_equals_uninterrupted_bit_for_bit(
     tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any], at: int
 ) -> None:
-    whole = tiny(tmp_path, **changes)
+    assert_resumes_exactly(tiny(tmp_path, **changes), at, train)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_under_ray_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, tiny: Make, train: Train) -> None:
+    assert_resumes_exactly(tiny(tmp_path, growing=True, accumulate=2, precision="bf16", local=False), 6, train)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", ["store", "reversible"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_on_a_gpu_resumed_equals_uninterrupted_bit_for_bit(
+    tmp_path: Path, tiny: Make, train: Train, precision: str, memory: str
+) -> None:
+    config = tiny(tmp_path, growing=True, accumulate=2, precision=precision, use_gpu="yes", model={"memory": memory})
+    assert_resumes_exactly(config, 6, train)
+
+
+def assert_resumes_exactly(whole: RunConfig, at: int, train: Train) -> None:
+    """A run that goes on from the checkpoint nearest to step `at` ends as one that was never interrupted."""
     _, uninterrupted, _ = train(whole)
     stop = min((path for path in list_checkpoints(uninterrupted.checkpoints)), key=lambda path: abs(_step(path) - at))
-    interrupted = RunFolder(tmp_path / "runs" / "interrupted")
+    interrupted = RunFolder(uninterrupted.path.parent / "interrupted")
     (interrupted.path / "checkpoints").mkdir(parents=True)
     # As a kill leaves it: a checkpoint, and a journal that had gone on beyond it.
     shutil.copytree(stop, interrupted.checkpoints / stop.name)
