@@ -21,18 +21,18 @@ from h2q.hamilton import HamiltonLinear, generate_weights
 
 
 class DenseLinear(nn.Module):
-    """An ordinary weight matrix (D, D) and bias (D,), zero until initialised."""
+    """An ordinary weight matrix (outputs, inputs) and bias (outputs,), zero until initialised."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width, width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
 
 
-def linear(config: ModelConfig) -> nn.Module:
-    """A layer of the kind that the config names."""
+def linear(config: ModelConfig, inputs: int = 1, outputs: int = 1) -> nn.Module:
+    """A layer of the kind that the config names, so many times the width in and out."""
     if config.kind == "dense":
-        return DenseLinear(config.width)
+        return DenseLinear(inputs * config.width, outputs * config.width)
     return HamiltonLinear(config.storage_rank, config.blocks, config.factor)
 
 
@@ -76,11 +76,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Hamilton → GELU → Hamilton, without expansion."""
+    """Hamilton → GELU → Hamilton, without expansion; dense layers may widen between the two."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc1, self.fc2 = linear(config), linear(config)
+        self.fc1 = linear(config, outputs=config.ffn_expansion)
+        self.fc2 = linear(config, inputs=config.ffn_expansion)
 
     def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
         """x (B, T, D) → (B, T, D)."""

@@ -61,6 +61,8 @@ class ModelConfig(FromDict):
     components and factors times (r+1)^-1/2, whose activations explode with depth."""
     final_norm: bool = True
     """LayerNorm before the head (the published models have none)."""
+    ffn_expansion: int = 1
+    """Hidden width of the feed-forward layers over the model's: 4 in an ordinary transformer (dense only)."""
     tied_embeddings: bool = True
     """The head reuses the token embedding as its weight (the published models keep two)."""
     dropout: float = 0.1
@@ -91,7 +93,7 @@ class ModelConfig(FromDict):
         return self.fixed_rank if self.max_rank is None else self.max_rank
 
     def __post_init__(self) -> None:
-        for name in ("dim", "depth", "heads", "factor", "fixed_rank", "seq_len", "vocab"):
+        for name in ("dim", "depth", "heads", "factor", "fixed_rank", "seq_len", "vocab", "ffn_expansion"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         require(not self.halves or self.dim % 2 == 0, f"model.dim must be even to be cut into halves, got {self.dim}")
@@ -114,6 +116,11 @@ class ModelConfig(FromDict):
         )
         if self.kind == "dense":
             return
+        require(
+            self.ffn_expansion == 1,
+            f"Hamilton layers are square: model.ffn_expansion must be 1, got {self.ffn_expansion}; "
+            "model.kind dense takes others",
+        )
         for name, rank in (("fixed_rank", self.fixed_rank), ("max_rank", self.storage_rank)):
             require(
                 rank <= self.rank_cap,

@@ -134,7 +134,7 @@ def initialise(model: ByteModel) -> None:
         for layer in [*inward, block.attention.o_proj, block.ffn.fc2]:
             writes_to_residual = layer is block.attention.o_proj or layer is block.ffn.fc2
             if isinstance(layer, DenseLinear):
-                nn.init.normal_(layer.weight, std=0.0 if unit and writes_to_residual else config.width**-0.5)
+                nn.init.normal_(layer.weight, std=0.0 if unit and writes_to_residual else layer.weight.shape[1] ** -0.5)
             elif isinstance(layer, HamiltonLinear):
                 _initialise_factors(layer, config, 0.0 if writes_to_residual else 1.0)
 

@@ -19,6 +19,7 @@ SMALL: dict = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2}
         ({"max_rank": 9}, "model.max_rank must be at most.*got 9"),
         ({"max_rank": 1}, "model.max_rank must be at least model.fixed_rank = 2, got 1"),
         ({"dropout": 1.0}, "model.dropout must be at least 0 and below 1, got 1.0"),
+        ({"ffn_expansion": 4}, "Hamilton layers are square: model.ffn_expansion must be 1, got 4"),
         ({"halves": False, "memory": "reversible"}, "reversible needs model.halves"),
     ],
 )

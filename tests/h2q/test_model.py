@@ -172,3 +172,14 @@ def test_gradients_through_distributed_data_parallel(memory, tmp_path):
     assert len(together) == len(alone) == len(list(model.parameters()))
     for a, b in zip(alone, together):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("expansion", [2, 4])
+def test_dense_feed_forward_layers_may_widen_and_start_with_unit_gain(expansion: int) -> None:
+    torch.manual_seed(0)
+    model = ByteModel(ModelConfig(kind="dense", dim=64, depth=2, heads=2, seq_len=16, ffn_expansion=expansion))
+    named = dict(model.named_parameters())
+    widening, narrowing = named["blocks.0.ffn.fc1.weight"], named["blocks.0.ffn.fc2.weight"]
+    assert widening.shape == (expansion * 32, 32) and narrowing.shape == (32, expansion * 32)
+    assert widening.std().item() == pytest.approx(32**-0.5, rel=0.1)
+    assert model(torch.randint(256, (2, 16))).shape == (2, 16, 256)
