@@ -1,41 +1,50 @@
 """Logits of the next byte, one byte at a time, without computing again what the cache already holds.
 
-Shapes: `n` new positions, `t` positions in all, `D` width of a half or of the stream, `H` heads, `d = D / H`, `V`
-alphabet, `N` layers that read the same input, `R` rank, `S` blocks, `F` factor size.
+What one byte costs is the calls of torch more than their arithmetic: so views of the cache are made for all blocks at
+once, and what can be computed in place is.
+
+Shapes: `T` bytes of context, `n` positions, `t` of them up to now, `D` width of a half (or of the stream), `H` heads,
+`d = D / H`, `V` alphabet, `N` layers that read the same input, `R` rank, `S` blocks, `F` factor size. *Formed* is the
+shape in which products take one position: (S, F) with the factors, (D,) with the weights.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from h2q.attention import PHASE_EPS
+from h2q.attention import PHASE_EPS, attend, rotate_phase_ref
 from h2q.block import Block, weight_of
 from h2q.model import ByteModel
 
 NextLogits = Callable[[bytes], Tensor]
 """A context of 1 to `seq_len` bytes → logits (V,) of the byte after it."""
 
-Products = Literal["auto", "factors", "weights"]
+SMALL_WEIGHTS = 4 << 20
+"""Bytes of generated weights up to which a CPU's own cache holds them and they are faster than the factors."""
 
 
-def decoder(model: ByteModel, products: Products = "auto") -> NextLogits:
+def decoder(model: ByteModel, products: Literal["auto", "factors", "weights"] = "auto") -> NextLogits:
     """What gives the logits after a context, quickest when each context is the last one and one byte more.
 
-    `products`: `factors` applies Hamilton layers as their Kronecker terms, D F R + S D R multiply-adds for a byte;
-    `weights` builds every weight once. `auto` is the form that is measured faster: on a CPU the factors, which stay in
-    its caches, elsewhere the weights, fewer products to launch. The published head layout has no cache, because there
-    all that a position sees depends on the length of the window: it is computed anew for every byte.
+    `products`: `factors` applies Hamilton layers as their Kronecker terms, S D R + D F R multiply-adds for a byte;
+    `weights` builds every weight once. `auto` is what was measured faster: the factors on a CPU whose cache the weights
+    would overflow, else the weights. The published head layout has no cache, because all that a position sees there
+    depends on the length of the window: it is computed anew for every byte.
 
     The model must not change while the decoder is used. Dropout is off whatever the model's mode.
     """
     if model.config.head_layout == "published":
         return Recomputing(model)
-    if products == "auto":
-        products = "factors" if model.pos_emb.device.type == "cpu" else "weights"
-    return Cached(model, products)
+    if model.bank is None:
+        products = "weights"
+    elif products == "auto":
+        weights = 6 * model.config.depth * model.config.width**2 * model.pos_emb.element_size()
+        large = model.pos_emb.device.type == "cpu" and weights > SMALL_WEIGHTS
+        products = "factors" if large else "weights"
+    return Cached(model, factored=products == "factors")
 
 
 class Recomputing:
@@ -58,100 +67,141 @@ class Cached:
     """Keys and values of a context are kept: one more byte costs one position, any other context a fresh start."""
 
     @torch.inference_mode()
-    def __init__(self, model: ByteModel, products: Products) -> None:
-        self._model = model
-        matrices = None if model.bank is None else model.bank.matrices(model.rank)
-        if model.bank is None:
-            products = "weights"
-        ranks = model.attention_rank, model.ffn_rank
-        shared = [None if matrices is None else _Shared(matrices[:rank], products) for rank in ranks]
-        self._blocks = [_CachedBlock(model, block, *shared) for block in model.blocks if isinstance(block, Block)]
-        self._seen = b""
+    def __init__(self, model: ByteModel, *, factored: bool) -> None:
+        config, weight = model.config, model.pos_emb
+        self._model, self._seen = model, b""
+        shared = [
+            None if model.bank is None else _Shared(model.bank.matrices(rank), factored)
+            for rank in (model.attention_rank, model.ffn_rank)
+        ]
+        formed = (config.blocks, config.factor) if factored else (config.width,)
+        self._blocks = [
+            _CachedBlock(model, block, formed, *shared) for block in model.blocks if isinstance(block, Block)
+        ]
+        halves = config.dim // config.width
+        self._tokens = model.token_emb.weight.view(config.vocab, halves, *formed)
+        self._positions = weight[0].view(config.seq_len, halves, *formed)
+        size = config.width // config.heads
+        cache = weight.new_empty(config.depth, config.seq_len, 3, config.heads, size)
+        self._cache = cache.flatten(-2)
+        # A block writes queries, keys and values of one position at once, as its product gives them.
+        self._slots = cache.view(config.depth, config.seq_len, 3, *formed)
+        self._queries = cache[:, :, 0].unsqueeze(3)
+        self._keys = cache[:, :, 1].permute(0, 2, 3, 1)
+        self._values = cache[:, :, 2].transpose(1, 2)
 
     @torch.inference_mode()
     def __call__(self, context: bytes) -> Tensor:
-        model, seen = self._model, len(self._seen)
-        if len(context) != seen + 1 or not context.startswith(self._seen):
-            seen = 0
+        grown = len(context) == len(self._seen) + 1 and context.startswith(self._seen)
+        # Cleared meanwhile: an interrupted pass must leave nothing to build on.
+        self._seen = b""
+        hidden = self._step(len(context) - 1, context[-1]) if grown and len(context) > 1 else self._start(context)
         self._seen = bytes(context)
-        x = torch.tensor(list(context[seen:]), device=model.pos_emb.device)
-        stream = model.token_emb.weight[x] + model.pos_emb[0, seen : len(context)]
-        if model.config.halves:
-            first, second = stream.chunk(2, dim=-1)
-            for block in self._blocks:
-                first = first + block.attend(second, seen)
-                second = second + block.feed(first)
-            stream = torch.cat((first[-1], second[-1]))
-        else:
-            for block in self._blocks:
-                stream = stream + block.attend(stream, seen)
-                stream = stream + block.feed(stream)
-            stream = stream[-1]
-        return functional.linear(model.norm(stream), model.head.weight, model.head.bias)
+        model = self._model
+        return torch.addmv(model.head.bias, model.head.weight, model.norm(hidden))
+
+    def _step(self, position: int, byte: int) -> Tensor:
+        """One more byte → the stream at it, (dim,)."""
+        stream = self._tokens[byte] + self._positions[position]
+        first, second = stream[0], stream[-1]
+        slots, queries = self._slots[:, position].unbind(), self._queries[:, position].unbind()
+        keys, values = self._keys[..., : position + 1].unbind(), self._values[:, :, : position + 1].unbind()
+        for block, slot, query, key, value in zip(self._blocks, slots, queries, keys, values):
+            first += block.attend(second, slot, query, key, value)
+            second += block.feed(first)
+        return stream.view(-1)
+
+    def _start(self, context: bytes) -> Tensor:
+        """A context from its beginning → the stream at its last byte, (dim,)."""
+        x = torch.tensor(list(context), device=self._cache.device)
+        stream = self._tokens[x] + self._positions[: len(x)]
+        stream = stream.view(*stream.shape[:2], -1).transpose(0, 1).contiguous()
+        first, second = stream[0], stream[-1]
+        for block, cache in zip(self._blocks, self._cache):
+            first += block.attend_all(second, cache)
+            second += block.feed_all(first)
+        return stream[:, -1].reshape(-1)
 
 
 class _CachedBlock:
-    """The branches of one block, with room for the keys and values of `seq_len` positions."""
+    """The branches of one block: for one position (formed) behind those in the cache, and for the first n (n, D)."""
 
-    def __init__(self, model: ByteModel, block: Block, for_attention: "_Shared | None", for_ffn: "_Shared | None"):
+    def __init__(self, model: ByteModel, block: Block, formed: tuple[int, ...], for_attention, for_ffn) -> None:
         attention, config = block.attention, model.config
-        self._heads, self._size = config.heads, config.width // config.heads
-        self._rotates = config.phase_rotation
-        self._norm1, self._norm2 = block.norm1, block.norm2
+        self._heads, self._rotates, self._formed = config.heads, config.phase_rotation, formed
+        self._norms = block.norm1, block.norm2
+        self._norm1, self._norm2 = _normaliser(block.norm1, formed), _normaliser(block.norm2, formed)
         self._inward = _product([attention.q_proj, attention.k_proj, attention.v_proj], for_attention)
         self._outward = _product([attention.o_proj], for_attention)
         self._fc1, self._fc2 = _product([block.ffn.fc1], for_ffn), _product([block.ffn.fc2], for_ffn)
-        self._cache = model.pos_emb.new_empty(2, config.heads, config.seq_len, self._size)
+        self._scale = (config.width / config.heads) ** -0.5
 
-    def attend(self, x: Tensor, seen: int) -> Tensor:
-        """Positions (n, D) behind the `seen` ones → what attention adds to them, (n, D)."""
-        new, total = len(x), seen + len(x)
-        qkv = self._inward(self._norm1(x)).view(3, new, self._heads, self._size).transpose(1, 2)
-        self._cache[:, :, seen:total] = qkv[1:]
-        keys, values = self._cache[:, None, :, :total]
-        # Several positions come only after a fresh start, when they attend to nothing but themselves.
-        y = functional.scaled_dot_product_attention(qkv[:1], keys, values, is_causal=new > 1)
-        y = y[0].transpose(0, 1).reshape(new, -1)
-        return self._outward(_rotate(y) if self._rotates else y)[0]
+    def attend(self, x: Tensor, slot: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Writes q, k, v of x into its slot (3, formed); then query (H, 1, d), key (H, d, t), value (H, t, d) are
+        views of the cache that hold them."""
+        self._inward.one(self._norm1(x), slot)
+        y = torch.bmm(torch.bmm(query, key).mul_(self._scale).softmax(-1), value)
+        if self._rotates:
+            # `h2q.attention.rotate_phase` on consecutive channels, in few calls.
+            y = y.view(-1, 4)
+            y = y * (y * y).sum(1, keepdim=True).add_(PHASE_EPS).rsqrt_().mul_(y[:, :1])
+        return self._outward.one(y.view(self._formed))
 
     def feed(self, x: Tensor) -> Tensor:
-        """Positions (n, D) → what the feed-forward layers add to them, (n, D)."""
-        return self._fc2(functional.gelu(self._fc1(self._norm2(x))[0]))[0]
+        return self._fc2.one(functional.gelu(self._fc1.one(self._norm2(x))))
+
+    def attend_all(self, x: Tensor, cache: Tensor) -> Tensor:
+        """Writes q, k, v into the first n slots of the cache (T, 3, D)."""
+        qkv = cache[: len(x)].copy_(self._inward.all(self._norms[0](x)))
+        y = attend(qkv.view(1, len(x), -1), self._heads)[0].transpose(0, 1).reshape(x.shape)
+        return self._outward.all(rotate_phase_ref(y) if self._rotates else y)[:, 0]
+
+    def feed_all(self, x: Tensor) -> Tensor:
+        return self._fc2.all(functional.gelu(self._fc1.all(self._norms[1](x))[:, 0]))[:, 0]
 
 
-def _rotate(y: Tensor) -> Tensor:
-    """`h2q.attention.rotate_phase` on consecutive channels (n, D), with few operations."""
-    y = y.view(len(y), -1, 4)
-    scale = (y * y).sum(-1, keepdim=True).add_(PHASE_EPS).rsqrt_().mul_(y[..., :1])
-    return (y * scale).view(len(y), -1)
+def _normaliser(norm: nn.LayerNorm, formed: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    weight, bias, eps = norm.weight.view(formed), norm.bias.view(formed), norm.eps
+    return lambda x: torch.layer_norm(x, formed, weight, bias, eps)
+
+
+class _Product(Protocol):
+    """N layers that read the same input."""
+
+    def one(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """One position, formed → formed, for N > 1 (N, formed)."""
+        ...
+
+    def all(self, x: Tensor) -> Tensor:
+        """(n, D) → (n, N, D)."""
+        ...
 
 
 class _Shared:
-    """What all layers of one rank share: Hamilton matrices (R, S, S), and for the factor form H_r with rows (s, r)."""
+    """What all layers of one rank share: Hamilton matrices (R, S, S), and with rows (s, r) for the factor form."""
 
-    def __init__(self, matrices: Tensor, products: Products) -> None:
+    def __init__(self, matrices: Tensor, factored: bool) -> None:
         rank, blocks, _ = matrices.shape
-        self.matrices = matrices
-        self.factored = products == "factors"
+        self.matrices, self.factored = matrices, factored
         self.mix = matrices.transpose(0, 1).reshape(blocks * rank, blocks)
 
 
-def _product(layers: list, shared: _Shared | None) -> Callable[[Tensor], Tensor]:
-    """N layers that read the same input, as one function (n, D) → (N, n, D)."""
-    bias = torch.cat([layer.bias for layer in layers])
+def _product(layers: list, shared: _Shared | None) -> _Product:
+    bias = torch.stack([layer.bias for layer in layers])
     if shared is not None and shared.factored:
         return _Factors(layers, shared, bias)
-    weight = weight_of(layers, None if shared is None else shared.matrices, bias.dtype)
-    return _Weights(weight, bias, len(layers))
+    return _Weights(weight_of(layers, None if shared is None else shared.matrices, bias.dtype), bias)
 
 
 class _Weights:
-    def __init__(self, weight: Tensor, bias: Tensor, count: int) -> None:
-        self._weight, self._bias, self._count = weight, bias, count
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight, self._bias, self._count = weight, bias.flatten(), len(bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        y = functional.linear(x, self._weight, self._bias)
-        return y.view(len(x), self._count, -1).transpose(0, 1)
+    def one(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addmv(self._bias, self._weight, x, out=None if out is None else out.view(-1))
+
+    def all(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self._weight, self._bias).view(len(x), self._count, -1)
 
 
 class _Factors:
@@ -161,13 +211,17 @@ class _Factors:
     def __init__(self, layers: list, shared: _Shared, bias: Tensor) -> None:
         rank, blocks, _ = shared.matrices.shape
         size = layers[0].factors.shape[-1]
-        self._mix, self._bias = shared.mix, bias.view(len(layers), 1, -1)
-        self._blocks, self._size = blocks, size
         terms = [layer.factors[:rank].transpose(1, 2).reshape(rank * size, size) for layer in layers]
-        self._factors = torch.stack(terms)
+        self._mix, self._factors, self._bias = shared.mix, torch.stack(terms), bias.view(-1, blocks, size)
+        self._blocks, self._size = blocks, size
 
-    def __call__(self, x: Tensor) -> Tensor:
-        new, count = len(x), len(self._factors)
-        mixed = self._mix @ x.view(new, self._blocks, self._size)
-        mixed = mixed.view(1, new * self._blocks, -1).expand(count, -1, -1)
-        return torch.bmm(mixed, self._factors).view(count, new, -1).add_(self._bias)
+    def one(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        mixed = torch.mm(self._mix, x).view(self._blocks, -1)
+        if len(self._factors) == 1:
+            return torch.addmm(self._bias[0], mixed, self._factors[0], out=out)
+        return torch.baddbmm(self._bias, mixed.expand(len(self._factors), -1, -1), self._factors, out=out)
+
+    def all(self, x: Tensor) -> Tensor:
+        mixed = (self._mix @ x.view(len(x), self._blocks, self._size)).view(len(x) * self._blocks, -1)
+        y = torch.matmul(mixed, self._factors).view(len(self._factors), len(x), -1)
+        return (y + self._bias.view(len(self._factors), 1, -1)).transpose(0, 1)

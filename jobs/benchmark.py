@@ -15,6 +15,7 @@ BENCHMARKS = {
     "model": "pipeline.benchmark.model",
     "memory": "pipeline.benchmark.memory",
     "data": "pipeline.benchmark.data",
+    "generate": "pipeline.benchmark.generate",
 }
 """Name → module with a frozen dataclass `Options` and `run(options) -> dict` whose `rows` make the table."""
 

@@ -1,0 +1,129 @@
+"""The command that lets a trained model write, as a user calls it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from h2q.config import ModelConfig
+from h2q.model import ByteModel
+from pipeline.checkpoint import Checkpoint, list_checkpoints, to_host, write_checkpoint
+from pipeline.config import RunConfig
+from pipeline.run_folder import claim_folder
+
+JOB = Path(__file__).parents[2] / "jobs" / "generate.py"
+
+Job = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def make_run(storage: Path, name: str, **changes) -> None:
+    """A run with one checkpoint of a small model, which writes any byte."""
+    torch.manual_seed(0)
+    config = RunConfig(
+        name=name,
+        storage=str(storage),
+        model=ModelConfig(dim=64, depth=2, heads=2, factor=8, fixed_rank=2, seq_len=16, **changes),
+    )
+    model = ByteModel(config.model)
+    folder = claim_folder(storage, config, "tiny", "a test")
+    state = {"step": 3, "config": config.to_dict()}
+    write_checkpoint(folder.checkpoints, Checkpoint(model=to_host(model.state_dict()), optimizer={}, state=state))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "runs").mkdir()
+    make_run(folder / "runs", "any-bytes")
+    make_run(folder / "runs", "hundred", vocab=100)
+    make_run(folder / "runs", "damaged")
+    for path in list_checkpoints(folder / "runs" / "damaged" / "checkpoints"):
+        (path / "model.safetensors").write_bytes(b"no longer")
+
+    def call(*args: str | bytes, given: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        command = [sys.executable, str(JOB), *args]
+        return subprocess.run(command, cwd=folder, input=given, capture_output=True, timeout=120, check=False)
+
+    return call
+
+
+def test_bytes_as_they_are_and_the_same_bytes_as_safe_text(job):
+    raw = job("any-bytes", "--prompt", "The ", "--length", "300", "--seed", "5", "--bytes")
+    assert (raw.returncode, raw.stderr, len(raw.stdout)) == (0, b"", 300)
+    text = job("any-bytes", "--prompt", "The ", "--length", "300", "--seed", "5")
+    assert (text.returncode, text.stderr) == (0, b"")
+    # The model is untrained: escapes, half characters and all.
+    shown = raw.stdout.decode("utf-8", errors="replace")
+    assert any(not letter.isprintable() and letter != "\n" for letter in shown)
+    expected = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in shown)
+    assert text.stdout.decode() == expected + "\n"
+
+
+def test_standard_input_may_hold_any_bytes_and_options_take_effect(job):
+    options = ("any-bytes", "--prompt", "-", "--length", "40", "--bytes")
+    long = bytes(range(256))
+    cuts = (["--top-k", "1"], ["--temperature", "0", "--seed", "9"], ["--min-p", "1", "--top-p", "0.9"])
+    likeliest = {job(*options, *cut, given=long).stdout for cut in cuts}
+    assert [len(written) for written in likeliest] == [40]
+
+
+def test_it_ends_behind_the_stop_string(job):
+    options = ("any-bytes", "--prompt", "a", "--length", "200", "--bytes")
+    free = job(*options).stdout
+    letter = next(bytes((byte,)) for byte in free if 32 < byte < 127)
+    assert job(*options, "--stop", letter).stdout == free[: free.index(letter) + 1]
+
+
+def test_a_reader_that_leaves_and_an_interruption_end_it_cleanly(job, tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    make_run(folder, "endless")
+    command = [sys.executable, str(JOB), "endless", "--prompt", "a", "--length", "100000000"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    for end, code in ((lambda p: p.stdout.close(), 0), (lambda p: p.send_signal(2), 130)):
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert len(process.stdout.read(20)) == 20
+            end(process)
+            if code:
+                process.stdout.read()
+            assert process.wait(60) == code
+            assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "name a run"),
+        (("any-byte", "--prompt", "a"), "any-bytes"),
+        (("damaged", "--prompt", "a"), "damaged"),
+        (("any-bytes",), "the prompt is empty"),
+        (("any-bytes", "--prompt", "-"), "standard input held no byte"),
+        (("any-bytes", "--prompt", b"ab\xff"), "not valid UTF-8: byte 0xff at offset 2"),
+        (("any-bytes", "--prompt", "a", "--temperature", "-1"), "temperature must be"),
+        (("any-bytes", "--prompt", "a", "--top-p", "0"), "top-p must be"),
+        (("any-bytes", "--prompt", "a", "--top-p", "1.1"), "top-p must be"),
+        (("any-bytes", "--prompt", "a", "--min-p", "-0.1"), "min-p must be"),
+        (("any-bytes", "--prompt", "a", "--top-k", "0"), "top-k must be"),
+        (("any-bytes", "--prompt", "a", "--length", "-1"), "length must be"),
+        (("any-bytes", "--prompt", "a", "--stop", ""), "stop must"),
+        (("any-bytes", "--prompt", "a", "--top-k", "many"), "--top-k"),
+        (("hundred", "--prompt", "abx"), "0 to 99, got byte 120 at offset 2"),
+    ],
+)
+def test_bad_input_is_one_line(job, args, message):
+    done = job(*args)
+    assert done.returncode == 2 and done.stdout == b""
+    error = done.stderr.decode()
+    assert error.startswith("error: ") and message in error and len(error.strip().splitlines()) == 1
+
+
+def test_invalid_utf8_is_taken_as_bytes_where_bytes_are_asked_for(job):
+    done = job("any-bytes", "--prompt", b"ab\xff", "--length", "5", "--bytes")
+    assert done.returncode == 0 and len(done.stdout) == 5
