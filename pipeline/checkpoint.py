@@ -1,6 +1,6 @@
 """Checkpoints: folders of safetensors and JSON, committed atomically, verified on load; no pickle is written or read.
 
-checkpoints/step-000001000/
+checkpoints/step-000001000/     (how it becomes whole at once: location.write_whole)
     model.safetensors       parameters and buffers by name
     optimizer.safetensors   moments by kind and parameter name
     state.json              step, growth, scaler, best, config, corpus, versions
@@ -9,9 +9,9 @@ checkpoints/step-000001000/
 
 import hashlib
 import json
-import os
-import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from h2q.config import UserError
-from pipeline.storage import sync_folder
+from pipeline.location import is_whole, remove_whole, write_whole
 
 Tensors = dict[str, torch.Tensor]
 
@@ -47,31 +47,17 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write to a folder beside, make it durable, rename it into place: an unfinished one never has the final name."""
+    """Write a checkpoint; one that is not finished never counts. Its folder."""
     final = checkpoint_folder(folder, checkpoint.state["step"])
-    beside = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        files = {
-            "model.safetensors": save(checkpoint.model),
-            "optimizer.safetensors": save(checkpoint.optimizer),
-            "state.json": _json(checkpoint.state),
-        }
-        for name, content in files.items():
-            _write_durably(beside / name, content)
-        listing = {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in files.items()
-        }
-        _write_durably(beside / _COMMIT, _json({"format": FORMAT, "files": listing}))
-        sync_folder(beside)
-        shutil.rmtree(final, ignore_errors=True)
-        beside.rename(final)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    sync_folder(folder)
+    files = {
+        "model.safetensors": save(checkpoint.model),
+        "optimizer.safetensors": save(checkpoint.optimizer),
+        "state.json": _json(checkpoint.state),
+    }
+    listing = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
+    }
+    write_whole(final, {**files, _COMMIT: _json({"format": FORMAT, "files": listing})})
     return final
 
 
@@ -103,8 +89,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Folders with the name of a checkpoint, newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+    """The checkpoints that were written to their end, newest first."""
+    return sorted((path for path in folder.glob("step-*") if is_whole(path, _COMMIT)), reverse=True)
 
 
 def newest_valid(folder: Path) -> tuple[Checkpoint, Path, list[str]] | None:
@@ -135,15 +121,19 @@ class CheckpointWriter:
     Does nothing unless `active`: only the first worker writes.
     """
 
-    def __init__(self, folder: Path, keep: int, *, active: bool = True) -> None:
+    def __init__(
+        self, folder: Path, keep: int, *, before: Callable[[], None] = lambda: None, active: bool = True
+    ) -> None:
+        """`before` is called in that thread before each checkpoint is written."""
         self._active = active
+        self._before = before
         self._folder = folder
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         if active:
             for unfinished in folder.glob(".step-*"):  # of a run that was killed while it saved
-                shutil.rmtree(unfinished, ignore_errors=True)
+                remove_whole(unfinished, _COMMIT)
 
     def write(self, trainee: Trainee) -> None:
         """Copy to host memory and start writing. Raises what the previous write raised."""
@@ -167,12 +157,16 @@ class CheckpointWriter:
             self._thread.shutdown()
 
     def _write(self, checkpoint: Checkpoint) -> None:
+        self._before()
         write_checkpoint(self._folder, checkpoint)
         best = checkpoint.state.get("best")
-        keep = {checkpoint_folder(self._folder, best["step"])} if best else set()
-        for path in list_checkpoints(self._folder)[self._keep :]:
+        keep = set(list_checkpoints(self._folder)[: self._keep])
+        keep |= {checkpoint_folder(self._folder, best["step"])} if best else set()
+        # Older ones, and those on a URI that were never finished. What resists is tried again after the next one.
+        for path in self._folder.glob("step-*"):
             if path not in keep:
-                shutil.rmtree(path, ignore_errors=True)
+                with suppress(OSError, UserError):
+                    remove_whole(path, _COMMIT)
 
 
 def to_host(tensors: Tensors) -> Tensors:
@@ -202,10 +196,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Par
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, indent=1).encode()
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

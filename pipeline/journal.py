@@ -4,11 +4,13 @@ The file is the record of a run. A terminal or an MLflow server that goes away l
 """
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
+
+from h2q.config import UserError
+from pipeline.growing import Growing, growing, tail
 
 Record = dict[str, Any]
 
@@ -18,33 +20,31 @@ class Journal:
 
     def __init__(self, path: Path, first_step: int, *, active: bool = True) -> None:
         """Open for appending. Records of `first_step` and later are dropped: they will be computed again."""
-        self._file: TextIO | None = None
-        if not active:
-            return
-        kept = [record for record in read_journal(path) if record["step"] < first_step]
-        beside = path.with_name(path.name + ".tmp")
-        beside.write_text("".join(_line(record) for record in kept))
-        beside.replace(path)
-        self._file = path.open("a")
+        self._lines: Growing | None = None
+        if active:
+            kept = [record for record in read_journal(path) if record["step"] < first_step]
+            self._lines = growing(path, "".join(_line(record) for record in kept))
 
     def write(self, record: Record) -> None:
         """Append one record; readers see whole lines."""
-        if self._file:
-            self._file.write(_line(record))
-            self._file.flush()
+        if self._lines:
+            self._lines.append(_line(record))
 
     def sync(self) -> None:
         """Make what was written survive a power cut: before a checkpoint that counts on it is committed."""
-        if self._file:
-            os.fsync(self._file.fileno())
+        if self._lines:
+            self._lines.sync()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.sync()
-        if self._file:
-            self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._lines:
+                self._lines.close()
+        except UserError:
+            if kind is None:  # what went wrong first is what is told
+                raise
 
 
 def _line(record: Record) -> str:
@@ -53,9 +53,11 @@ def _line(record: Record) -> str:
 
 def read_journal(path: Path) -> list[Record]:
     """All whole records. A last line that a crash cut short is not one."""
-    if not path.exists():
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 class Follower:
@@ -65,13 +67,18 @@ class Follower:
     """
 
     def __init__(
-        self, path: Path, consume: Callable[[list[Record]], None], *, after_step: int = -1, every_seconds: float = 0.25
+        self,
+        path: Path,
+        consume: Callable[[list[Record]], None],
+        *,
+        after_step: int = -1,
+        every_seconds: float | None = None,
     ) -> None:
-        self._path = path
+        """`every_seconds`: how often to look; None: as it is worth for the place where the journal lies."""
+        self._tail = tail(path)
         self._consume = consume
         self._last_step = after_step
-        self._every_seconds = every_seconds
-        self._position = (0, 0)  # inode, offset
+        self._every_seconds = every_seconds or self._tail.every_seconds
         self._waiting: list[Record] = []
         self._stop = threading.Event()
         self.error: Exception | None = None
@@ -94,29 +101,20 @@ class Follower:
         self._hand_over()
 
     def _hand_over(self) -> bool:
-        self._waiting += self._new_records()
-        if self._waiting:
-            try:
+        try:
+            self._waiting += self._new_records()
+            if self._waiting:
                 self._consume(self._waiting)
-            except Exception as error:
-                self.error = error
-                return False
-            self._waiting = []
+        except Exception as error:
+            self.error = error
+            return False
+        self._waiting = []
         self.error = None
         return True
 
     def _new_records(self) -> list[Record]:
-        try:
-            with self._path.open("rb") as file:
-                inode = os.fstat(file.fileno()).st_ino
-                # A worker that restarts replaces the file: read it anew; the step tells what was seen already.
-                offset = self._position[1] if inode == self._position[0] else 0
-                file.seek(offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
-        except FileNotFoundError:
-            return []
-        self._position = (inode, offset + len(whole) + len(newline))
-        records = [json.loads(line) for line in whole.splitlines()]
+        records = [json.loads(line) for line in self._tail.read().splitlines()]
+        # A worker that restarts begins the file anew: the step tells what was seen already.
         fresh = [record for record in records if record["step"] > self._last_step]
         if fresh:
             self._last_step = fresh[-1]["step"]

@@ -173,7 +173,8 @@ def open_corpus(folder: str, config: CorpusConfig | None = None) -> Corpus:
     config = config or CorpusConfig()
     folder = storage.absolute(folder)
     manifest = read_manifest(folder)
-    require(manifest is not None, f"no prepared corpus is at {folder}: run python jobs/prepare.py")
+    shown = storage.without_secrets(folder)
+    require(manifest is not None, f"no prepared corpus is at {shown}: run python jobs/prepare.py")
     assert manifest is not None
     sizes = storage.sizes_in(folder)
     for split in manifest["splits"].values():

@@ -1,5 +1,6 @@
 """The pictures a run leaves: its curves, and a map of the energy of every block."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def _curves(records: list[Record], path: Path, title: str) -> None:
     for axis in axes.flat:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _energy_map(records: list[Record], path: Path, title: str) -> None:
@@ -54,7 +55,13 @@ def _energy_map(records: list[Record], path: Path, title: str) -> None:
     axis.set_ylabel("block")
     axis.set_yticks(range(0, len(names), max(1, len(names) // 12)))
     figure.colorbar(image, label="energy: mean L2 norm of the residual stream")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    path.write_bytes(picture.getvalue())
 
 
 def _figure(rows: int, columns: int, title: str) -> tuple[Any, Any]:

@@ -77,7 +77,7 @@ def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEve
     fingerprint = fingerprint_of(source, config)
     folder = storage.join(storage.absolute(config.prepared), f"{source.slug}-{fingerprint[:12]}")
     if _matches(folder, config, on_event):
-        on_event(Event("note", f"{source.name}: already prepared in {folder}"))
+        on_event(Event("note", f"{source.name}: already prepared in {storage.without_secrets(folder)}"))
     else:
         contents = source.contents()
         storage.make_folder(folder)
@@ -142,7 +142,8 @@ def _make(
         left += [] if receipt else [task]
     total = sum(task.size for task in tasks)
     if receipts:
-        on_event(Event("note", f"continuing in {folder}: {len(receipts)} of {len(tasks)} parts are there"))
+        shown = storage.without_secrets(folder)
+        on_event(Event("note", f"continuing in {shown}: {len(receipts)} of {len(tasks)} parts are there"))
     count = total - sum(task.size for task in left)
     on_event(Event("progress", source.name, count, total))
     for receipt in _loop(left) if local else _ray(left, config):

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, how it is claimed, and how a later start finds it again.
+"""The folder of a run, on a disk or a URI: its name, how it is claimed, and how a later start finds it again.
 
 runs/NAME/
     config.json     preset, command and every option
@@ -11,7 +11,7 @@ runs/NAME/
 """
 
 import json
-import os
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 
 from h2q.config import UserError, require
 from pipeline.config import RunConfig
+from pipeline.location import locate, text_of, write_file
+from pipeline.storage import make_folder, remove, write_atomic
 
 
 @dataclass(frozen=True)
@@ -48,27 +50,25 @@ class RunFolder:
 
     def write(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file of the folder, atomically."""
-        beside = self.path / f"{name}.tmp"
-        beside.write_text(json.dumps(value, indent=1))
-        os.replace(beside, self.path / name)
+        write_file(self.path / name, json.dumps(value, indent=1).encode())
 
 
 def check_storage(storage: str) -> Path:
-    """The absolute storage folder, made if need be.
+    """The storage folder, made if need be: a path, or a URI that pyarrow knows.
 
     Raises: UserError if nothing can be written there.
     """
-    path = Path(storage).absolute()
+    place = locate(storage)
+    probe = text_of(place / f".write-{uuid.uuid4().hex}")
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
+        make_folder(text_of(place), "--storage")
+        write_atomic(probe, b"")
+        remove(probe)
+    except UserError as error:
         raise UserError(
-            f"storage must be a folder that can be written, got {path} ({error.strerror}): name another with --storage"
+            f"storage must be a folder that can be written, got {place} ({error}): name another with --storage"
         ) from error
-    return path
+    return place
 
 
 def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) -> RunFolder:
@@ -97,6 +97,6 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
         folder = RunFolder(storage / name)
         require(folder.read("config.json") is not None, f"no run {name} in {storage}: leave out --resume to start it")
         return folder
-    found = sorted(storage.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    found = sorted(storage.glob("*/config.json"), key=lambda path: (path.stat().st_mtime, path))
     require(bool(found), f"no run to resume in {storage}: leave out --resume to start one")
     return RunFolder(found[-1].parent)

@@ -9,6 +9,7 @@ from h2q.model import ByteModel
 from pipeline.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_folder, newest_valid, read_checkpoint
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.journal import read_journal
+from pipeline.location import locate
 from pipeline.run_folder import RunFolder
 
 
@@ -21,7 +22,7 @@ def find_run(reference: str, *, storage: str = "runs", tracking: TrackingConfig 
     runs = list_runs(storage)
     if reference in ("latest", "best") and runs:
         return runs[-1] if reference == "latest" else min(runs, key=best_bpb)
-    for folder in (RunFolder(Path(storage).absolute() / reference), RunFolder(Path(reference).absolute())):
+    for folder in (RunFolder(locate(storage) / reference), RunFolder(locate(reference))):
         if reference and folder.read("config.json") is not None:
             return folder
     for folder in runs:
@@ -33,13 +34,13 @@ def find_run(reference: str, *, storage: str = "runs", tracking: TrackingConfig 
     names = [folder.name for folder in runs]
     near = difflib.get_close_matches(reference, names, n=3, cutoff=0.3) or names[-3:]
     there = f"nearest: {', '.join(near)}" if near else "there are no runs"
-    raise UserError(f"no run is called {reference!r} in {Path(storage).absolute()} or in MLflow; {there}")
+    raise UserError(f"no run is called {reference!r} in {locate(storage)} or in MLflow; {there}")
 
 
 def list_runs(storage: str) -> list[RunFolder]:
     """The runs in a storage folder, in the order of their start."""
-    found = Path(storage).absolute().glob("*/config.json")
-    return [RunFolder(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    found = locate(storage).glob("*/config.json")
+    return [RunFolder(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime, path))]
 
 
 def best_bpb(folder: RunFolder) -> float:
@@ -111,5 +112,5 @@ def _tracked(reference: str, tracking: TrackingConfig) -> RunFolder | None:
         folder = client.get_run(run_id or "").data.tags.get(FOLDER_TAG)
     except MlflowException:
         return None
-    found = RunFolder(Path(folder)) if folder else None
+    found = RunFolder(locate(folder)) if folder else None
     return found if found and found.read("config.json") is not None else None

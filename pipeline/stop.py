@@ -1,14 +1,18 @@
-"""Ctrl-C and SIGTERM: a file in the run's folder, which the workers look for between two steps."""
+"""Ctrl-C and SIGTERM: a file in the run's folder, which the first worker looks for, wherever it runs."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
+
+from h2q.config import UserError
 
 _NAME = "stop"
+_SECONDS = 0.5
+"""Between two looks at the file: soon enough, and 2 requests a second where it lies on an object store."""
 
 
 class Stopping:
@@ -32,7 +36,8 @@ def stoppable(folder: Path) -> Iterator[Stopping]:
         if stopping.signal is not None:
             raise KeyboardInterrupt
         stopping.signal = number
-        (folder / _NAME).touch()
+        # In a thread: an object store may take its time, and the loop may be running in this one.
+        threading.Thread(target=(folder / _NAME).touch, daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield stopping  # signals are not ours to handle
@@ -43,12 +48,37 @@ def stoppable(folder: Path) -> Iterator[Stopping]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        (folder / _NAME).unlink(missing_ok=True)
+        with suppress(UserError):  # a store that is away: the next start removes it
+            (folder / _NAME).unlink(missing_ok=True)
 
 
-def stop_wanted(folder: Path) -> bool:
-    """Whether somebody has asked the run in this folder to stop."""
-    return (folder / _NAME).exists()
+class StopWatch:
+    """Looks for the file in a thread of its own: the loop asks at every step, and must not wait for a disk or a store.
+
+    Never wants a stop unless `active`: the first worker looks, and tells the others.
+    """
+
+    def __init__(self, folder: Path, *, active: bool = True) -> None:
+        self.wanted = False
+        """Whether somebody has asked the run in this folder to stop."""
+        self._file = folder / _NAME
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stop", daemon=True) if active else None
+
+    def __enter__(self) -> Self:
+        if self._thread:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self.wanted and not self._ended.wait(_SECONDS):
+            with suppress(UserError, OSError):  # a store that is away: asked again
+                self.wanted = self._file.exists()
 
 
 def interruptible(work: Callable[[], Any]) -> Any:

@@ -15,7 +15,7 @@ from h2q.config import UserError, require
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 _WHOLE_OBJECTS = ("s3", "gcs", "abfs")
 """Stores that show an object only once it is complete, and that cannot rename: there, the write itself is atomic."""
@@ -54,14 +54,21 @@ def join(folder: str, name: str) -> str:
     return f"{base.rstrip('/')}/{quote(name)}{mark}{query}"
 
 
+def parent(path: str) -> str:
+    """The folder that holds the last part of a path or URI."""
+    base, mark, query = path.partition("?") if is_uri(path) else (path, "", "")
+    return base.rstrip("/").rpartition("/")[0] + mark + query
+
+
 def base_name(path: str) -> str:
     """The last part of a path or URI."""
     return unquote(path.partition("?")[0]).rstrip("/").rpartition("/")[2] if is_uri(path) else Path(path).name
 
 
-def without_secrets(path: str) -> str:
-    """The path without the user and password that a URI may hold."""
-    return re.sub(r"://[^/@]*@", "://", path)
+def without_secrets(text: str) -> str:
+    """The text (a path, a URI, a command line) without the users, passwords, keys and tokens of the URIs in it."""
+    text = re.sub(r"://[^/@\s]*@", "://", text)
+    return re.sub(r"([?&][^=&\s]*(?:secret|token|password|key)[^=&\s]*)=[^&\s]*", r"\1=", text, flags=re.IGNORECASE)
 
 
 def local_path(path: str) -> str | None:
@@ -83,7 +90,10 @@ def filesystem(path: str) -> tuple["FileSystem", str]:
     try:
         return fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
-        raise UserError(f"cannot open {path}: {_first_line(error)}; give a path or a URI that pyarrow knows") from error
+        shown = without_secrets(path)
+        raise UserError(
+            f"cannot open {shown}: {_first_line(error)}; give a path or a URI that pyarrow knows"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -93,7 +103,7 @@ def opened(path: str) -> Iterator["NativeFile"]:
     try:
         file = where.open_input_file(inner)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
+        raise UserError(f"cannot read {without_secrets(path)}: {_first_line(error)}") from error
     with file:
         yield file
 
@@ -109,7 +119,7 @@ def read(path: str) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
+        raise UserError(f"cannot read {without_secrets(path)}: {_first_line(error)}") from error
 
 
 def write_atomic(path: str, data: Any) -> None:
@@ -127,10 +137,14 @@ def write_atomic(path: str, data: Any) -> None:
         target = inner if direct else f"{inner}.{uuid.uuid4().hex}.tmp"
         with where.open_output_stream(target) as file:
             file.write(data)
+        if where.type_name == "hdfs":  # its move does not replace
+            with contextlib.suppress(FileNotFoundError):
+                where.delete_file(inner)
         if not direct:
             where.move(target, inner)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {_first_line(error)}; choose a folder that can be written") from error
+        shown = without_secrets(path)
+        raise UserError(f"cannot write {shown}: {_first_line(error)}; choose a folder that can be written") from error
 
 
 def _write_local(path: Path, data: Any) -> None:
@@ -156,35 +170,68 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(path: str) -> None:
-    """Make the folder and its parents. Raises: UserError when that cannot be done."""
+def make_folder(path: str, option: str = "--corpus.prepared") -> None:
+    """Make the folder and its parents. Raises: UserError, naming the option, when that cannot be done."""
     where, inner = filesystem(path)
     try:
         if where.type_name not in _WHOLE_OBJECTS:
             where.create_dir(inner, recursive=True)
     except OSError as error:
-        raise UserError(
-            f"cannot make the folder {path}: {_first_line(error)}; choose another --corpus.prepared"
-        ) from error
+        shown = without_secrets(path)
+        raise UserError(f"cannot make the folder {shown}: {_first_line(error)}; choose another {option}") from error
 
 
 def remove(path: str) -> None:
-    """Delete the file if it is there."""
+    """Delete the file if it is there. Raises: UserError when that cannot be done."""
     where, inner = filesystem(path)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         where.delete_file(inner)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"cannot delete {without_secrets(path)}: {_first_line(error)}") from error
+
+
+def remove_folder(path: str) -> None:
+    """Delete the folder and all in it if it is there. Raises: UserError when that cannot be done."""
+    where, inner = filesystem(path)
+    try:
+        where.delete_dir(inner)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"cannot delete {without_secrets(path)}: {_first_line(error)}") from error
+
+
+def info(path: str) -> "FileInfo":
+    """What is at the path: type, size, time of change; of type NotFound for nothing. Raises: UserError."""
+    where, inner = filesystem(path)
+    try:
+        return where.get_file_info(inner)
+    except OSError as error:
+        raise UserError(f"cannot look at {without_secrets(path)}: {_first_line(error)}") from error
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the files and folders directly in the folder, sorted; none for no folder. Raises: UserError."""
+    return sorted(info.base_name for info in _infos_in(folder))
 
 
 def sizes_in(folder: str) -> dict[str, int]:
     """Name → bytes of the files directly in the folder, hidden ones too, by one listing; none for no folder."""
     from pyarrow import fs
 
+    return {info.base_name: info.size for info in _infos_in(folder) if info.type == fs.FileType.File}
+
+
+def _infos_in(folder: str) -> list["FileInfo"]:
+    from pyarrow import fs
+
     where, inner = filesystem(folder)
     try:
-        found = where.get_file_info(fs.FileSelector(inner, recursive=False, allow_not_found=True))
+        return where.get_file_info(fs.FileSelector(inner, recursive=False, allow_not_found=True))
     except OSError as error:
-        raise UserError(f"cannot list {folder}: {_first_line(error)}") from error
-    return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+        raise UserError(f"cannot list {without_secrets(folder)}: {_first_line(error)}") from error
 
 
 def find(pattern: str) -> list[Found]:
@@ -202,11 +249,12 @@ def find(pattern: str) -> list[Found]:
         if info.type == fs.FileType.File:
             return [Found(pattern, info.base_name, info.size, info.mtime_ns or 0)]
         require(
-            info.type == fs.FileType.Directory, f"nothing is at {root}: give --corpus.path an existing file or folder"
+            info.type == fs.FileType.Directory,
+            f"nothing is at {without_secrets(root)}: give --corpus.path an existing file or folder",
         )
         infos = where.get_file_info(fs.FileSelector(inner, recursive=True))
     except OSError as error:
-        raise UserError(f"cannot list {root}: {_first_line(error)}") from error
+        raise UserError(f"cannot list {without_secrets(root)}: {_first_line(error)}") from error
     found = []
     for info in infos:
         label = info.path[len(inner.rstrip("/")) + 1 :]
@@ -215,7 +263,8 @@ def find(pattern: str) -> list[Found]:
             found.append(Found(join(root, label), label, info.size, info.mtime_ns or 0))
     require(
         len(found) > 0,
-        f"no file is at {pattern}: give --corpus.path a file, a folder with files, or a glob that matches some",
+        f"no file is at {without_secrets(pattern)}: give --corpus.path a file, a folder with files, or a glob that "
+        "matches some",
     )
     return sorted(found, key=lambda file: file.label.encode("utf-8", "surrogateescape"))
 

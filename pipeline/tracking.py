@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 from h2q.config import UserError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.journal import Record
+from pipeline.location import on_disk
 from pipeline.run_folder import RunFolder
 
 LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
@@ -147,10 +148,12 @@ class MLflowRun:
         """Upload what the run left for people, and end the run (`status`: FINISHED, FAILED or KILLED)."""
         for name in ("config.json", "summary.json", "metrics.jsonl"):
             if (folder / name).exists():
-                self._client.log_artifact(self._id, str(folder / name))
+                with on_disk(folder / name) as path:
+                    self._client.log_artifact(self._id, str(path))
         for name in ("plots", "samples"):
             if (folder / name).exists():
-                self._client.log_artifacts(self._id, str(folder / name), name)
+                with on_disk(folder / name) as path:
+                    self._client.log_artifacts(self._id, str(path), name)
         self._client.set_terminated(self._id, status)
 
 

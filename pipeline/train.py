@@ -2,11 +2,12 @@
 
 import errno
 import os
-import shutil
+import tempfile
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -15,6 +16,8 @@ from pipeline.checkpoint import newest_valid
 from pipeline.config import RunConfig
 from pipeline.journal import Follower, read_journal
 from pipeline.lanes import Lanes
+from pipeline.location import locate
+from pipeline.nodes import check_nodes
 from pipeline.plots import draw
 from pipeline.precision import check_precision
 from pipeline.prepare import Corpus, prepare
@@ -22,6 +25,7 @@ from pipeline.progress import Progress
 from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
 from pipeline.session import Resources, find_resources, local_resources, quiet_ray, ray_session
 from pipeline.stop import Stopping, interruptible, stoppable
+from pipeline.storage import without_secrets
 from pipeline.summary import Summary, summarise
 from pipeline.tracking import Tracker, connect, versions
 
@@ -49,7 +53,10 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             progress.stage("preparing the corpus")
             corpus = prepare(config.corpus, local=config.local, on_event=progress.preparing)
             check_corpus(corpus, config)
+            if not config.local:
+                check_nodes(storage, locate(corpus.folder), resources)
             store = connecting.result()
+            config, command = public(config), without_secrets(command)
 
             if config.resume:
                 folder = find_folder(storage, config.name)
@@ -75,6 +82,19 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         summary = summarise(config, folder, corpus, records, tracker, preset, time.perf_counter() - began)
         end(tracker, folder, "FINISHED" if summary.status == "finished" else "KILLED", progress)
     return summary, folder, stopping
+
+
+def public(config: RunConfig) -> RunConfig:
+    """The config as it may be noted down and shown: without the passwords of its URIs."""
+    corpus, tracking = config.corpus, config.tracking
+    return replace(
+        config,
+        storage=without_secrets(config.storage),
+        corpus=replace(
+            corpus, path=corpus.path and without_secrets(corpus.path), prepared=without_secrets(corpus.prepared)
+        ),
+        tracking=replace(tracking, uri=tracking.uri and without_secrets(tracking.uri)),
+    )
 
 
 def check_corpus(corpus: Corpus, config: RunConfig) -> None:
@@ -128,8 +148,8 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
 
     order = {
         "config": config,
-        "folder": str(folder.path),
-        "corpus": corpus.folder,
+        "folder": folder.path,
+        "corpus": locate(corpus.folder),
         "use_gpu": resources.gpu,
         "threads": resources.threads,
         "about": {"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},
@@ -137,8 +157,9 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     # Whoever waits for a worker that hangs, waits so long: Ray's controller, `report`, the collectives of torch.
     for waiting in ("WORKER_HEALTH_CHECK", "COLLECTIVE"):
         os.environ[f"RAY_TRAIN_{waiting}_TIMEOUT_S"] = str(config.timeout)
-    # What Ray notes of a run is of no use to us (it cannot resume from a damaged note): a new place for each start.
-    notes = folder.path / "ray"
+    # What Ray notes of a run is of no use to us (it cannot resume from a damaged note): a place for the time being.
+    # Only its controller writes there, and Ray keeps that on this node.
+    notes = tempfile.TemporaryDirectory(prefix="h2q-ray-")
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config=order,
@@ -150,7 +171,7 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         ),
         run_config=ray.train.RunConfig(
             name=f"{time.time_ns()}",
-            storage_path=str(notes),
+            storage_path=notes.name,
             failure_config=ray.train.FailureConfig(max_failures=config.retries),
         ),
     )
@@ -168,13 +189,14 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
                     f"storage must have room for checkpoints, but {folder.path} is full: free space there, then "
                     f"continue with --resume --name {folder.name}; what was saved is whole"
                 ) from error
-        (folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+        with suppress(UserError):  # a store that is away
+            (folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
         raise TrainingFailed(
             f"{type(failures[0]).__name__}: {_last_line(failures[0])} (all of it in {folder.path / 'error.txt'}; "
             f"continue with --resume --name {folder.name})"
         ) from error
     finally:
-        shutil.rmtree(notes, ignore_errors=True)
+        notes.cleanup()
 
 
 def end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) -> None:

@@ -18,6 +18,8 @@ from pipeline.config import RunConfig
 from pipeline.evaluate import bits_per_byte
 from pipeline.journal import Journal
 from pipeline.lanes import Lanes
+from pipeline.location import text_of
+from pipeline.nodes import check_here
 from pipeline.optimizer import build_optimizer, learning_rate, set_learning_rate
 from pipeline.place import Place, find_place
 from pipeline.precision import Autocast, setup_precision
@@ -26,24 +28,25 @@ from pipeline.prepare import Corpus, open_corpus
 from pipeline.samples import write_sample
 from pipeline.state import Diverged, Trainee, mean_bits, scalars
 from pipeline.step import optimizer_step
-from pipeline.stop import stop_wanted
+from pipeline.stop import StopWatch
 from pipeline.stopwatch import Stopwatch
 
 
 def train_loop_per_worker(order: dict[str, Any]) -> None:
     """Train a run to its last step; where it diverges, again from the last checkpoint with half the learning rate.
 
-    `order` holds `config` (RunConfig), `folder` (of the run), `corpus` (folder of the prepared corpus), `use_gpu`,
-    `threads` (of the CPU, or None) and `about` (what every checkpoint says of its origin).
+    `order` holds `config` (RunConfig), `folder` (of the run), `corpus` (folder of the prepared corpus; both as `locate`
+    gives them), `use_gpu`, `threads` (of the CPU, or None) and `about` (what every checkpoint says of its origin).
     Raises: UserError if it diverges more often than `training.rollback_limit`.
     """
     config: RunConfig = order["config"]
     place = find_place(use_gpu=order["use_gpu"], threads=order["threads"])
     autocast = setup_precision(config.precision, place.device)
-    corpus = open_corpus(order["corpus"], config.corpus)
+    check_here(order["folder"], order["corpus"])
+    corpus = open_corpus(text_of(order["corpus"]), config.corpus)
     for rollbacks in range(config.training.rollback_limit + 1):
         try:
-            return train(config, Path(order["folder"]), corpus, place, autocast, order["about"], rollbacks)
+            return train(config, order["folder"], corpus, place, autocast, order["about"], rollbacks)
         except Diverged as error:
             diverged = error
     raise UserError(
@@ -80,14 +83,15 @@ def train(
     )
     with (
         Journal(folder / "metrics.jsonl", first_step=start, active=place.first) as journal,
-        CheckpointWriter(folder / "checkpoints", keep=training.keep, active=place.first) as writer,
+        CheckpointWriter(folder / "checkpoints", keep=training.keep, before=journal.sync, active=place.first) as writer,
+        StopWatch(folder, active=place.first) as stop,
         Prefetch(lanes, world_rank=place.rank, world_size=place.size, device=place.device) as batches,
     ):
         for step in range(start, training.steps + 1):
             state.step, last, fresh = step, step == training.steps, step > start
             logging = step % training.log_every == 0
             # Several workers must agree, which costs an exchange: only where one is due anyway.
-            stopping = (logging or place.size == 1) and place.any(stop_wanted(folder))
+            stopping = (logging or place.size == 1) and place.any(stop.wanted)
 
             with clock.paused():
                 improved = False
@@ -100,7 +104,6 @@ def train(
                 if fresh and (last or improved or stopping or step % training.save_every == 0):
                     trainee.note(place.means(losses))
                     state.seconds = clock.seconds
-                    journal.sync()
                     writer.write(trainee)
                     ray.train.report({"step": step, **state.record})
             if stopping:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from h2q.config import UserError
-from pipeline import checkpoint
+from pipeline import location
 from pipeline.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -86,14 +86,14 @@ def test_none_at_all_is_no_error_but_only_damaged_ones_are(tmp_path: Path) -> No
 
 def test_a_write_that_fails_leaves_nothing_and_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path, example(1))
-    real = checkpoint._write_durably
+    real = location._write_durably
 
     def disk_full(path: Path, content: bytes) -> None:
         if path.name == "state.json":
             raise OSError(28, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write_durably", disk_full)
+    monkeypatch.setattr(location, "_write_durably", disk_full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path, example(2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]

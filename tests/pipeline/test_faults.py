@@ -129,10 +129,7 @@ def test_a_killed_controller_or_driver_costs_one_more_start(
     if victim == "TrainController":
         assert process.returncode == 1 and complaints.startswith("error: training failed"), complaints
         assert len(complaints.strip().splitlines()) == 1
-    # What Ray noted of the run is not needed: its snapshot may be cut short, the folders that it lists gone.
-    for note in [*(folder.path / "ray").rglob("*")]:
-        if note.is_file():
-            note.write_bytes(note.read_bytes()[:10])
+    assert not (folder.path / "ray").exists(), "what Ray noted of the run cannot matter: it lies nowhere"
     process = start(replace(config, resume=True, local=True), tmp_path)
     _, complaints = process.communicate()
     assert process.returncode == 0, complaints
