@@ -126,6 +126,18 @@ class TrackingConfig(FromDict):
     """MLflow experiment."""
     enabled: bool = True
     """Track at all."""
+    register: str | None = None
+    """Register the best model of a finished run under this name in MLflow's model registry."""
+
+    def __post_init__(self) -> None:
+        name = self.register
+        require(
+            name is None or (bool(name.strip()) and not set(name) & set("/:'\"")),
+            f"tracking.register must be a name without / : or quotes, got {name!r}",
+        )
+        require(
+            name is None or self.enabled, f"tracking.register {name} needs tracking: leave out --tracking.no-enabled"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ class MLflowStore:
         # Its own defaults would block for four minutes on a server that is away; records wait in the journal.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
@@ -78,7 +79,7 @@ class MLflowStore:
             self.experiment_id = self._experiment(config.experiment)
         except MlflowException as error:
             raise UserError(
-                f"tracking.uri must be an MLflow store that works, got {self.uri} ({_first_line(error)}): start it, "
+                f"tracking.uri must be an MLflow store that works, got {self.uri} ({first_line(error)}): start it, "
                 "name another with --tracking.uri, or train with --tracking.no-enabled"
             ) from error
 
@@ -179,9 +180,14 @@ def ui_command(uri: str) -> str | None:
     """The one command that starts MLflow's UI on this store; None for a server, which shows itself."""
     if urlparse(uri).scheme in ("http", "https"):
         return None
+    return f"{mlflow_program()} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def mlflow_program() -> str:
+    """What a shell must be told to start the mlflow of this Python."""
     beside = Path(sys.executable).with_name("mlflow")
     on_path = shutil.which("mlflow") == str(beside) or not beside.exists()
-    return f"{'mlflow' if on_path else shlex.quote(str(beside))} ui --backend-store-uri {shlex.quote(uri)}"
+    return "mlflow" if on_path else shlex.quote(str(beside))
 
 
 def ui_address(uri: str, experiment_id: str) -> str:
@@ -225,5 +231,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return str(error).strip().splitlines()[0]

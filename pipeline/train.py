@@ -22,12 +22,13 @@ from pipeline.plots import draw
 from pipeline.precision import check_precision
 from pipeline.prepare import Corpus, prepare
 from pipeline.progress import Progress
+from pipeline.registry import register, serve_command
 from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
 from pipeline.session import Resources, find_resources, local_resources, quiet_ray, ray_session
 from pipeline.stop import Stopping, interruptible, stoppable
 from pipeline.storage import without_secrets
 from pipeline.summary import Summary, summarise
-from pipeline.tracking import Tracker, connect, versions
+from pipeline.tracking import MLflowStore, NullTracker, Tracker, connect, versions
 
 
 class TrainingFailed(Exception):
@@ -81,6 +82,8 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         draw(records, folder.path / "plots", folder.name)
         summary = summarise(config, folder, corpus, records, tracker, preset, time.perf_counter() - began)
         end(tracker, folder, "FINISHED" if summary.status == "finished" else "KILLED", progress)
+        if config.tracking.register and summary.status == "finished":
+            publish(store, tracker, folder, config.tracking.register, progress)
     return summary, folder, stopping
 
 
@@ -210,6 +213,24 @@ def end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) ->
             f"MLflow did not take all of the run ({type(error).__name__}): it is in {folder.journal}; send it with "
             f"--resume --name {folder.name} when {tracker.uri} answers"
         )
+
+
+def publish(
+    store: MLflowStore | NullTracker, tracker: Tracker, folder: RunFolder, name: str, progress: Progress
+) -> None:
+    """Register the run's model; a registry that is away does not spoil a training that went well."""
+    assert isinstance(store, MLflowStore) and tracker.run_id, "the config asks for tracking where it asks to register"
+    progress.stage("registering")
+    try:
+        version = register(folder, name, store, tracker.run_id)
+    except Exception as error:
+        progress.say(
+            f"not registered as {name} ({_last_line(error)}): try again with --resume --name {folder.name} "
+            f"--tracking.register {name}"
+        )
+    else:
+        progress.say(f"registered as models:/{name}/{version}; serve it with")
+        progress.say(serve_command(store.uri, name, version))
 
 
 def _last_line(error: BaseException) -> str:
