@@ -59,6 +59,8 @@ class ModelConfig(FromDict):
     init: Literal["unit", "published"] = "unit"
     """`unit`: every layer starts with unit gain and what writes to the residual at zero; `published`: Haar-orthogonal
     components and factors times (r+1)^-1/2, whose activations explode with depth."""
+    positions: Literal["sinusoids", "random"] = "sinusoids"
+    """How learned positions start: as sinusoids, which tell near from far at once, or drawn at random (published)."""
     final_norm: bool = True
     """LayerNorm before the head (the published models have none)."""
     ffn_expansion: int = 1

@@ -4,6 +4,8 @@ Shapes: `B` lanes, `T` bytes of context, `D` width of the residual stream, `V` a
 Kronecker product, `s = S / 4`.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -121,7 +123,11 @@ def initialise(model: ByteModel) -> None:
     config = model.config
     unit = config.init == "unit"
     nn.init.normal_(model.token_emb.weight, std=EMBEDDING_STD if unit else 1.0)
-    nn.init.normal_(model.pos_emb, std=EMBEDDING_STD)
+    if config.positions == "sinusoids":
+        code = sinusoids(config.seq_len, config.width) * (EMBEDDING_STD * 2**0.5)  # As strong as the bytes beside it.
+        model.pos_emb.copy_(code.repeat(1, config.dim // config.width))
+    else:
+        nn.init.normal_(model.pos_emb, std=EMBEDDING_STD)
     if not config.tied_embeddings:
         model.head.reset_parameters()
     nn.init.zeros_(model.head.bias)
@@ -147,6 +153,15 @@ def _initialise_factors(layer: HamiltonLinear, config: ModelConfig, gain: float)
     else:
         for rank, factor in enumerate(active):
             nn.init.orthogonal_(factor, gain=(rank + 1) ** -0.5)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Positions as sines and cosines, (T, D), of frequencies that fall geometrically from one radian a byte to half a
+    turn a window. Vaswani et al., "Attention is all you need" (2017), section 3.5, with wavelengths that fit."""
+    pairs = -(-width // 2)
+    frequencies = (math.pi / length) ** (torch.arange(pairs) / max(1, pairs - 1))
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
 
 
 def component(config: ModelConfig, rank: int, generator: torch.Generator | None = None) -> Tensor:

@@ -118,6 +118,7 @@ def _read_config(renamed: Mapping[str, Tensor], *, h2q: bool, published: Mapping
         halves=h2q,
         phase_rotation=h2q,
         init="published",
+        positions="random",
         final_norm=False,
         tied_embeddings=False,
         dropout=published.get("dropout_rate", 0.1),

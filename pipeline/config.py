@@ -216,6 +216,7 @@ class RunConfig(FromDict):
 
 _PUBLISHED_H2Q = ModelConfig(
     init="published",
+    positions="random",
     final_norm=False,
     tied_embeddings=False,
 )
@@ -223,7 +224,16 @@ _PUBLISHED_H2Q = ModelConfig(
 PRESETS: dict[str, RunConfig] = {
     "laptop": RunConfig(
         model=ModelConfig(dim=256, depth=4, heads=4, factor=32, fixed_rank=4, dropout=0.0),
-        training=TrainingConfig(steps=450, learning_rate=3e-3, warmup=50, evaluate_every=225, save_every=225),
+        training=TrainingConfig(
+            steps=1350,
+            lanes=8,
+            learning_rate=3e-3,
+            factor_lr=0.5,
+            warmup=50,
+            log_every=30,
+            evaluate_every=450,
+            save_every=450,
+        ),
     ),
     "h2q": RunConfig(training=TrainingConfig(steps=200_000, warmup=1000)),
     "qrlm": RunConfig(

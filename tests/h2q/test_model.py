@@ -183,3 +183,19 @@ def test_dense_feed_forward_layers_may_widen_and_start_with_unit_gain(expansion:
     assert widening.shape == (expansion * 32, 32) and narrowing.shape == (32, expansion * 32)
     assert widening.std().item() == pytest.approx(32**-0.5, rel=0.1)
     assert model(torch.randint(256, (2, 16))).shape == (2, 16, 256)
+
+
+@pytest.mark.parametrize("changes", [{}, {"halves": False}, {"halves": False, "dim": 62, "kind": "dense"}])
+def test_positions_start_as_sinusoids_that_tell_near_from_far(changes):
+    torch.manual_seed(0)
+    config = small(**{"seq_len": 128, "phase_rotation": False, **changes})
+    model = ByteModel(config)
+    code = model.pos_emb.detach()[0]
+    assert code.square().mean().sqrt().item() == pytest.approx(model.token_emb.weight.std().item(), rel=0.1)
+    for part in code.split(config.width, dim=1):
+        assert torch.equal(part, code[:, : config.width]), "each half, read alone, knows where it is"
+    alike = code @ code.T / code[0].square().sum()
+    near, far = alike.diagonal(1), alike.diagonal(100)
+    assert near.min() > far.max() and alike.fill_diagonal_(0).max() < 0.99
+    drawn = ByteModel(small(**{"seq_len": 128, "phase_rotation": False, **changes}, positions="random")).pos_emb
+    assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
