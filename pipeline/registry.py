@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from h2q.config import UserError
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
+from pipeline.location import on_disk
 from pipeline.run_folder import RunFolder
 from pipeline.runs import load_checkpoint
 from pipeline.tracking import MLflowStore, first_line, mlflow_program
@@ -73,7 +74,7 @@ def _log(folder: RunFolder, checkpoint: Checkpoint, path: Path, store: MLflowSto
     experiment = client.get_run(run_id).info.experiment_id
     parameters = {key: str(value) for key, value in config.model.to_dict().items()}
     model = client.create_logged_model(experiment, folder.name, run_id, params=parameters)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, on_disk(path / "model.safetensors") as weights:
         described, local = Path(scratch) / "config.json", Path(scratch) / "model"
         described.write_text(json.dumps(config.model.to_dict(), indent=1))
         here = Path(__file__).parent
@@ -83,7 +84,7 @@ def _log(folder: RunFolder, checkpoint: Checkpoint, path: Path, store: MLflowSto
             local,
             python_model=here / "served.py",
             code_paths=[str(code)],
-            artifacts={"config": str(described), "weights": str(path / "model.safetensors")},
+            artifacts={"config": str(described), "weights": str(weights)},
             pip_requirements=[f"{library}=={version(library).partition('+')[0]}" for library in NEEDS],
             signature=_signature(),
             input_example=({"prompt": "The "}, {"length": 100}),

@@ -1,5 +1,6 @@
 """MLflow: one training is one run, however often it is resumed."""
 
+import json
 import logging
 import os
 import platform
@@ -7,22 +8,40 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
 from h2q.config import UserError
-from pipeline.config import RunConfig, TrackingConfig
+from pipeline import view
+from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
 from pipeline.journal import Record
 from pipeline.location import on_disk
 from pipeline.run_folder import RunFolder
+from pipeline.storage import without_secrets
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
 FOLDER_TAG = "run_folder"
 """Tag of an MLflow run: where its folder is."""
 
 _SQLITE = "sqlite:///"
+_ELSEWHERE = ("name", "storage", "resume", "verbose", "tracking.", "corpus.prepared", "corpus.cache")
+_ABOUT = """Byte-level language models, trained by `python jobs/train.py`.
+
+* `validation/bpb`, `test/bpb`: bits per byte of the whole split, lower is better; comparable on one corpus only (the
+  dataset of a run). `train/bpb`: mean over the steps since the last record.
+* `energy/block_NN`: mean L2 norm of the residual stream behind each block. `growth/rank`: active Kronecker terms.
+* `system/…`: load of the machine that started the run.
+
+Side by side, with the fields in which runs differ: `python jobs/compare.py --experiment NAME`.
+"""
 _METRICS, _PARAMETERS = 1000, 100  # that MLflow takes in one request
 
 
@@ -36,6 +55,8 @@ class Tracker(Protocol):
     """The newest step that was logged already, -1 if none."""
 
     def log(self, records: list[Record]) -> None: ...
+
+    def watch(self) -> AbstractContextManager[None]: ...
 
     def finish(self, folder: Path, status: str) -> None: ...
 
@@ -54,8 +75,46 @@ class NullTracker:
     def log(self, records: list[Record]) -> None:
         pass
 
+    def watch(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def finish(self, folder: Path, status: str) -> None:
         pass
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """A client that is quiet, and that gives up soon on a server that is away.
+
+    MLflow's own defaults would block for four minutes; records wait in the journal meanwhile.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.tracking import MlflowClient
+
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    return MlflowClient(uri)
+
+
+def reading_client(config: TrackingConfig) -> "MlflowClient | None":
+    """A client for looking at the store; None where there is none yet: looking must not make one.
+
+    Raises: UserError if it does not answer.
+    """
+    uri = tracking_uri(config)
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
+        return None
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = open_client(uri)
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise UserError(
+            f"the MLflow store {uri} does not answer ({first_line(error)}): start it, or name another"
+        ) from error
+    return client
 
 
 class MLflowStore:
@@ -64,18 +123,10 @@ class MLflowStore:
     def __init__(self, config: TrackingConfig) -> None:
         """Raises: UserError if the store does not answer."""
         self.uri = tracking_uri(config)
-        # Its own defaults would block for four minutes on a server that is away; records wait in the journal.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-
-        for library in ("mlflow", "alembic"):
-            logging.getLogger(library).setLevel(logging.ERROR)
 
         try:
-            self.client = MlflowClient(self.uri)
+            self.client = open_client(self.uri)
             self.experiment_id = self._experiment(config.experiment)
         except MlflowException as error:
             raise UserError(
@@ -93,12 +144,15 @@ class MLflowStore:
         tags = run_tags(corpus, corpus_sha256, command, preset) | {FOLDER_TAG: str(folder.path)}
         run = self.client.create_run(self.experiment_id, run_name=folder.name, tags=tags)
         folder.write("mlflow.json", {"tracking_uri": self.uri, "run_id": run.info.run_id})
-        self._log_parameters(run.info.run_id, flatten(config.to_dict()))
+        self._log_parameters(run.info.run_id, parameters(config.to_dict()))
+        self._log_corpus(run.info.run_id, config.corpus, corpus, corpus_sha256)
         return MLflowRun(self, run.info.run_id)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            if found.tags.get(view.TAG) != view.view_state():
+                self.client.set_experiment_tag(found.experiment_id, view.TAG, view.view_state())
             return found.experiment_id
         # Artifacts lie beside the database; a server decides for itself.
         local = self.uri.startswith(_SQLITE)
@@ -106,9 +160,22 @@ class MLflowStore:
         return self.client.create_experiment(
             name,
             artifact_location=place.as_uri() if place else None,
-            # Or the UI would take it for one of generative AI, and open without a run in sight.
-            tags={"mlflow.experimentKind": "custom_model_development"},
+            tags={
+                # Or the UI would take it for one of generative AI, and open without a run in sight.
+                "mlflow.experimentKind": "custom_model_development",
+                "mlflow.note.content": _ABOUT,
+                view.TAG: view.view_state(),
+            },
         )
+
+    def _log_corpus(self, run_id: str, config: CorpusConfig, name: str, sha256: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = {"source": config.source, "path": config.path, "hub": config.hub}
+        given = {key: without_secrets(value) for key, value in source.items() if value is not None}
+        dataset = Dataset(name=name, digest=sha256[:16], source_type="h2q corpus", source=json.dumps(given))
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
     def _log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -145,8 +212,24 @@ class MLflowRun:
             self._client.log_batch(self._id, metrics=metrics[start : start + _METRICS])
         self.last_step = max([self.last_step, *(record["step"] for record in records)])
 
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Inside, the load of this machine is logged as system/…, by MLflow's own monitor, a sample each 10 s.
+
+        Its steps are samples and go on where an earlier start of the run left off.
+        """
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self._id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
     def finish(self, folder: Path, status: str) -> None:
         """Upload what the run left for people, and end the run (`status`: FINISHED, FAILED or KILLED)."""
+        self._log_size(folder / "summary.json")
         for name in ("config.json", "summary.json", "metrics.jsonl"):
             if (folder / name).exists():
                 with on_disk(folder / name) as path:
@@ -156,6 +239,19 @@ class MLflowRun:
                 with on_disk(folder / name) as path:
                     self._client.log_artifacts(self._id, str(path), name)
         self._client.set_terminated(self._id, status)
+
+    def _log_size(self, path: Path) -> None:
+        """What a list of runs is sorted by and no record holds; once for each step at which the run has ended."""
+        from mlflow.entities import Metric
+
+        if not path.exists():
+            return
+        summary = json.loads(path.read_text())
+        known = self._client.get_metric_history(self._id, "bytes_seen")
+        if all(metric.step != summary["steps"] for metric in known):
+            now, step = int(time.time() * 1000), summary["steps"]
+            named = [Metric(name, summary[name], now, step) for name in ("parameters", "bytes_seen", "seconds")]
+            self._client.log_batch(self._id, metrics=named)
 
 
 def connect(config: TrackingConfig) -> MLflowStore | NullTracker:
@@ -193,7 +289,9 @@ def mlflow_program() -> str:
 def ui_address(uri: str, experiment_id: str) -> str:
     """The page that shows the experiment's runs with their curves side by side, under `ui_command` or on the server."""
     root = uri.rstrip("/") if urlparse(uri).scheme in ("http", "https") else "http://127.0.0.1:5000"
-    return f"{root}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
+    # Without the first word the menu beside the runs would be the one for generative AI.
+    shown = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={view.KEY}"
+    return f"{root}/#/experiments/{experiment_id}/runs?{shown}"
 
 
 def run_tags(corpus: str, corpus_sha256: str, command: str, preset: str) -> dict[str, str]:
@@ -221,6 +319,11 @@ def git_commit() -> str | None:
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or None
+
+
+def parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """The options that decide what a run computes, by their path; not where it lies or how it is watched."""
+    return {name: value for name, value in flatten(config).items() if not name.startswith(_ELSEWHERE)}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

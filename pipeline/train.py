@@ -70,6 +70,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             try:
                 with (
                     stoppable(folder.path) as stopping,
+                    tracker.watch(),
                     Follower(folder.journal, progress.show),
                     Follower(folder.journal, tracker.log, after_step=tracker.last_step),
                 ):

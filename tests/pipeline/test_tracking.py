@@ -1,6 +1,8 @@
 """Tracking: one store, found where the user means it; one run per training."""
 
+import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from h2q.config import UserError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.run_folder import RunFolder
-from pipeline.tracking import NullTracker, connect, flatten, tracking_uri, ui_address, ui_command
+from pipeline.tracking import MLflowStore, NullTracker, connect, flatten, tracking_uri, ui_address, ui_command
 
 
 def test_the_option_comes_before_the_environment_before_the_working_directory(
@@ -62,3 +64,65 @@ def test_the_ui_command_is_for_the_store() -> None:
     assert Path(command.split()[0]).exists() or shutil.which("mlflow") == shutil.which(command.split()[0])
     assert ui_command("http://tracker:5000") is None
     assert ui_address("http://tracker:5000/", "7").startswith("http://tracker:5000/#/experiments/7/runs")
+
+
+def test_the_link_opens_the_columns_and_charts_that_matter(tmp_path: Path) -> None:
+    store = connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="an experiment"))
+    assert isinstance(store, MLflowStore)
+    key = ui_address(store.uri, store.experiment_id).partition("viewStateShareKey=")[2]
+    state = json.loads(store.client.get_experiment(store.experiment_id).tags[f"mlflow.sharedViewState.{key}"])
+    assert {"metrics.`validation/bpb`", "metrics.`test/bpb`", "params.`model.fixed_rank`"} <= set(
+        state["selectedColumns"]
+    )
+    sections = [section["name"] for section in state["compareRunSections"]]
+    assert sections.index("bits per byte") < sections.index("growth") < sections.index("energy")
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} <= {
+        section["uuid"] for section in state["compareRunSections"]
+    }
+    # A store that an older version has made gets the view too; what its user wrote is left alone.
+    store.client.set_experiment_tag(store.experiment_id, "mlflow.note.content", "mine")
+    store.client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{key}", "{}")
+    again = MLflowStore(TrackingConfig(uri=store.uri, experiment="an experiment"))
+    tags = again.client.get_experiment(store.experiment_id).tags
+    assert json.loads(tags[f"mlflow.sharedViewState.{key}"]) == state and tags["mlflow.note.content"] == "mine"
+
+
+def test_the_load_of_the_machine_goes_on_where_it_left_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    path = tmp_path / "one"
+    path.mkdir()
+    store = connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    assert isinstance(store, MLflowStore)
+    for logged in (2, 4):
+        run = store.run(RunFolder(path), RunConfig(), "a corpus", "0" * 64, "a command", "laptop")
+        assert run.run_id
+
+        def steps(run_id: str = run.run_id) -> list[int]:
+            history = store.client.get_metric_history(run_id, "system/cpu_utilization_percentage")
+            return [metric.step for metric in history]
+
+        with run.watch():
+            while len(steps()) < logged:
+                time.sleep(0.05)
+        run.finish(path, "FINISHED")
+        assert steps() == list(range(len(steps())))
+
+
+def test_a_run_says_what_it_was_trained_on_and_how_large_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    path.mkdir()
+    store = connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    assert isinstance(store, MLflowStore)
+    folder = RunFolder(path)
+    for steps in (5, 5, 9):  # ended, resumed without a step to do, resumed for more
+        run = store.run(folder, RunConfig(), "a corpus", "0123456789abcdef" * 4, "a command", "laptop")
+        folder.write("summary.json", {"steps": steps, "parameters": 7, "bytes_seen": 100 * steps, "seconds": 1.5})
+        run.finish(path, "FINISHED")
+    assert run.run_id
+    inputs = store.client.get_run(run.run_id).inputs
+    [dataset] = inputs.dataset_inputs if inputs else []
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("a corpus", "0123456789abcdef")
+    seen = store.client.get_metric_history(run.run_id, "bytes_seen")
+    assert [(metric.step, metric.value) for metric in seen] == [(5, 500), (9, 900)]
+    params = store.client.get_run(run.run_id).data.params
+    assert params["model.dim"] == "768" and not {"storage", "tracking.uri", "corpus.cache"} & set(params)
