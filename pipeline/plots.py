@@ -21,7 +21,7 @@ def series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
 
 
 def _curves(records: list[Record], path: Path, title: str) -> None:
-    figure, axes = _figure(2, 2, title)
+    figure, axes = new_figure(2, 2, title)
     bpb, gradient, rate, speed = axes.flat
     for name, style in (("train/bpb", "-"), ("validation/bpb", "o-"), ("test/bpb", "*")):
         bpb.plot(*series(records, name), style, label=name, markersize=8 if style == "*" else 4)
@@ -45,7 +45,7 @@ def _energy_map(records: list[Record], path: Path, title: str) -> None:
     names = sorted({name for record in records for name in record if name.startswith("energy/")})
     if not names:
         return
-    figure, axes = _figure(1, 1, title)
+    figure, axes = new_figure(1, 1, title)
     axis = axes[0, 0]
     steps, _ = series(records, names[0])
     image = axis.pcolormesh(
@@ -64,10 +64,11 @@ def _save(figure: Any, path: Path) -> None:
     path.write_bytes(picture.getvalue())
 
 
-def _figure(rows: int, columns: int, title: str) -> tuple[Any, Any]:
-    # A Figure of its own, without pyplot: no global state, no display needed.
+def new_figure(rows: int, columns: int, title: str | None) -> tuple[Any, Any]:
+    """A figure and its axes (rows, columns), without pyplot: no global state, no display needed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * columns, 3.5 * rows), layout="constrained")
-    figure.suptitle(title)
+    if title:
+        figure.suptitle(title)
     return figure, figure.subplots(rows, columns, squeeze=False)

@@ -1,0 +1,87 @@
+"""Compare runs: `python jobs/compare.py RUN …` or `--experiment NAME [--last N]`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from h2q.config import UserError, require
+from pipeline.cli import parse, run
+
+PROG = "python jobs/compare.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Runs side by side: the fields in which they differ, their results, their curves in one picture."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Runs: names, folders, MLflow run ids, registered models, `latest`, `best`."""
+    experiment: str | None = None
+    """Instead of RUN …: the newest runs of this MLflow experiment, best first."""
+    last: int = 20
+    """How many runs of the experiment."""
+    plot: str = "comparison.png"
+    """File for the picture of the curves."""
+    html: str | None = None
+    """File for one page with table, picture and samples, which needs nothing beside it."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    storage: str = "runs"
+    """Folder that holds the folders of runs."""
+    tracking_uri: str | None = None
+    """MLflow tracking URI. None: MLFLOW_TRACKING_URI if set, else sqlite:///<working directory>/mlflow.db."""
+
+    def __post_init__(self) -> None:
+        require(self.last >= 1, f"last must be at least 1 run, got {self.last}")
+        require(
+            not (self.runs and self.experiment),
+            f"name runs or an experiment, not both, got {' '.join(self.runs)} and --experiment {self.experiment}",
+        )
+
+
+def main(args: Sequence[str]) -> int:
+    options = parse(CompareOptions, args, default=CompareOptions(), prog=f"{PROG} RUN …")
+    require(bool(options.runs or options.experiment), f"name runs, {PROG} RUN …, or an experiment: --experiment NAME")
+    for path in (options.plot, options.html):
+        require(
+            path is None or Path(path).absolute().parent.is_dir(),
+            f"the folder of {path} does not exist: make it, or name another file",
+        )
+    from rich.console import Console
+
+    from pipeline.compare import compare, experiment_runs, find_runs
+    from pipeline.compare_page import picture, table, write_page
+    from pipeline.config import TrackingConfig
+
+    tracking = TrackingConfig(uri=options.tracking_uri)
+    if options.experiment:
+        runs = experiment_runs(options.experiment, options.last, tracking)
+    else:
+        runs = find_runs(options.runs, storage=options.storage, tracking=tracking)
+    comparison = compare(runs)
+    png = picture(comparison)
+    try:
+        Path(options.plot).write_bytes(png)
+        if options.html:
+            write_page(comparison, png, Path(options.html))
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}; name another file") from error
+    if options.json:
+        json.dump(comparison.to_dict(), sys.stdout, indent=1)
+        print()
+        return 0
+    console = Console()
+    console.print(table(comparison))
+    for line in (*comparison.notes, f"curves: {Path(options.plot).absolute()}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if options.html:
+        console.print(f"page: {Path(options.html).absolute()}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,73 @@
+"""The command line of comparing, as its user types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the job in the folder, as a user does."""
+    command = [sys.executable, str(ROOT / "jobs" / "compare.py"), *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two runs were trained by the training job, `first` and `second`."""
+    path = tmp_path_factory.mktemp("compare")
+    (path / "text.txt").write_text(
+        "".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(900))
+    )
+    tiny = (
+        "--local --corpus.path text.txt --model.dim 32 --model.depth 2 --model.heads 2 --model.factor 4 "
+        "--model.fixed-rank 2 --model.seq-len 16 --training.lanes 4 --training.steps 4 --training.log-every 2 "
+        "--training.evaluate-every 2 --training.save-every 4"
+    )
+    for seed, name in enumerate(("first", "second")):
+        command = [sys.executable, str(ROOT / "jobs" / "train.py"), *tiny.split(), "--name", name]
+        subprocess.run([*command, "--training.seed", str(seed)], cwd=path, capture_output=True, timeout=240, check=True)
+    return path
+
+
+def test_runs_side_by_side(folder: Path) -> None:
+    done = job(folder, "first", "runs/second", "--html", "page.html", "--plot", "curves.png")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    for word in ("first", "second", "training.seed", "validation bpb", "test bpb", "parameters", "bytes/s"):
+        assert word in done.stdout
+    assert "model.dim" not in done.stdout, "what is the same in all runs is left out"
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in (folder / "page.html").read_text()
+
+
+def test_an_experiment_as_json(folder: Path) -> None:
+    done = job(folder, "--experiment", "h2q", "--json")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    told = json.loads(done.stdout)
+    assert sorted(run["name"] for run in told["runs"]) == ["first", "second"]
+    assert told["differences"] == {"training.seed": [run["fields"]["training.seed"] for run in told["runs"]]}
+    for run in told["runs"]:
+        summary = json.loads((folder / "runs" / run["name"] / "summary.json").read_text())
+        assert run["results"]["test bpb"] == summary["test_bpb"]
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ([], "name runs"),
+        (["frist"], "no run is called 'frist'"),
+        (["first", "--experiment", "h2q"], "not both"),
+        (["--experiment", "q2h"], "no experiment is called 'q2h'; nearest: h2q"),
+        (["first", "--html", "nowhere/page.html"], "the folder of nowhere/page.html does not exist"),
+        (["--experiment", "h2q", "--last", "0"], "last must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_clear_line(folder: Path, options: list[str], rule: str) -> None:
+    done = job(folder, *options)
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(said) == 1 and said[0].startswith("error: ") and rule in said[0], done.stderr
