@@ -1,11 +1,16 @@
-"""A corpus and a model small enough to train in a test."""
+"""A corpus and a model small enough to train in a test, and a store of objects."""
 
+import io
 import pydoc_data.topics
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from io import StringIO
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase, StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 from rich.console import Console
@@ -68,3 +73,160 @@ def train() -> Callable[[RunConfig], tuple[Summary, RunFolder, str]]:
         return summary, folder, said.getvalue()
 
     return run
+
+
+class StandInStore:
+    """The part of S3 that Arrow uses: buckets of objects, listings, ranges, uploads in parts."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self.read: list[str] = []
+        self.address = ""
+        self.refused = ""
+        """Names that hold this text cannot be written: 403."""
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                self.url = urlsplit("")
+                self.query: dict[str, list[str]] = {}
+
+            def key(self) -> str:
+                self.url = urlsplit(self.path)
+                self.query = parse_qs(self.url.query, keep_blank_values=True)
+                return unquote(self.url.path).lstrip("/")
+
+            def send(self, code: int, data: bytes = b"", size: int | None = None, **headers: str) -> None:
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(data) if size is None else size))
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def body(self) -> bytes:
+                if "chunked" in self.headers.get("Transfer-Encoding", ""):
+                    data = self.chunks(self.rfile)
+                else:
+                    data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                return self.chunks(io.BytesIO(data)) if "x-amz-decoded-content-length" in self.headers else data
+
+            def chunks(self, file: IO[bytes] | BufferedIOBase) -> bytes:
+                data = b""
+                while size := int(file.readline().partition(b";")[0], 16):
+                    data += file.read(size)
+                    file.readline()
+                while file.readline().strip():
+                    pass
+                return data
+
+            def do_HEAD(self) -> None:
+                key = self.key()
+                if "/" not in key.strip("/"):
+                    self.send(200)
+                elif key in store.objects:
+                    self.send(
+                        200, size=len(store.objects[key]), Last_Modified="Thu, 01 Jan 2026 00:00:00 GMT", ETag='"e"'
+                    )
+                else:
+                    self.send(404)
+
+            def do_GET(self) -> None:
+                key = self.key()
+                if "list-type" in self.query:
+                    self.list(key.strip("/"))
+                elif key not in store.objects:
+                    self.send(404, b"<Error><Code>NoSuchKey</Code></Error>")
+                else:
+                    data = store.objects[key]
+                    store.read.append(key)
+                    asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+                    part = data[int(asked[1]) : int(asked[2] or len(data)) + 1] if asked else data
+                    self.send(206 if asked else 200, part, ETag='"e"', Last_Modified="Thu, 01 Jan 2026 00:00:00 GMT")
+
+            def list(self, bucket: str) -> None:
+                prefix = self.query.get("prefix", [""])[0]
+                flat = not self.query.get("delimiter", [""])[0]
+                found, folders = [], set()
+                for name in sorted(store.objects):
+                    key = name.removeprefix(bucket + "/")
+                    if name.startswith(bucket + "/") and key.startswith(prefix):
+                        rest = key[len(prefix) :]
+                        if flat or "/" not in rest:
+                            found.append(
+                                f"<Contents><Key>{key}</Key><Size>{len(store.objects[name])}</Size>"
+                                "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+                            )
+                        else:
+                            folders.add(prefix + rest.partition("/")[0] + "/")
+                common = "".join(
+                    f"<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>" for folder in sorted(folders)
+                )
+                self.send(
+                    200,
+                    (
+                        f"<ListBucketResult><Name>{bucket}</Name><Prefix>{prefix}</Prefix>"
+                        f"<KeyCount>{len(found) + len(folders)}</KeyCount><IsTruncated>false</IsTruncated>"
+                        f"{''.join(found)}{common}</ListBucketResult>"
+                    ).encode(),
+                )
+
+            def do_PUT(self) -> None:
+                key, data = self.key(), self.body()
+                if store.refused and store.refused in key:
+                    return self.send(403, b"<Error><Code>AccessDenied</Code></Error>")
+                if "partNumber" in self.query:
+                    store.parts[self.query["uploadId"][0]][int(self.query["partNumber"][0])] = data
+                else:
+                    store.objects[key] = data
+                self.send(200, ETag='"e"')
+
+            def do_POST(self) -> None:
+                key, body = self.key(), self.body()
+                if store.refused and store.refused in key:
+                    return self.send(403, b"<Error><Code>AccessDenied</Code></Error>")
+                if "delete" in self.query:
+                    for name in re.findall(rb"<Key>([^<]*)</Key>", body):
+                        store.objects.pop(f"{key.strip('/')}/{name.decode()}", None)
+                    self.send(200, b"<DeleteResult></DeleteResult>")
+                elif "uploads" in self.query:
+                    upload = str(len(store.parts))
+                    store.parts[upload] = {}
+                    self.send(
+                        200,
+                        f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId>"
+                        "</InitiateMultipartUploadResult>".encode(),
+                    )
+                else:
+                    parts = store.parts[self.query["uploadId"][0]]
+                    store.objects[key] = b"".join(parts[number] for number in sorted(parts))
+                    self.send(200, b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
+
+            def do_DELETE(self) -> None:
+                store.objects.pop(self.key(), None)
+                self.send(204)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        return Handler
+
+    def uri(self, path: str) -> str:
+        return f"s3://nobody:secret@{path}?endpoint_override={quote(self.address)}&scheme=http&region=nowhere"
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[StandInStore]:
+    made = StandInStore()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), made.handler())
+    made.address = f"127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield made
+    server.shutdown()
+    server.server_close()
