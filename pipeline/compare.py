@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from h2q.config import UserError
 from pipeline.checkpoint import list_checkpoints
-from pipeline.config import RunConfig, TrackingConfig
+from pipeline.config import TrackingConfig
 from pipeline.journal import Record, read_journal
 from pipeline.location import locate
 from pipeline.progress import human_bytes
@@ -152,7 +152,8 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     """A run by its folder."""
     stored, summary = folder.read("config.json"), folder.read("summary.json") or {}
     assert stored is not None
-    config = RunConfig.from_dict(stored["config"])
+    # As it was written: an option that is younger than the run must not show today's default.
+    config = stored["config"]
     records = read_journal(folder.journal)
     # A run that goes on after its summary was written is no longer what the summary says.
     ended = bool(summary) and bool(records) and records[-1]["step"] == summary["steps"]
@@ -165,8 +166,10 @@ def from_folder(folder: RunFolder) -> ComparedRun:
         command=stored["command"],
         corpus=summary.get("corpus"),
         corpus_sha256=known.get("corpus_sha256"),
-        fields=_fields(stored["preset"], config.to_dict()),
-        results=_results(records, known, config.training.lanes * config.model.seq_len, config.model.fixed_rank),
+        fields=_fields(stored["preset"], config),
+        results=_results(
+            records, known, config["training"]["lanes"] * config["model"]["seq_len"], config["model"]["fixed_rank"]
+        ),
         records=records,
         sample=summary.get("sample"),
     )
