@@ -16,6 +16,7 @@ BENCHMARKS = {
     "memory": "pipeline.benchmark.memory",
     "data": "pipeline.benchmark.data",
     "generate": "pipeline.benchmark.generate",
+    "quality": "pipeline.benchmark.quality",
 }
 """Name → module with a frozen dataclass `Options` and `run(options) -> dict` whose `rows` make the table."""
 

@@ -1,0 +1,274 @@
+"""What learns best: H2Q, QRLM and dense transformers of equal size on the same bytes with the same budget of time.
+
+A run gets a budget of seconds, not of steps: the time of one thread's CPU, so that a busy machine takes longer and
+changes nothing, or of the clock on a GPU. Step time is measured first, then the schedule is laid over the steps that
+fit. Each family's learning rate is tuned alike: every rate of the grid at the first seed, the best on the validation
+split kept. Further seeds run at that rate, and the test split, which decides nothing, is scored at their ends.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import Any
+
+import torch
+
+from h2q.config import GrowthConfig, ModelConfig, require
+from h2q.growth import RankGrowth, grow
+from h2q.model import ByteModel
+from pipeline.baselines import dense_of_equal_multiply_adds, dense_of_equal_parameters, multiply_adds, parameters
+from pipeline.benchmark.quality_plot import draw
+from pipeline.config import PRESETS, CorpusConfig, RunConfig
+from pipeline.evaluate import bits_per_byte
+from pipeline.lanes import Lanes
+from pipeline.manifest import Corpus
+from pipeline.optimizer import build_optimizer, learning_rate, set_learning_rate
+from pipeline.place import Place
+from pipeline.precision import Autocast, setup_precision
+from pipeline.prepare import prepare
+from pipeline.session import ray_session
+from pipeline.state import Trainee
+from pipeline.step import optimizer_step
+
+PUBLISHED = "H2Q, published settings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train H2Q, QRLM (growing) and dense transformers of equal size on the same bytes with the same budget of time."""
+
+    minutes: float = 1.5
+    """Budget of one training: minutes of one CPU thread, or of a GPU. Evaluation comes on top."""
+    seeds: int = 2
+    """Seeds of each family."""
+    rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Learning rates tried for each family, as multiples of the preset's; the published settings keep their own."""
+    points: int = 8
+    """Evaluations of the validation split along a training."""
+    corpus: str | None = None
+    """Folder with wiki.valid.raw (train, and a tenth of it for validation) and wiki.test.raw, or any text. None: as
+    training chooses, the Python manual where the hub is out of reach."""
+    prepared: str = "data"
+    """Folder for prepared shards."""
+    model: ModelConfig = PRESETS["laptop"].model
+    """The H2Q that everything else is measured by."""
+    lanes: int = PRESETS["laptop"].training.lanes
+    """Lanes of a batch, of every family."""
+    plot: str = "benchmarks/quality.png"
+    """Where the picture goes."""
+
+    def __post_init__(self) -> None:
+        require(self.minutes > 0, f"minutes must be positive, got {self.minutes}")
+        require(self.seeds >= 1, f"seeds must be at least 1, got {self.seeds}")
+        require(self.points >= 1, f"points must be at least 1, got {self.points}")
+        require(len(self.rates) > 0 and min(self.rates) > 0, f"rates must be positive, at least one, got {self.rates}")
+        require(
+            self.model.kind == "hamilton" and self.model.halves,
+            "model must be an H2Q, model.kind hamilton with model.halves: the other families are derived from it",
+        )
+
+
+def families(options: Options) -> dict[str, RunConfig]:
+    """A run of each family; steps, seed and learning rate are still to be set."""
+    base = PRESETS["laptop"]
+    h2q = replace(base, model=options.model, training=replace(base.training, lanes=options.lanes))
+    published = PRESETS["h2q-published"]
+    changed = ("init", "positions", "final_norm", "tied_embeddings", "dropout")
+    return {
+        "H2Q": h2q,
+        "QRLM, growing": replace(h2q, model=_qrlm(options.model), growth=GrowthConfig(enabled=True)),
+        "dense, equal parameters": replace(h2q, model=dense_of_equal_parameters(options.model)),
+        "dense, equal multiply-adds": replace(h2q, model=dense_of_equal_multiply_adds(options.model)),
+        PUBLISHED: replace(
+            h2q,
+            model=replace(options.model, **{name: getattr(published.model, name) for name in changed}),
+            training=replace(published.training, lanes=options.lanes),
+        ),
+    }
+
+
+def _qrlm(h2q: ModelConfig) -> ModelConfig:
+    """QRLM with layers of the same size, on one stream: from half the rank up to the rank of H2Q."""
+    return replace(
+        h2q,
+        dim=h2q.width,
+        halves=False,
+        phase_rotation=False,
+        fixed_rank=max(1, h2q.fixed_rank // 2),
+        max_rank=h2q.fixed_rank,
+        memory="store",
+    )
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Rows: bits per byte of the test split for each family, mean and spread over seeds. Writes the plot."""
+    with ray_session(verbose=False):
+        corpus = prepare(CorpusConfig(path=options.corpus, prepared=options.prepared))
+        runs = list(_all_runs(options, corpus))
+    chosen = {name: [run for run in runs if run["family"] == name and "test bpb" in run] for name in families(options)}
+    draw(chosen, options.plot)
+    return {
+        "rows": [_row(name, of_family) for name, of_family in chosen.items()],
+        "plot": options.plot,
+        "budget": f"{options.minutes:g} minutes {runs[0]['clock']} a run, {options.seeds} seeds",
+        "corpus": corpus.manifest["name"],
+        "train": f"{len(corpus.train)} bytes, sha256 {corpus.train.sha256}",
+        "test": f"{len(corpus.test)} bytes, sha256 {corpus.test.sha256}",
+        "runs": runs,
+    }
+
+
+def _row(family: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    bpb = [run["test bpb"] for run in runs]
+    first = runs[0]
+    return {
+        "family": family,
+        "parameters": first["parameters"],
+        "multiply-adds": first["multiply-adds"],
+        "rate": first["rate"],
+        "MB seen": mean(run["bytes"] for run in runs) / 1e6,
+        "seconds": mean(run["seconds"] for run in runs),
+        "rank": "" if first["rank"] is None else max(run["rank"] for run in runs),
+        "test bpb": mean(bpb),
+        "± half the range": (max(bpb) - min(bpb)) / 2,
+    }
+
+
+def _all_runs(options: Options, corpus: Corpus) -> Iterator[dict[str, Any]]:
+    """Every training, as Ray has a CPU (or GPU) for it: the grid at the first seed, then the other seeds, and tests."""
+    import ray
+
+    gpu = int(ray.cluster_resources().get("GPU", 0) > 0)
+    learn_there: Any = ray.remote(num_cpus=1, num_gpus=gpu, num_returns=2)(learn)
+    score_there: Any = ray.remote(num_cpus=1, num_gpus=gpu)(score)
+
+    def start(family: str, config: RunConfig, rate: float, seed: int) -> _Started:
+        training = replace(config.training, learning_rate=rate, seed=seed)
+        config = replace(config, training=training)
+        told, weights = learn_there.remote(config, corpus, 60 * options.minutes, options.points)
+        return _Started({"family": family, "seed": seed}, config, told, weights)
+
+    tuning = {}
+    for family, config in families(options).items():
+        rates = (1.0,) if family == PUBLISHED else options.rates
+        tuning[family] = [start(family, config, rate * config.training.learning_rate, seed=0) for rate in rates]
+    chosen = []
+    for family, started in tuning.items():
+        tuned: list[Any] = ray.get([run.told for run in started])
+        best = min(range(len(tuned)), key=lambda number: tuned[number]["curve"][-1]["bpb"])
+        seeds = [start(family, started[best].config, tuned[best]["rate"], seed) for seed in range(1, options.seeds)]
+        chosen += [(run, score_there.remote(run.config, run.weights, corpus)) for run in [started[best], *seeds]]
+        yield from (run.about | told for number, (run, told) in enumerate(zip(started, tuned)) if number != best)
+    yield from (run.about | ray.get(run.told) | {"test bpb": ray.get(bpb)} for run, bpb in chosen)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A training that Ray has taken on, and where its result and its weights will be."""
+
+    about: dict[str, Any]
+    config: RunConfig
+    told: Any
+    weights: Any
+
+
+def learn(config: RunConfig, corpus: Corpus, budget: float, points: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train for so many seconds; what was measured, and the weights on the host."""
+    place, autocast = _place(config)
+    steps = max(points, int(budget / _step_seconds(config, corpus, place, autocast)))
+    config = replace(config, training=_fitted(config, steps), growth=_growth_within(config.growth, steps))
+    trainee, lanes = _begin(config, corpus, place)
+    model, training, growth = trainee.model, config.training, trainee.growth
+    losses: list[torch.Tensor] = []
+    curve, seconds, began = [], 0.0, _now(place)
+    due = {round((number + 1) * steps / points) for number in range(points)}
+    for step in range(steps):
+        set_learning_rate(trainee.optimizer, learning_rate(step, training) * growth.lr_factor)
+        torch.manual_seed(training.seed * 1_000_003 + step)
+        measured = optimizer_step(
+            trainee, model, *lanes.batch(step, device=place.device), config, autocast, detailed=False
+        )
+        losses.append(measured["loss"])
+        if growth.decides_at(step + 1):
+            trainee.note(place.means(losses))
+            if growth.decide():
+                grow(model, config.growth.where, seed=training.seed)
+        if step + 1 in due:
+            seconds += _now(place) - began
+            size = (step + 1) * training.lanes * config.model.seq_len
+            bpb = bits_per_byte(model, corpus.validation, place, autocast)
+            curve.append({"bytes": size, "seconds": seconds, "bpb": bpb, "rank": model.rank})
+            began = _now(place)
+    told = {
+        "parameters": parameters(config.model),
+        "multiply-adds": multiply_adds(config.model),
+        "rate": training.learning_rate,
+        "steps": steps,
+        "bytes": curve[-1]["bytes"],
+        "seconds": curve[-1]["seconds"],
+        "rank": None if model.bank is None else model.rank,
+        "grown at": growth.grown_at,
+        "clock": "of a GPU" if place.device.type == "cuda" else "of one CPU thread",
+        "curve": curve,
+        "model": config.model.to_dict(),
+    }
+    return told, {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+def score(config: RunConfig, weights: dict[str, Any], corpus: Corpus) -> float:
+    """Bits per byte of the test split."""
+    place, autocast = _place(config)
+    model = ByteModel(config.model).to(place.device)
+    model.load_state_dict(weights)
+    return bits_per_byte(model, corpus.test, place, autocast)
+
+
+def _place(config: RunConfig) -> tuple[Place, Autocast]:
+    torch.set_num_threads(1)
+    place = Place(rank=0, size=1, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return place, setup_precision(config.precision, place.device)
+
+
+def _now(place: Place) -> float:
+    """Seconds of this thread's CPU (backward passes on a CPU run in the thread that calls them), or of the clock."""
+    if place.device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.thread_time()
+
+
+def _begin(config: RunConfig, corpus: Corpus, place: Place) -> tuple[Trainee, Lanes]:
+    training = config.training
+    torch.manual_seed(training.seed)
+    model = ByteModel(config.model).to(place.device)
+    growth = RankGrowth(config.growth, room=config.model.storage_rank - config.model.fixed_rank)
+    scaler = torch.amp.GradScaler(place.device.type, enabled=False)  # type: ignore[attr-defined]
+    trainee = Trainee(model, build_optimizer(model, training), scaler, growth, about={})
+    return trainee, Lanes(corpus.train, lanes=training.lanes, seq_len=config.model.seq_len, seed=training.seed)
+
+
+def _step_seconds(config: RunConfig, corpus: Corpus, place: Place, autocast: Autocast) -> float:
+    """Of one step of a model that is thrown away, without the first two."""
+    trainee, lanes = _begin(config, corpus, place)
+    began = 0.0
+    for step in range(10):
+        if step == 2:
+            began = _now(place)
+        batch = lanes.batch(step, device=place.device)
+        optimizer_step(trainee, trainee.model, *batch, config, autocast, detailed=False)
+    return (_now(place) - began) / 8
+
+
+def _fitted(config: RunConfig, steps: int) -> Any:
+    """The training with its schedule over so many steps; the warm-up keeps its share of the preset's steps."""
+    training = config.training
+    return replace(training, steps=steps, warmup=round(training.warmup / training.steps * steps))
+
+
+def _growth_within(growth: GrowthConfig, steps: int) -> GrowthConfig:
+    """The growth rule with its times as shares of a short run, so that it has occasion to grow."""
+    part = max(1, steps // 20)
+    return replace(
+        growth, warmup=5 * part, interval=2 * part, window=part, lookback=2 * part, threshold=0.97, rank_warmup=part
+    )
