@@ -105,7 +105,12 @@ def run(options: Options) -> dict[str, Any]:
     """Rows: bits per byte of the test split for each family, mean and spread over seeds. Writes the plot."""
     with ray_session(verbose=False):
         corpus = prepare(CorpusConfig(path=options.corpus, prepared=options.prepared))
-        runs = list(_all_runs(options, corpus))
+        runs = []
+        for run in _all_runs(options, corpus):
+            runs.append(run)
+            test = f", test {run['test bpb']:.3f}" if "test bpb" in run else ""
+            bpb = run["curve"][-1]["bpb"]
+            print(f"{run['family']}: rate {run['rate']:g}, seed {run['seed']}: validation {bpb:.3f}{test}", flush=True)
     chosen = {name: [run for run in runs if run["family"] == name and "test bpb" in run] for name in families(options)}
     draw(chosen, options.plot)
     return {
@@ -150,6 +155,8 @@ def _all_runs(options: Options, corpus: Corpus) -> Iterator[dict[str, Any]]:
         return _Started({"family": family, "seed": seed}, config, told, weights)
 
     tuning = {}
+    count = (len(families(options)) - 1) * (len(options.rates) + options.seeds - 1) + options.seeds
+    print(f"{count} trainings of {options.minutes:g} minutes, one for each CPU or GPU at a time", flush=True)
     for family, config in families(options).items():
         rates = (1.0,) if family == PUBLISHED else options.rates
         tuning[family] = [start(family, config, rate * config.training.learning_rate, seed=0) for rate in rates]
