@@ -34,10 +34,10 @@ def quiet_ray(*, verbose: bool) -> None:
 
 
 @contextmanager
-def ray_session(*, verbose: bool) -> Iterator[None]:
+def ray_session(*, verbose: bool, dashboard: bool = False) -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine; leave or end it afterwards.
 
-    A Ray that this process has joined already is used as it is.
+    A Ray that this process has joined already is used as it is. `dashboard`: also where nobody wants to see it.
     """
     quiet_ray(verbose=verbose)
     import ray
@@ -48,7 +48,7 @@ def ray_session(*, verbose: bool) -> Iterator[None]:
     ray.init(
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.CRITICAL,
-        include_dashboard=None if verbose else False,
+        include_dashboard=None if verbose else dashboard,
     )
     try:
         yield
@@ -98,10 +98,10 @@ def find_resources(workers: int, use_gpu: str) -> Resources:
         else "use_gpu is yes, but the cluster has no GPU: use --use-gpu no",
     )
     per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    each = _cpus_per_worker([cpus for cpus in per_node if cpus], workers)
+    each = cpus_per_worker([cpus for cpus in per_node if cpus], workers)
     return Resources(gpu=gpu, cpus=each, threads=min(each, int(os.environ.get("OMP_NUM_THREADS") or each)))
 
 
-def _cpus_per_worker(nodes: list[int], workers: int) -> int:
+def cpus_per_worker(nodes: list[int], workers: int) -> int:
     """Most CPUs that each of the workers can have, packed onto nodes with so many CPUs."""
     return next(cpus for cpus in range(max(nodes), 0, -1) if sum(node // cpus for node in nodes) >= workers)

@@ -30,7 +30,7 @@ class Stopping:
 def stoppable(folder: Path) -> Iterator[Stopping]:
     """Inside, the first SIGINT or SIGTERM asks the workers to save and stop; a second one ends this process at once."""
     stopping = Stopping()
-    (folder / _NAME).unlink(missing_ok=True)
+    forget_stop(folder)
 
     def handle(number: int, _: FrameType | None) -> None:
         if stopping.signal is not None:
@@ -49,7 +49,22 @@ def stoppable(folder: Path) -> Iterator[Stopping]:
         for number, handler in before.items():
             signal.signal(number, handler)
         with suppress(UserError):  # a store that is away: the next start removes it
-            (folder / _NAME).unlink(missing_ok=True)
+            forget_stop(folder)
+
+
+def request_stop(folder: Path) -> None:
+    """Ask the run in this folder to save and stop."""
+    (folder / _NAME).touch()
+
+
+def forget_stop(folder: Path) -> None:
+    """Take back what `request_stop` asked."""
+    (folder / _NAME).unlink(missing_ok=True)
+
+
+def stop_wanted(folder: Path) -> bool:
+    """Whether somebody has asked it."""
+    return (folder / _NAME).exists()
 
 
 class StopWatch:

@@ -144,7 +144,7 @@ class MLflowStore:
         tags = run_tags(corpus, corpus_sha256, command, preset) | {FOLDER_TAG: str(folder.path)}
         run = self.client.create_run(self.experiment_id, run_name=folder.name, tags=tags)
         folder.write("mlflow.json", {"tracking_uri": self.uri, "run_id": run.info.run_id})
-        self._log_parameters(run.info.run_id, parameters(config.to_dict()))
+        self.log_parameters(run.info.run_id, parameters(config.to_dict()))
         self._log_corpus(run.info.run_id, config.corpus, corpus, corpus_sha256)
         return MLflowRun(self, run.info.run_id)
 
@@ -177,7 +177,8 @@ class MLflowStore:
         context = InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
-    def _log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
+    def log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
+        """Log parameters of a run, however many."""
         from mlflow.entities import Param
 
         listed = [Param(key, str(value)) for key, value in parameters.items()]

@@ -3,7 +3,7 @@
 import pytest
 
 from h2q.config import UserError
-from pipeline.session import _cpus_per_worker, find_resources, local_resources
+from pipeline.session import cpus_per_worker, find_resources, local_resources
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from pipeline.session import _cpus_per_worker, find_resources, local_resources
     [([2], 1, 2), ([2], 2, 1), ([8], 3, 2), ([8, 8], 2, 8), ([8, 8], 4, 4), ([16, 4], 3, 5), ([1, 1], 2, 1)],
 )
 def test_workers_get_as_many_cpus_as_fit_on_the_nodes(nodes: list[int], workers: int, cpus: int) -> None:
-    assert _cpus_per_worker(nodes, workers) == cpus
+    assert cpus_per_worker(nodes, workers) == cpus
     assert sum(node // cpus for node in nodes) >= workers
     assert sum(node // (cpus + 1) for node in nodes) < workers
 

@@ -1,0 +1,91 @@
+"""Search for better options: `python jobs/tune.py [PRESET] [--search.option value …] [--option value …]`."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from h2q.config import UserError
+from pipeline.cli import parse, run
+from pipeline.config import PRESETS, RunConfig, describe_presets
+from pipeline.sweep_config import SearchConfig, SweepConfig
+
+PROG = "python jobs/tune.py"
+
+
+def main(args: Sequence[str]) -> int:
+    from rich.console import Console
+
+    preset, config = configure(args)
+    from pipeline.tune import tune
+
+    # A file has no width of its own: as wide as the table is.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    try:
+        report, folder, stopping = tune(config, preset=preset, command=f"{PROG} {shlex.join(args)}", console=console)
+    except KeyboardInterrupt:
+        print("error: interrupted; --resume goes on with every trial from its last checkpoint", file=sys.stderr)
+        return 130
+    report.show(console, folder.path)
+    if stopping.signal is not None and report.counts["running"]:
+        console.print(f"\nstopped; continue with {PROG} --resume --name {folder.name}", highlight=False)
+        return stopping.exit_code
+    if report.best is None:
+        print(f"error: no trial finished: {'; '.join(report.errors) or 'none was started'}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
+    """The preset's name and the config of the sweep; with --resume, both as the sweep had them, over which options go.
+
+    Raises: UserError naming the option and the value.
+    """
+    from pipeline.space import parse_space, size
+
+    named = args[0] if args and not args[0].startswith("-") else None
+    if named is not None and named not in PRESETS:
+        raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
+    preset, options = named or next(iter(PRESETS)), args[1:] if named else args
+    config = _parse(options, preset, SweepConfig(run=PRESETS[preset]))
+    if config.run.resume:
+        preset, config = _resumed(named, options, config)
+    space = parse_space(config.search.space)
+    if config.search.algorithm == "grid":
+        size(space)
+    return preset, config
+
+
+def _resumed(named: str | None, options: Sequence[str], asked: SweepConfig) -> tuple[str, SweepConfig]:
+    from pipeline.run_folder import check_storage
+    from pipeline.sweep_folder import check_same_search, find_sweep
+
+    folder = find_sweep(check_storage(asked.run.storage), asked.run.name)
+    stored = folder.read("sweep.json")
+    assert stored is not None
+    preset = stored["preset"]
+    if named not in (None, preset):
+        raise UserError(f"resume continues {folder.name}, whose preset is {preset}, not {named}: leave it out")
+    search = stored["search"] | {"space": tuple(stored["search"]["space"])}
+    earlier = SweepConfig(run=RunConfig.from_dict(stored["run"]), search=SearchConfig.from_dict(search))
+    config = _parse(options, preset, earlier)
+    config = replace(config, run=replace(config.run, name=folder.name, storage=str(Path(folder.path).parent)))
+    check_same_search(earlier, config)
+    return preset, config
+
+
+def _parse(options: Sequence[str], preset: str, default: SweepConfig) -> SweepConfig:
+    return parse(
+        SweepConfig,
+        options,
+        default=default,
+        prog=f"{PROG} [PRESET]",
+        description="Search for better options: trials on Ray Tune, ranked by validation bits per byte. What is not "
+        f"searched is the same in all of them. Presets:\n\n{describe_presets()}\n\n"
+        f"Defaults below are those of {preset}.",
+    )
+
+
+if __name__ == "__main__":
+    run(main)
