@@ -1,6 +1,8 @@
 """AdamW over named parameter groups, and the learning rate as a pure function of the step."""
 
+import inspect
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,7 +10,22 @@ from torch import nn
 from pipeline.config import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, without what makes it load torch's compiler, two seconds, merely to be left alone by it.
+
+    Its `step` breaks compiled graphs, and its other methods ask for exemption. Nobody compiles them here: `step` is the
+    plain function that torch wraps, and the exemption is noted under the name where torch looks before it makes one.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+    for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        _plain: Any = inspect.unwrap(getattr(torch.optim.Optimizer, _name))
+        setattr(_plain, "__dynamo_disable", _plain)
+    del _name, _plain
+
+
+def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
     """AdamW with a group each for the structure bank, the factors, weight matrices, and all that is not decayed.
 
     The bank moves every layer at once and a factor is one core of a product, so each has its own factor on the learning
@@ -19,7 +36,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.A
         groups[_group(name, parameter)].append(parameter)
     scales = {"bank": training.bank_lr, "factors": training.factor_lr}
     decays = {"undecayed": 0.0}
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {
                 "name": name,

@@ -1,5 +1,7 @@
 """The optimizer: every parameter in the group that it belongs to; the learning rate a function of the step."""
 
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -63,3 +65,15 @@ def test_inactive_ranks_keep_still_under_decay() -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("components", "factors")):
             assert not parameter[1:].any(), name
+
+
+def test_training_does_not_load_the_compiler_of_torch() -> None:
+    """It takes two seconds of every start."""
+    code = (
+        "import sys, torch; from pipeline.config import TrainingConfig; from pipeline.optimizer import build_optimizer;"
+        "layer = torch.nn.Linear(2, 2); optimizer = build_optimizer(layer, TrainingConfig());"
+        "layer(torch.ones(1, 2)).sum().backward(); before = layer.weight.clone(); optimizer.step();"
+        "optimizer.zero_grad(); optimizer.load_state_dict(optimizer.state_dict());"
+        "assert not torch.equal(layer.weight, before); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
