@@ -149,6 +149,40 @@ def test_a_full_storage_and_a_dense_model_are_refused():
         grow(grown_model(kind="dense"))
 
 
+def test_a_model_learns_by_growing_what_its_first_rank_could_not_hold():
+    """Sixteen bytes and what follows each, to be kept in the feed-forward layers alone: `grow` makes room for them."""
+    torch.manual_seed(0)
+    model = grown_model(
+        dim=32, depth=1, factor=4, fixed_rank=1, max_rank=16, seq_len=1, halves=False, phase_rotation=False, init="unit"
+    )
+    x, y = torch.randperm(256)[:16, None], torch.randperm(256)[:16]
+    with torch.no_grad():
+        model.token_emb.weight.normal_(std=0.3)
+    trained = [p for name, p in model.named_parameters() if name.startswith("bank.") or ".ffn." in name]
+    factors = [p for name, p in model.named_parameters() if ".ffn." in name and name.endswith("factors")]
+    optimizer = torch.optim.Adam(trained, lr=0.03)
+
+    def fit(steps: int) -> float:
+        loss = torch.tensor(0.0)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x)[:, 0], y)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    soon, later = fit(250), fit(50)
+    assert later > 1.0 and soon - later < 0.1, "the first rank has learnt what it can"
+    for _ in range(6):
+        moments = [optimizer.state[p]["exp_avg"][: model.ffn_rank].clone() for p in factors]
+        rank = grow(model) - 1
+        for factor, moment in zip(factors, moments):
+            assert torch.equal(optimizer.state[factor]["exp_avg"][:rank], moment), "old ranks keep their moments"
+            assert not optimizer.state[factor]["exp_avg"][rank:].any(), "the new rank begins without"
+        fit(40)
+    assert model.ffn_rank == 7 and fit(1) < later / 4
+
+
 def test_a_task_that_rank_one_cannot_fit_is_fitted_after_growth():
     """Target: a layer of rank 2. One Kronecker term leaves a residue that the grown one takes away."""
     torch.manual_seed(1)
