@@ -2,14 +2,13 @@
 
 import importlib
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from h2q.config import require
-from pipeline.cli import parse, run
+from pipeline.cli import parse, quiet_profiler, run
 
 BENCHMARKS = {
     "model": "pipeline.benchmark.model",
@@ -17,6 +16,7 @@ BENCHMARKS = {
     "data": "pipeline.benchmark.data",
     "generate": "pipeline.benchmark.generate",
     "quality": "pipeline.benchmark.quality",
+    "train": "pipeline.benchmark.train",
 }
 """Name → module with a frozen dataclass `Options` and `run(options) -> dict` whose `rows` make the table."""
 
@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> None:
         return
     what = args[0]
     require(what in BENCHMARKS, f"no benchmark is called {what}; there are {names}")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # Before torch is imported: its profiler is talkative.
+    quiet_profiler()
     module = importlib.import_module(BENCHMARKS[what])
     options = parse(module.Options, args[1:], default=module.Options(), prog=f"jobs/benchmark.py {what}")
     from pipeline.benchmark.timing import machine

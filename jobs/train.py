@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from h2q.config import UserError
-from pipeline.cli import parse, run
+from pipeline.cli import parse, quiet_profiler, run
 from pipeline.config import PRESETS, RunConfig, describe_presets
 from pipeline.run_folder import check_storage, find_folder
 
@@ -18,9 +18,15 @@ def main(args: Sequence[str]) -> int:
     from rich.console import Console
 
     preset, config = configure(args)
+    console = Console()
+    if config.estimate:
+        quiet_profiler()
+        from pipeline.estimate import estimate, show
+
+        show(estimate(config), config, console)
+        return 0
     from pipeline.train import TrainingFailed, train
 
-    console = Console()
     try:
         summary, folder, stopping = train(config, preset=preset, command=f"{PROG} {shlex.join(args)}", console=console)
     except TrainingFailed as error:

@@ -164,6 +164,8 @@ class RunConfig(FromDict):
     """Seconds after which a worker that does not answer counts as lost, as one that was killed does."""
     resume: bool = False
     """Continue the run `name` (None: the newest run) from its newest valid checkpoint."""
+    estimate: bool = False
+    """Print what the run would need in memory and time, from a few small steps here, and exit."""
     verbose: bool = False
     """Show the messages of Ray and its workers."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -13,13 +13,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
 from h2q.config import ModelConfig, require
 from h2q.model import ByteModel
 from h2q.reversible import run_reversible_ref
 from pipeline.benchmark.model import PRECISIONS
 from pipeline.benchmark.timing import interleave, ratio
+from pipeline.peak import peak_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,24 +114,3 @@ def gradient(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     model.zero_grad()
     backward(model, x, dtype)()
     return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
-
-
-def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
-    """Largest memory held during a step beyond what was held before it; the first call, untimed, makes what stays."""
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - held
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    results = profiler.profiler
-    assert results is not None and results.kineto_results is not None
-    changes = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
-    now = highest = 0
-    for event in sorted(changes, key=lambda event: event.start_ns()):
-        now += event.nbytes()  # type: ignore[attr-defined]
-        highest = max(highest, now)
-    return highest

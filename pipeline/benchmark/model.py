@@ -20,6 +20,7 @@ from h2q.config import ModelConfig, require
 from h2q.hamilton import HamiltonLinear, hamilton_linear_ref
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import interleave, ratio
+from pipeline.peak import peak_bytes
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,13 +67,20 @@ def run(options: Options) -> dict[str, Any]:
         "published, checkpointed": PublishedFormulation(published, checkpointed=True),
         "dense": dense,
     }
+    if options.model.rank_cap > options.model.fixed_rank and options.model.max_rank is None:
+        # What growth may need later lies there from the start: it should cost nothing now.
+        models["ours, storage of all ranks"] = ByteModel(
+            replace(options.model, max_rank=min(64, options.model.rank_cap))
+        ).to(device)
     if options.compile:
-        models["ours, compiled"] = torch.compile(ByteModel(options.model).to(device))  # type: ignore[assignment]
+        models["ours, compiled"] = compiled = ByteModel(options.model).to(device)
+        compiled.compile()
     cases: dict[str, Callable[[], object]] = {}
     for name in options.precisions:
         for label, model in models.items():
             cases[f"{label} {name}"] = training_step(model, x, y, PRECISIONS[name])
         cases[f"bare products {name}"] = bare_products(options.model, x.numel(), PRECISIONS[name], device)
+    peaks = {name: peak_bytes(case, device) for name, case in cases.items()}
     seconds = interleave(cases, options.rounds)
     rows = []
     for name in options.precisions:
@@ -84,6 +92,7 @@ def run(options: Options) -> dict[str, Any]:
                     "seconds": median(seconds[case]),
                     "bytes per second": x.numel() / median(seconds[case]),
                     "times ours": ratio(seconds, case, f"ours {name}"),
+                    "peak MiB": round(peaks[case] / 2**20),
                 }
             )
     return {

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
+SIZES = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed-rank": 2, "seq-len": 16}
+SMALL = [word for name, value in SIZES.items() for word in (f"--model.{name}", str(value))]
 
 
 def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -14,15 +18,24 @@ def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_small_model_is_measured_printed_and_written(tmp_path: Path) -> None:
-    sizes = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed-rank": 2, "seq-len": 16}
-    small = [word for name, value in sizes.items() for word in (f"--model.{name}", str(value))]
-    done = job(tmp_path, "model", *small, "--lanes", "4", "--rounds", "1", "--precisions", "fp32")
+    done = job(tmp_path, "model", *SMALL, "--lanes", "4", "--rounds", "1", "--precisions", "fp32")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     [written] = (tmp_path / "benchmarks").glob("model-*.json")
     result = json.loads(written.read_text())
     assert result["machine"] and result["rows"]
     for word in ("published", "dense", str(written.name)):
         assert word in done.stdout
+
+
+def test_the_loop_is_measured_beside_its_bare_steps(tmp_path: Path) -> None:
+    done = job(tmp_path, "train", "--starts", "0", "--pairs", "0", "--rounds", "1", "--laps", "1", *SMALL)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    [written] = (tmp_path / "benchmarks").glob("train-*.json")
+    result = json.loads(written.read_text())
+    [row] = result["rows"]
+    loop, bare = (result["seconds"][name] for name in ("step of the loop", "bare step"))
+    assert row["median"] == pytest.approx(100 * (loop[0] - bare[0]) / loop[0])
+    assert list(tmp_path.iterdir()) == [tmp_path / "benchmarks"]
 
 
 def test_an_unknown_benchmark_is_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+"""Training, measured: how soon it starts and ends, what the loop costs beside its steps, what a second worker gains."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from h2q.config import ModelConfig, require
+from h2q.growth import RankGrowth
+from h2q.model import ByteModel
+from pipeline.benchmark.timing import wait
+from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrackingConfig
+from pipeline.journal import read_journal
+from pipeline.optimizer import build_optimizer
+from pipeline.prepare import prepare
+from pipeline.session import ray_session
+from pipeline.state import Trainee
+from pipeline.step import optimizer_step
+from pipeline.train import train
+
+STEPS_PER_LAP = 10
+"""Steps between two records of the loop, whose times are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Time to the first step and from the last one, overhead of the loop, gain of a second worker."""
+
+    starts: int = 3
+    """Fresh processes for each of Ray and local mode; figures are medians. 0: none."""
+    rounds: int = 3
+    """Turns of the loop and of its bare steps. 0: none."""
+    model: ModelConfig = PRESETS["laptop"].model
+    """The model of those turns; that of preset `laptop` by default."""
+    laps: int = 4
+    """Laps of 10 steps to a turn, beside a first one that does not count."""
+    pairs: int = 2
+    """Turns of one worker and of two. 0: none."""
+    pair_steps: int = 6
+    """Steps of such a run, beside two that do not count."""
+    folder: str | None = None
+    """Folder for the runs, removed afterwards. None: a temporary one."""
+
+    def __post_init__(self) -> None:
+        for name in ("starts", "rounds", "pairs"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("laps", "pair_steps"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.starts + self.rounds + self.pairs > 0, "nothing to measure: starts, rounds and pairs are all 0")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """One row for each figure, its single measurements in `seconds`; needs no network."""
+    folder = Path(tempfile.mkdtemp(prefix="h2q-train-", dir=options.folder)).absolute()
+    try:
+        # Splits of a few kB: it is not evaluation that is measured.
+        corpus = CorpusConfig(source="manual", holdout=0.005, prepared=str(folder / "data"))
+        prepare(corpus, local=True)
+        rows, seconds = [], {}
+        for part in (_starts, _overhead, _second_worker):
+            more, measured = part(corpus, folder, options)
+            rows += more
+            seconds |= measured
+    finally:
+        shutil.rmtree(folder)
+    return {"rows": rows, "seconds": seconds}
+
+
+Part = tuple[list[dict[str, Any]], dict[str, list[float]]]
+
+
+def _row(what: str, value: float, unit: str, target: str, holds: bool) -> dict[str, Any]:
+    return {"what": what, "median": value, "unit": unit, "target": target, "reached": "yes" if holds else "no"}
+
+
+def _starts(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
+    """The command in processes of its own: from its start to the first step, from the last record to its end."""
+    if not options.starts:
+        return [], {}
+    job = Path("jobs/train.py")
+    require(job.exists(), f"the benchmark runs {job}: call it from the repository's root, not from {Path.cwd()}")
+    rows, seconds = [], {}
+    for name, more, target in (("Ray", [], 12.0), ("local", ["--local"], 4.0)):
+        first, end = f"start to first step, {name}", f"last record to end, {name}"
+        for turn in range(options.starts):
+            run_name = f"{name}-{turn}"
+            command = [sys.executable, str(job), "laptop", "--name", run_name, "--storage", str(folder / "runs"), *more]
+            command += ["--training.steps", "20", "--training.log-every", "1"]
+            command += ["--corpus.source", "manual", "--corpus.holdout", str(corpus.holdout)]
+            command += ["--corpus.prepared", corpus.prepared, "--tracking.uri", f"sqlite:///{folder}/mlflow.db"]
+            began = time.time()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            ended = time.time()
+            times = [record["time"] for record in read_journal(folder / "runs" / run_name / "metrics.jsonl")]
+            seconds.setdefault(first, []).append(times[0] - began)
+            seconds.setdefault(end, []).append(ended - times[-1])
+        for what, limit in ((first, target), (end, 2.0)):
+            rows.append(_row(what, median(seconds[what]), "s", f"≤ {limit:g}", median(seconds[what]) <= limit))
+    return rows, seconds
+
+
+def _overhead(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
+    """A step of the whole loop (data, logging, terminal, MLflow) beside the bare optimizer step, by turns."""
+    if not options.rounds:
+        return [], {}
+    preset = PRESETS["laptop"]
+    steps = STEPS_PER_LAP * (options.laps + 1)
+    training = replace(preset.training, steps=steps, log_every=STEPS_PER_LAP, evaluate_every=steps, save_every=steps)
+    config = replace(preset, model=options.model, training=training, corpus=corpus, local=True)
+    bare = _bare_lap(config)
+    laps: dict[str, list[float]] = {"step of the loop": [], "bare step": []}
+    bare()
+    for turn in range(options.rounds):
+        laps["step of the loop"] += _laps(config, folder, f"loop-{turn}")[1:]
+        laps["bare step"] += [bare() for _ in range(options.laps)]
+    loop, alone = (median(laps[name]) for name in ("step of the loop", "bare step"))
+    share = 100 * (loop - alone) / loop
+    return [_row("overhead of the loop", share, "% of a step", "≤ 3", share <= 3)], laps
+
+
+def _bare_lap(config: RunConfig) -> Callable[[], float]:
+    """Runs optimizer steps on one batch and nothing else; gives the seconds of one."""
+    torch.manual_seed(0)
+    model = ByteModel(config.model)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)  # type: ignore[attr-defined]
+    trainee = Trainee(model, build_optimizer(model, config.training), scaler, RankGrowth(config.growth, 0), about={})
+    x, y = (torch.randint(256, (config.training.lanes, config.model.seq_len)) for _ in range(2))
+
+    def lap() -> float:
+        began = time.perf_counter()
+        for _ in range(STEPS_PER_LAP):
+            optimizer_step(trainee, model, x, y, config, nullcontext, detailed=False)
+        wait()
+        return (time.perf_counter() - began) / STEPS_PER_LAP
+
+    return lap
+
+
+def _second_worker(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
+    """One worker with one thread, and two of them, at preset h2q, by turns in one Ray."""
+    if not options.pairs:
+        return [], {}
+    preset = PRESETS["h2q"]
+    steps = options.pair_steps + 2
+    training = replace(preset.training, steps=steps, log_every=1, evaluate_every=steps, save_every=steps)
+    seconds: dict[str, list[float]] = {"one worker": [], "two workers": []}
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        with ray_session(verbose=False):
+            for turn in range(options.pairs):
+                for workers, name in enumerate(seconds, start=1):
+                    config = replace(preset, training=training, corpus=corpus, workers=workers, use_gpu="no")
+                    seconds[name] += _laps(config, folder, f"{workers}-{turn}")[2:]
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        os.environ |= {"OMP_NUM_THREADS": threads} if threads is not None else {}
+    gain = median(seconds["one worker"]) / median(seconds["two workers"])
+    return [_row("two 1-thread workers over one, h2q", gain, "×", "≥ 1.7", gain >= 1.7)], seconds
+
+
+def _laps(config: RunConfig, folder: Path, name: str) -> list[float]:
+    """Train, silently; the seconds of a step between records."""
+    tracking = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db")
+    config = replace(config, name=name, storage=str(folder / "runs"), tracking=tracking)
+    train(config, preset="benchmark", command="jobs/benchmark.py train", console=Console(file=StringIO()))
+    records = read_journal(folder / "runs" / name / "metrics.jsonl")
+    per_step = config.training.lanes * config.model.seq_len
+    return [per_step / record["bytes_per_second"] for record in records if "bytes_per_second" in record]
