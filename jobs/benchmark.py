@@ -59,7 +59,7 @@ def show(what: str, result: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     for name, value in result.items():
-        if name not in ("rows", "machine", "seconds", "model"):
+        if name not in ("rows", "machine", "seconds", "model", "runs"):
             console.print(f"{name}: {value}")
 
 
