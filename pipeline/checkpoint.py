@@ -26,6 +26,7 @@ from pipeline.location import is_whole, remove_whole, write_whole
 Tensors = dict[str, torch.Tensor]
 
 FORMAT = 1
+MODEL = "model.safetensors"
 _COMMIT = "commit.json"
 
 
@@ -50,7 +51,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint; one that is not finished never counts. Its folder."""
     final = checkpoint_folder(folder, checkpoint.state["step"])
     files = {
-        "model.safetensors": save(checkpoint.model),
+        MODEL: save(checkpoint.model),
         "optimizer.safetensors": save(checkpoint.optimizer),
         "state.json": _json(checkpoint.state),
     }
@@ -78,7 +79,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             if hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise DamagedCheckpoint(f"{folder / name}: its sha256 is not the one that was written")
         return Checkpoint(
-            model=load(contents["model.safetensors"]),
+            model=load(contents[MODEL]),
             optimizer=load(contents["optimizer.safetensors"]),
             state=json.loads(contents["state.json"]),
         )

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import lzma
 import math
 import os
 import shlex
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.cache import Cache
+from pipeline.compressors import gzip_bytes, xz_bytes
 from pipeline.config import CorpusConfig
 from pipeline.corpus import Source
 from pipeline.manifest import VERSION, Split
@@ -91,8 +90,9 @@ def _measure(split: Split) -> dict[str, Any]:
         sample += part[: SAMPLE - len(sample)].tobytes()
     found: dict[str, Any] = {"sha256": digest.hexdigest()}
     if sample:
-        rates = {"gzip_bpb": 8 * _gzip(sample) / len(sample), "xz_bpb": 8 * _xz(sample) / len(sample)}
-        found |= {"sample_bytes": len(sample)} | rates
+        blocks, size = [np.frombuffer(sample, np.uint8)], len(sample)
+        rates = {"gzip_bpb": 8 * gzip_bytes(blocks) / size, "xz_bpb": 8 * xz_bytes(blocks, size) / size}
+        found |= {"sample_bytes": size} | rates
     return found
 
 
@@ -112,16 +112,6 @@ def entropy(counts: np.ndarray) -> float | None:
     total = int(np.sum(counts))
     shares = [int(count) / total for count in counts if count] if total else []
     return -math.fsum(share * math.log2(share) for share in shares) + 0.0 if shares else None
-
-
-def _gzip(data: bytes) -> int:
-    return len(zlib.compress(data, 9, wbits=31))
-
-
-def _xz(data: bytes) -> int:
-    # A dictionary as large as the data: the same size as `xz -9e`, which would take 670 MB of memory for it.
-    chain = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": max(4096, len(data))}
-    return len(lzma.compress(data, filters=[chain]))
 
 
 def fingerprint_of(source: Source, config: CorpusConfig) -> str:

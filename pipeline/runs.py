@@ -85,6 +85,11 @@ def load_model(folder: RunFolder) -> tuple[ByteModel, RunConfig]:
     Raises: UserError as `load_checkpoint` does.
     """
     checkpoint, _ = load_checkpoint(folder)
+    return model_of(checkpoint)
+
+
+def model_of(checkpoint: Checkpoint) -> tuple[ByteModel, RunConfig]:
+    """The model in a checkpoint, on the CPU, ready to be evaluated; and the config of its run."""
     config = RunConfig.from_dict(checkpoint.state["config"])
     model = ByteModel(config.model)
     model.load_state_dict(checkpoint.model)

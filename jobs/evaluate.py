@@ -1,0 +1,45 @@
+"""Evaluate a trained run: `python jobs/evaluate.py RUN [--split test] [--data FILE] [--mode MODE] [--option …]`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.cli import parse, run
+from pipeline.evaluation_config import EvaluationConfig
+
+PROG = "python jobs/evaluate.py"
+
+
+def main(args: Sequence[str]) -> int:
+    """Print what was found, write it down, and log it to the run."""
+    options = parse(EvaluationConfig, args, default=EvaluationConfig(), prog=PROG)
+    from rich.console import Console
+
+    from pipeline.bulk import ScoringFailed
+    from pipeline.evaluation import evaluate
+    from pipeline.evaluation_log import log_evaluation
+    from pipeline.meter import Meter
+
+    console = Console(highlight=False)
+    try:
+        with Meter(console) as meter:
+            evaluation, folder = evaluate(options, meter)
+    except ScoringFailed as error:
+        print(f"error: scoring failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    evaluation.show(console)
+    place = folder.path / "evaluation" if folder else Path("evaluations").absolute()
+    files = evaluation.write(Path(options.output).absolute() if options.output else place)
+    for path in files:
+        console.print(str(path), markup=False, soft_wrap=True)
+    if folder and options.tracking.enabled:
+        refused = log_evaluation(folder, options.tracking, evaluation.metrics(), evaluation.step, files)
+        console.print(refused or f"logged to MLflow as evaluation/{evaluation.label}", markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
