@@ -55,8 +55,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     sizes = [word for name, value in SMALL.items() for word in (f"--model.{name}", str(value))]
     steps = [word for name, value in STEPS.items() for word in (f"--training.{name}", str(value))]
-    done = job(folder, "train", *sizes, *steps, "--local", "--corpus.path", "text.txt", "--name", "one")
-    assert done.returncode == 0, done.stderr
+    train = runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train([*sizes, *steps, "--local", "--corpus.path", "text.txt", "--name", "one"]) == 0
     (folder / "note.txt").write_text("Wörter und 12 Zahlen.\n" * 20)
     (folder / "empty.txt").touch()
     (folder / "single.txt").write_text("x")
