@@ -31,7 +31,9 @@ def main(args: Sequence[str]) -> int:
         print("error: interrupted; nothing was written", file=sys.stderr)
         return 130
     evaluation.show(console)
-    place = folder.path / "evaluation" if folder else Path("evaluations").absolute()
+    # matplotlib writes to disks only: a run on a URI leaves its pictures here, and in MLflow.
+    kept = folder is not None and isinstance(folder.path, Path)
+    place = folder.path / "evaluation" if folder and kept else Path("evaluations").absolute()
     files = evaluation.write(Path(options.output).absolute() if options.output else place)
     for path in files:
         console.print(str(path), markup=False, soft_wrap=True)

@@ -88,6 +88,7 @@ def score_on_ray(
     Raises: ScoringFailed when a worker is lost.
     """
     import ray
+    from ray.exceptions import RayError
 
     from pipeline.prepare import quiet_ray_data
 
@@ -108,7 +109,7 @@ def score_on_ray(
     numbered = ((int(row["number"]), row["table"]) for row in tables.iter_rows())
     try:
         return _added(numbered, window, on_progress)
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ScoringFailed(f"{type(error).__name__}: {reason}; run it again, or with --local") from error
 

@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert train([*sizes, *steps, "--local", "--corpus.path", "text.txt", "--name", "one"]) == 0
+        assert not train([*sizes, *steps, "--local", "--corpus.path", "text.txt", "--name", "one"])
     (folder / "note.txt").write_text("Wörter und 12 Zahlen.\n" * 20)
     (folder / "empty.txt").touch()
     (folder / "single.txt").write_text("x")
