@@ -77,6 +77,8 @@ def quiet_profiler() -> None:
 
 def _one_line(boxed: str) -> str:
     """tyro's framed message as one line, without the part that a rule of ours does not need."""
-    lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
-    line = " ".join(line for line in lines if line and set(line) != {"─"})
+    # Its frame has a title; it is drawn with dashes only where standard output does not call its encoding "utf-8".
+    lines = [line.strip("│ ") for line in boxed.splitlines()]
+    title = next((number for number, line in enumerate(lines) if not line.strip("-") or line.startswith("╭")), -1)
+    line = " ".join(line for line in lines[title + 1 :] if line.strip("─-╰╯"))
     return re.sub(r"^Error parsing [^-]\S*: ", "", re.sub(r"\s*For full helptext,", ";", line))

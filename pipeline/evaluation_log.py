@@ -1,6 +1,5 @@
 """An evaluation in MLflow: in the run that it is of."""
 
-import os
 from pathlib import Path
 
 from pipeline.config import TrackingConfig
@@ -22,16 +21,12 @@ def log_evaluation(
     uri = tracking.uri or noted["tracking_uri"]
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
         return f"the run's MLflow store is gone ({uri}): nothing is logged to MLflow"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
 
-    from pipeline.tracking import quiet_mlflow
+    from pipeline.tracking import open_client
 
-    quiet_mlflow()
     try:
-        client, run_id = MlflowClient(uri), noted["run_id"]
+        client, run_id = open_client(uri), noted["run_id"]
         for name, value in metrics.items():
             logged = {(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)}
             if (step, value) not in logged:

@@ -92,7 +92,8 @@ def open_client(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.tracking import MlflowClient
 
-    quiet_mlflow()
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     return MlflowClient(uri)
 
 
@@ -252,12 +253,6 @@ class MLflowRun:
             now, step = int(time.time() * 1000), summary["steps"]
             named = [Metric(name, summary[name], now, step) for name in ("parameters", "bytes_seen", "seconds")]
             self._client.log_batch(self._id, metrics=named)
-
-
-def quiet_mlflow() -> None:
-    """Keep MLflow's own messages off the terminal."""
-    for library in ("mlflow", "alembic"):
-        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def connect(config: TrackingConfig) -> MLflowStore | NullTracker:

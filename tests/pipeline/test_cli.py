@@ -1,6 +1,10 @@
 """Command lines: a config and the options that make it are the same thing."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +32,17 @@ def test_a_wrong_option_is_one_line_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"--model\.dmi.*--model\.dim") as caught:
         parse(RunConfig, ["--model.dmi", "64"], default=RunConfig(), prog="train")
     assert "\n" not in str(caught.value) and "│" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_terminal_of_any_encoding_is_told_the_rule(encoding: str) -> None:
+    job = Path(__file__).parent.parent.parent / "jobs" / "train.py"
+    wrong = subprocess.run(
+        [sys.executable, str(job), "--training.steps", "0"],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(b"error: training.steps must be at least 1, got 0")
+    assert wrong.stderr.count(b"\n") == 1
