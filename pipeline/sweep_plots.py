@@ -196,7 +196,7 @@ def _importance(sweep: Sweep, path: Path) -> str | None:
     bars = axis.barh(names, [shares[name] for name in names], color="tab:blue")
     axis.bar_label(bars, fmt="%.2f", padding=3)
     axis.set_xlim(0, 1.1 * max(shares.values()) or 1)
-    axis.set_xlabel(f"share of the variance of bits per byte at step {step} (fANOVA, {len(history)} configurations)")
+    axis.set_xlabel(f"share of the variance of bits per byte at step {step}\n(fANOVA, {len(history)} configurations)")
     figure.savefig(path, dpi=120)
     return None
 

@@ -35,7 +35,7 @@ def command(*options: str) -> list[str]:
 
 def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the job in the folder, as a user does."""
-    return subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=550, check=False)
 
 
 def write_text(folder: Path) -> None:
@@ -97,6 +97,7 @@ def steps_of(client: MlflowClient, run: Run, metric: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
 
 
+@pytest.mark.timeout(900)
 def test_a_sweep_of_four_trials_two_at_a_time(text: Path) -> None:
     """One finishes, one is pruned, one fails: everything is told, kept and tracked, and the best is registered."""
     done = job(
@@ -166,6 +167,7 @@ def results(folder: Path) -> list[tuple[object, ...]]:
     return [(trial["values"], trial["state"], trial["step"], trial["bpb"]) for trial in trials]
 
 
+@pytest.mark.timeout(900)
 def test_a_sweep_that_is_killed_with_all_of_ray_goes_on_as_if_it_had_not_been(
     text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -205,6 +207,7 @@ def test_a_sweep_that_is_killed_with_all_of_ray_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_sweep_whose_every_trial_fails_says_why_once(text: Path) -> None:
     space = "training.learning_rate=1e30,1e31"
     done = job(text, *TINY, "--search.space", space, "--search.algorithm", "grid", "--name", "s")
@@ -216,6 +219,7 @@ def test_a_sweep_whose_every_trial_fails_says_why_once(text: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ctrl_c_saves_and_says_how_to_go_on(text: Path) -> None:
     long = [*TINY, "--training.steps", "20000", "--search.space", "training.learning_rate=1e-2,1e-3"]
     process = subprocess.Popen(
@@ -239,6 +243,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_trials_of_two_workers(text: Path) -> None:
     space = ["--search.space", "training.learning_rate=1e-2,1e-6", "--search.algorithm", "grid"]
     done = job(text, *TINY, *space, "--workers", "2", "--name", "s")
@@ -249,6 +254,7 @@ def test_trials_of_two_workers(text: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_seeds_and_two_objectives(text: Path) -> None:
     space = ["--search.space", "model.fixed_rank=1,2", "--search.algorithm", "grid", "--search.scheduler", "none"]
     done = job(text, *TINY, *space, "--search.seeds", "2", "--search.objective", "bpb+parameters", "--name", "s")
