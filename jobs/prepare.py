@@ -29,9 +29,11 @@ class PrepareConfig:
 def main(args: Sequence[str]) -> None:
     """Prepare the corpus and say what it is."""
     config = parse(PrepareConfig, args, default=PrepareConfig(), prog="python jobs/prepare.py")
+    from pipeline.job import check_lasting
     from pipeline.prepare import prepare
     from pipeline.session import ray_session
 
+    check_lasting("corpus.prepared", config.corpus.prepared)
     with nullcontext() if config.local else ray_session(verbose=config.verbose), Told() as told:
         corpus = prepare(config.corpus, local=config.local, on_event=told)
     report(corpus)

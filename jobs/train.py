@@ -9,6 +9,7 @@ from pathlib import Path
 from h2q.config import UserError
 from pipeline.cli import parse, quiet_profiler, run
 from pipeline.config import PRESETS, RunConfig, describe_presets
+from pipeline.job import placed
 from pipeline.run_folder import check_storage, find_folder
 
 PROG = "python jobs/train.py"
@@ -36,12 +37,7 @@ def main(args: Sequence[str]) -> int:
         print("error: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
         return 130
     summary.show(console, folder.path)
-    if summary.status == "stopped":
-        console.print(
-            f"\nstopped at step {summary.steps}; continue with --resume --name {folder.name}", highlight=False
-        )
-        return stopping.exit_code
-    return 0
+    return stopping.exit_code if summary.status == "stopped" else 0
 
 
 def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
@@ -68,7 +64,7 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
 
 
 def _parse(options: Sequence[str], preset: str, default: RunConfig) -> RunConfig:
-    return parse(
+    config = parse(
         RunConfig,
         options,
         default=default,
@@ -76,6 +72,7 @@ def _parse(options: Sequence[str], preset: str, default: RunConfig) -> RunConfig
         description=f"Train a model, from raw bytes to a tracked run. Presets:\n\n{describe_presets()}\n\n"
         f"Defaults below are those of {preset}.",
     )
+    return placed(config)
 
 
 if __name__ == "__main__":

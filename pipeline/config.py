@@ -152,6 +152,11 @@ class RunConfig(FromDict):
     """Training processes. The global batch is the same whatever their number."""
     local: bool = False
     """Train in this process, without a Ray cluster, on the GPU if there is one."""
+    address: str | None = None
+    """The Ray cluster to train on: HOST:PORT, or `auto` for the one that runs on this machine. None: the one that
+    RAY_ADDRESS names (`ray job submit` sets it), else a Ray of this machine that ends with the run."""
+    wait: int = 0
+    """Seconds to wait until a cluster that grows by itself has the CPUs and GPUs that the workers need."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """A GPU for each worker; `auto`: if there is one."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
@@ -178,6 +183,11 @@ class RunConfig(FromDict):
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
         require(self.retries >= 0, f"retries must be at least 0, got {self.retries}")
         require(self.timeout >= 1, f"timeout must be at least 1 second, got {self.timeout}")
+        require(self.wait >= 0, f"wait must be at least 0 seconds, got {self.wait}")
+        require(
+            not self.local or self.address is None,
+            f"local trains in this one process: leave out --address, got {self.address}",
+        )
         require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
         require(
             not self.local or self.workers == 1,

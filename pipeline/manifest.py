@@ -83,7 +83,6 @@ class Split:
         self.folder, self.name, self.rebuild, self.verify = folder, name, rebuild, verify
         self.cache = cache or Cache()
         self._told = told
-        self.shards = [Shard(**entry) for entry in told["shards"]]
         self.bytes: int = told["bytes"]
         """Bytes N of the split."""
         self.documents: int = told["documents"]
@@ -97,10 +96,17 @@ class Split:
         self.xz_bpb: float | None = told["xz_bpb"]
         """`xz -9e` of its first `sample_bytes`, bits per byte."""
         self.sample_bytes: int = told["sample_bytes"]
-        self._ends = np.cumsum([shard.bytes for shard in self.shards]).tolist()
+        # A million shards are no cause for a million objects: entries stay as the manifest has them until one is read.
+        self._entries: list[dict[str, Any]] = told["shards"]
+        self._ends = np.cumsum([entry["bytes"] for entry in self._entries]).tolist()
         self._maps: OrderedDict[int, Mapped] = OrderedDict()
         self._remote = storage.local_path(folder) is None
         self._lock = threading.Lock()
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """What the manifest says of each shard, in order."""
+        return [Shard(**entry) for entry in self._entries]
 
     def __len__(self) -> int:
         return self.bytes
@@ -114,7 +120,7 @@ class Split:
         number = bisect_right(self._ends, start)
         parts = []
         while start < stop:
-            base = self._ends[number] - self.shards[number].bytes
+            base = self._ends[number] - self._entries[number]["bytes"]
             end = min(stop, self._ends[number])
             parts.append(self._mapped(number).data[start - base : end - base])
             start, number = end, number + 1
@@ -122,13 +128,13 @@ class Split:
 
     def stream(self) -> Iterator[np.ndarray]:
         """The split's bytes in order, a shard at a time; no more than one stays mapped."""
-        for number in range(len(self.shards)):
+        for number in range(len(self._entries)):
             yield self._mapped(number).data
             self._maps.pop(number, None)
 
     def document_starts(self) -> np.ndarray:
         """The offsets in the split at which its documents begin (int64)."""
-        bases = [end - shard.bytes for end, shard in zip(self._ends, self.shards, strict=True)]
+        bases = [end - entry["bytes"] for end, entry in zip(self._ends, self._entries, strict=True)]
         found = [self._mapped(number).starts + base for number, base in enumerate(bases)]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
@@ -140,7 +146,7 @@ class Split:
             if number in self._maps:
                 self._maps.move_to_end(number)
             else:
-                self._maps[number] = self._open(self.shards[number])
+                self._maps[number] = self._open(Shard(**self._entries[number]))
             return self._maps[number]
 
     def _open(self, shard: Shard) -> Mapped:
@@ -179,8 +185,9 @@ def open_corpus(folder: str, config: CorpusConfig | None = None) -> Corpus:
     sizes = storage.sizes_in(folder)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
-            path = storage.without_secrets(storage.join(folder, shard["name"]))
-            shards.check_size(path, sizes.get(shard["name"]), Shard(**shard), manifest["command"])
+            if sizes.get(shard["name"]) != shard["file_bytes"]:
+                path = storage.without_secrets(storage.join(folder, shard["name"]))
+                shards.check_size(path, sizes.get(shard["name"]), Shard(**shard), manifest["command"])
     cache = Cache(config.cache, config.cache_bytes)
     return Corpus(folder, manifest, tuple(manifest["notes"]), config.verify, cache)
 

@@ -23,6 +23,11 @@ class Place:
         """Whether this is the worker that writes: journal, samples, checkpoints."""
         return self.rank == 0
 
+    @property
+    def cuda(self) -> bool:
+        """Whether this worker computes on a GPU, where every look at a result waits for all work before it."""
+        return self.device.type == "cuda"
+
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mean over all workers, the same on each."""
         return self.sum(tensor) / self.size
@@ -47,15 +52,14 @@ class Place:
 
     def describe(self) -> dict[str, Any]:
         """Device and number of workers, for people."""
-        cuda = self.device.type == "cuda"
         threads = torch.get_num_threads()
         named = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
-        device = torch.cuda.get_device_name(self.device) if cuda else named
+        device = torch.cuda.get_device_name(self.device) if self.cuda else named
         return {"device": device, "world_size": self.size}
 
     def peak_memory_bytes(self) -> int:
         """Largest memory held so far: allocated on the GPU, or resident in this process."""
-        if self.device.type == "cuda":
+        if self.cuda:
             return torch.cuda.max_memory_allocated(self.device)
         # The kernel's high-water mark where there is one (Linux), else what is resident now.
         try:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from h2q.config import UserError, require
+from h2q.config import UserError
 from pipeline import corpus as sources
 from pipeline import storage
 from pipeline.config import CorpusConfig
@@ -181,9 +181,17 @@ def _ray(tasks: list[Task], config: CorpusConfig) -> Iterator[dict[str, Any]]:
     import ray
 
     quiet_ray_data()
-    where = _only_here() if not all(map(storage.is_uri, _paths(tasks))) else {}
+    where = None
+    if not all(map(storage.is_uri, _paths(tasks))):
+        here, cpus, alone = _this_node()
+        if cpus < 1:
+            # The head of a cluster often has no CPUs to give: then this process does it itself.
+            yield from _loop(tasks)
+            return
+        # What lies at a bare path, other nodes need not see; a URI (`file://` too) they do.
+        where = None if alone else {"ray.io/node-id": here}
     rows = [{"task": task.to_json()} for task in tasks]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_run_row, num_cpus=1, **where)
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_run_row, num_cpus=1, label_selector=where)
     for row in data.iter_rows():
         told = json.loads(row["receipt"])
         if "error" in told:
@@ -198,22 +206,13 @@ def _paths(tasks: list[Task]) -> set[str]:
     }
 
 
-def _only_here() -> dict[str, Any]:
-    """Keep tasks on this node: what lies at a bare path, others need not see. A URI (`file://` too) goes anywhere."""
+def _this_node() -> tuple[str, float, bool]:
+    """The id of the node of this command, the CPUs it has to give, and whether it is the only one."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if len(alive) == 1:
-        return {}
+    alive = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
     mine = ray.get_runtime_context().get_node_id()
-    cpus = next(node["Resources"].get("CPU", 0) for node in alive if node["NodeID"] == mine)
-    require(
-        cpus >= 1,
-        f"a local corpus is prepared on the node of this command, which needs 1 CPU, found {cpus:g}: run it where "
-        "there are CPUs, or give --corpus.path and --corpus.prepared as URIs (file:// for a disk that all nodes share)",
-    )
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(mine, soft=False)}
+    return mine, alive[mine], len(alive) == 1
 
 
 def _run_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Tracker(Protocol):
 
     def finish(self, folder: Path, status: str) -> None: ...
 
+    def attach(self, folder: Path) -> None: ...
+
 
 class NullTracker:
     """Tracks nothing."""
@@ -81,6 +83,9 @@ class NullTracker:
     def finish(self, folder: Path, status: str) -> None:
         pass
 
+    def attach(self, folder: Path) -> None:
+        pass
+
 
 def open_client(uri: str) -> "MlflowClient":
     """A client that is quiet, and that gives up soon on a server that is away.
@@ -90,6 +95,8 @@ def open_client(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # It would print a server's address, password included, where a run ends.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.tracking import MlflowClient
 
     for library in ("mlflow", "alembic"):
@@ -112,7 +119,7 @@ def reading_client(config: TrackingConfig) -> "MlflowClient | None":
         client.search_experiments(max_results=1)
     except MlflowException as error:
         raise UserError(
-            f"the MLflow store {uri} does not answer ({first_line(error)}): start it, or name another"
+            f"the MLflow store {without_secrets(uri)} does not answer ({without_secrets(first_line(error))}): start it, or name another"
         ) from error
     return client
 
@@ -122,15 +129,18 @@ class MLflowStore:
 
     def __init__(self, config: TrackingConfig) -> None:
         """Raises: UserError if the store does not answer."""
-        self.uri = tracking_uri(config)
+        self.address = tracking_uri(config)
+        """With the user and password that a server may want: for clients, not to be told."""
+        self.uri = without_secrets(self.address)
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client = open_client(self.uri)
+            self.client = open_client(self.address)
             self.experiment_id = self._experiment(config.experiment)
         except MlflowException as error:
+            reason = without_secrets(first_line(error))
             raise UserError(
-                f"tracking.uri must be an MLflow store that works, got {self.uri} ({first_line(error)}): start it, "
+                f"tracking.uri must be an MLflow store that works, got {self.uri} ({reason}): start it, "
                 "name another with --tracking.uri, or train with --tracking.no-enabled"
             ) from error
 
@@ -191,6 +201,7 @@ class MLflowRun:
 
     def __init__(self, store: MLflowStore, run_id: str) -> None:
         self.uri: str | None = store.uri
+        self._address = store.address
         self.experiment_id: str | None = store.experiment_id
         self.run_id: str | None = run_id
         self._id = run_id
@@ -221,7 +232,7 @@ class MLflowRun:
         """
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(self._id, resume_logging=True, tracking_uri=self.uri)
+        monitor = SystemMetricsMonitor(self._id, resume_logging=True, tracking_uri=self._address)
         monitor.start()
         try:
             yield
@@ -229,17 +240,20 @@ class MLflowRun:
             monitor.finish()
 
     def finish(self, folder: Path, status: str) -> None:
-        """Upload what the run left for people, and end the run (`status`: FINISHED, FAILED or KILLED)."""
+        """Upload the record of the run, and end it (`status`: FINISHED, FAILED or KILLED)."""
         self._log_size(folder / "summary.json")
         for name in ("config.json", "summary.json", "metrics.jsonl"):
             if (folder / name).exists():
                 with on_disk(folder / name) as path:
                     self._client.log_artifact(self._id, str(path))
+        self._client.set_terminated(self._id, status)
+
+    def attach(self, folder: Path) -> None:
+        """Upload the pictures and samples that the run left."""
         for name in ("plots", "samples"):
             if (folder / name).exists():
                 with on_disk(folder / name) as path:
                     self._client.log_artifacts(self._id, str(path), name)
-        self._client.set_terminated(self._id, status)
 
     def _log_size(self, path: Path) -> None:
         """What a list of runs is sorted by and no record holds; once for each step at which the run has ended."""
@@ -269,7 +283,9 @@ def tracking_uri(config: TrackingConfig) -> str:
     if uri.startswith(_SQLITE):
         uri = f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
     if urlparse(uri).scheme in ("", "file"):
-        raise UserError(f"tracking.uri must be a database or a server, got {uri!r}: try sqlite:///mlflow.db")
+        raise UserError(
+            f"tracking.uri must be a database or a server, got {without_secrets(uri)!r}: try sqlite:///mlflow.db"
+        )
     return uri
 
 

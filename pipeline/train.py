@@ -24,7 +24,7 @@ from pipeline.prepare import Corpus, prepare
 from pipeline.progress import Progress
 from pipeline.registry import register, serve_command
 from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
-from pipeline.session import Resources, find_resources, local_resources, quiet_ray, ray_session
+from pipeline.session import Resources, find_address, find_resources, local_resources, quiet_ray, ray_session
 from pipeline.stop import Stopping, interruptible, stoppable
 from pipeline.storage import without_secrets
 from pipeline.summary import Summary, summarise
@@ -42,13 +42,17 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     """
     began = time.perf_counter()
     storage = check_storage(config.storage)
+    address = None if config.local else find_address(config.address)
     quiet_ray(verbose=config.verbose)
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress:
         # Opening the tracking store takes seconds, and so does Ray's start: side by side.
         connecting = aside.submit(connect, config.tracking)
         progress.stage("starting" if config.local else "starting Ray")
-        with nullcontext() if config.local else ray_session(verbose=config.verbose):
-            resources = (local_resources if config.local else find_resources)(config.workers, config.use_gpu)
+        with nullcontext() if config.local else ray_session(verbose=config.verbose, address=address):
+            if config.local:
+                resources = local_resources(config.use_gpu)
+            else:
+                resources = find_resources(config.workers, config.use_gpu, wait=config.wait, say=progress.say)
             if not resources.gpu:
                 check_precision(config.precision, "cpu")  # what a GPU can do, its worker will find out
             progress.stage("preparing the corpus")
@@ -78,11 +82,16 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             except BaseException as error:
                 end(tracker, folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", progress)
                 raise
-        progress.stage("drawing")
+        # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
         records = read_journal(folder.journal)
-        draw(records, folder.path / "plots", folder.name)
         summary = summarise(config, folder, corpus, records, tracker, preset, time.perf_counter() - began)
         end(tracker, folder, "FINISHED" if summary.status == "finished" else "KILLED", progress)
+        if summary.status == "stopped":
+            progress.say(f"stopped at step {summary.steps}; continue with --resume --name {folder.name}")
+        progress.stage("drawing")
+        draw(records, folder.path / "plots", folder.name)
+        with suppress(Exception):  # `end` has said what to do where the server is away
+            tracker.attach(folder.path)
         if config.tracking.register and summary.status == "finished":
             publish(store, tracker, folder, config.tracking.register, progress)
     return summary, folder, stopping

@@ -90,8 +90,8 @@ def train(
         for step in range(start, training.steps + 1):
             state.step, last, fresh = step, step == training.steps, step > start
             logging = step % training.log_every == 0
-            # Several workers must agree, which costs an exchange: only where one is due anyway.
-            stopping = (logging or place.size == 1) and place.any(stop.wanted)
+            # Several workers must agree, which costs an exchange: on GPUs, only where one is due anyway.
+            stopping = (logging or place.size == 1 or not place.cuda) and place.any(stop.wanted)
 
             with clock.paused():
                 improved = False

@@ -88,3 +88,31 @@ def test_random_windows_differ_by_step_and_seed_and_lie_within_the_split(split: 
 def test_a_split_shorter_than_a_chunk_for_each_lane_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="24 × 33 = 792 bytes, found 791"):
         Lanes(make_split(tmp_path, noise(791)), lanes=24, seq_len=32)
+
+
+def test_512_workers_over_a_million_shards_read_their_own_lanes_and_nothing_else(tmp_path: Path) -> None:
+    """1 TiB in shards of 1 MiB, of which only those exist that hold the beginnings of some workers' lanes."""
+    size, count, workers, per_worker, seq_len = 1 << 20, 10**6, 512, 2, 1024
+    total, lanes = size * count, workers * per_worker
+    entry = {"bytes": size, "documents": 0, "file_bytes": size, "sha256": ""}
+    listed = [{"name": f"train-{number}.arrow", **entry} for number in range(count)]
+    content = {}
+    chosen = [0, 1, 255, 511]
+    starts = {
+        rank: [lane * total // lanes for lane in range(rank * per_worker, (rank + 1) * per_worker)] for rank in chosen
+    }
+    for number in {at // size for rank in chosen for at in starts[rank]}:
+        content[number] = np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8)
+        packed = shards.pack("train", content[number], np.zeros(0, np.int64))
+        listed[number] = packed.write(str(tmp_path), f"train-{number}.arrow").to_dict()
+    told = {"shards": listed, "bytes": total, "documents": 0, "sha256": "", "sample_bytes": 0}
+    told |= {"order0_bpb": None, "gzip_bpb": None, "xz_bpb": None}
+    read = Lanes(Split(str(tmp_path), "train", told, ""), lanes=lanes, seq_len=seq_len)
+    for rank in chosen:
+        for step in (0, 7):
+            for row, at in zip(read.rows(step, rank, workers), starts[rank], strict=True):
+                within = at % size + step * seq_len
+                assert row.tobytes() == content[at // size][within : within + seq_len + 1].tobytes()
+    # An epoch is as long for every worker: lanes differ by a byte at most.
+    lengths = np.diff([lane * total // lanes for lane in range(lanes + 1)])
+    assert lengths.max() - lengths.min() <= 1 and lengths.sum() == total

@@ -1,9 +1,11 @@
 """Resources: what there is and what was asked, before anything starts."""
 
+import socket
+
 import pytest
 
 from h2q.config import UserError
-from pipeline.session import cpus_per_worker, find_resources, local_resources
+from pipeline.session import cpus_per_worker, find_address, find_resources, local_resources
 
 
 @pytest.mark.parametrize(
@@ -22,9 +24,29 @@ def test_what_the_cluster_lacks_is_named() -> None:
     assert (found.gpu, found.cpus) == (False, 1)
     with pytest.raises(UserError, match="3 workers need 3 CPUs, the cluster has 2: use --workers 2"):
         find_resources(3, "auto")
-    with pytest.raises(UserError, match="the cluster has no GPU: use --use-gpu no"):
+    with pytest.raises(UserError, match="1 worker needs 1 GPU, the cluster has none: use --use-gpu no"):
         find_resources(1, "yes")
 
 
 def test_a_process_uses_what_it_has() -> None:
-    assert not local_resources(1, "no").gpu
+    assert not local_resources("no").gpu
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001", "head", ":6379"])
+def test_an_address_of_another_kind_is_refused_with_what_to_do(address: str) -> None:
+    with pytest.raises(UserError, match=r"address must be HOST:PORT of a Ray cluster, or auto, .* ray job submit"):
+        find_address(address)
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        free = f"127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(UserError, match=f"no Ray cluster answers at {free} .*: start one with ray start --head"):
+        find_address(free)
+
+
+def test_a_ray_of_our_own_is_the_rule_and_ray_address_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert find_address(None) == "local", "a cluster that happens to run on this machine is not joined"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert find_address(None) == "auto" and find_address("local") == "local"
