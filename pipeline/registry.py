@@ -116,7 +116,7 @@ def _version(
         store.client.create_registered_model(name, description=_how_to_use(name))
     best, state = checkpoint.state["best"], checkpoint.state
     bpb = f"{best['bpb']:.4f} bits per byte on validation" if best else "not yet evaluated"
-    with _default_store(store.uri):
+    with _default_store(store.address):
         made = store.client.create_model_version(
             name,
             source=f"models:/{model_id}",

@@ -118,8 +118,9 @@ def reading_client(config: TrackingConfig) -> "MlflowClient | None":
         client = open_client(uri)
         client.search_experiments(max_results=1)
     except MlflowException as error:
+        reason = without_secrets(first_line(error))
         raise UserError(
-            f"the MLflow store {without_secrets(uri)} does not answer ({without_secrets(first_line(error))}): start it, or name another"
+            f"the MLflow store {without_secrets(uri)} does not answer ({reason}): start it, or name another"
         ) from error
     return client
 
