@@ -66,7 +66,7 @@ def estimate(config: RunConfig) -> Estimate:
     """
     import pipeline.worker  # noqa: F401  (the libraries that a worker loads belong to its memory)
 
-    cuda = local_resources(config.use_gpu).gpu
+    cuda = local_resources(config.workers, config.use_gpu).gpu
     device = torch.device("cuda" if cuda else "cpu")
     autocast = setup_precision(config.precision, device)
     torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))

@@ -120,7 +120,7 @@ class Resources:
     """Threads of torch: one for each CPU, or OMP_NUM_THREADS if that is less; None: torch's own choice."""
 
 
-def local_resources(use_gpu: str) -> Resources:
+def local_resources(workers: int, use_gpu: str) -> Resources:
     """What this process can use.
 
     Raises: UserError if a GPU was asked for and there is none.

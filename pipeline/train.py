@@ -50,7 +50,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         progress.stage("starting" if config.local else "starting Ray")
         with nullcontext() if config.local else ray_session(verbose=config.verbose, address=address):
             if config.local:
-                resources = local_resources(config.use_gpu)
+                resources = local_resources(config.workers, config.use_gpu)
             else:
                 resources = find_resources(config.workers, config.use_gpu, wait=config.wait, say=progress.say)
             if not resources.gpu:

@@ -29,7 +29,7 @@ def test_what_the_cluster_lacks_is_named() -> None:
 
 
 def test_a_process_uses_what_it_has() -> None:
-    assert not local_resources("no").gpu
+    assert not local_resources(1, "no").gpu
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001", "head", ":6379"])
