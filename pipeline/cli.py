@@ -54,12 +54,15 @@ def options_of(config: Any, default: Any, prefix: str = "") -> list[str]:
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Call main(arguments) as a job: a UserError is one line on standard error and exit code 2."""
+    """Call main(arguments) as a job: a UserError is one line on standard error and exit code 2, Ctrl-C one and 130."""
     try:
         code = main(sys.argv[1:]) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        code = 130
     except BrokenPipeError:
         # The reader of our output left (`| head`): not an error; keep Python from complaining while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

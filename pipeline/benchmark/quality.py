@@ -1,9 +1,9 @@
 """What learns best: H2Q, QRLM and dense transformers of equal size on the same bytes with the same budget of time.
 
-A run gets a budget of seconds, not of steps: the time of one thread's CPU, so that a busy machine takes longer and
-changes nothing, or of the clock on a GPU. Step time is measured first, then the schedule is laid over the steps that
-fit. Each family's learning rate is tuned alike: every rate of the grid at the first seed, the best on the validation
-split kept. Further seeds run at that rate, and the test split, which decides nothing, is scored at their ends.
+A run gets a budget of seconds, not of steps: the time of one thread's CPU, which a busy machine changes little (shared
+caches cost up to a quarter), or of the clock on a GPU. Step time is measured first, then the schedule is laid over the
+steps that fit. Each family's learning rate is tuned alike: every rate of the grid at the first seed, the best on the
+validation split kept. Further seeds run at that rate, and the test split, which decides nothing, is scored last.
 """
 
 import time

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from h2q.config import UserError
-from pipeline.cli import options_of, parse
+from pipeline.cli import options_of, parse, run
 from pipeline.config import PRESETS, RunConfig
 
 
@@ -46,3 +46,13 @@ def test_a_terminal_of_any_encoding_is_told_the_rule(encoding: str) -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.startswith(b"error: training.steps must be at least 1, got 0")
     assert wrong.stderr.count(b"\n") == 1
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_: object) -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
