@@ -167,6 +167,7 @@ def results(folder: Path) -> list[tuple[object, ...]]:
     return [(trial["values"], trial["state"], trial["step"], trial["bpb"]) for trial in trials]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_that_is_killed_with_all_of_ray_goes_on_as_if_it_had_not_been(
     text: Path, tmp_path_factory: pytest.TempPathFactory

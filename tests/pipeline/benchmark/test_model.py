@@ -45,7 +45,14 @@ def test_the_model_benchmark_times_every_case():
     result = run(Options(model=TINY, lanes=2, rounds=2, precisions=("fp32",), device="cpu"))
     assert [row["case"] for row in result["rows"]] == [
         f"{case} fp32"
-        for case in ("ours", "published formulation", "published, checkpointed", "dense", "bare products")
+        for case in (
+            "ours",
+            "published formulation",
+            "published, checkpointed",
+            "dense",
+            "ours, storage of all ranks",
+            "bare products",
+        )
     ]
     assert all(row["seconds"] > 0 for row in result["rows"])
 
