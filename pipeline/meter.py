@@ -5,11 +5,9 @@ from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
 
 from pipeline.prepare import Event
-from pipeline.progress import human_bytes, human_seconds
+from pipeline.progress import human_bytes, human_seconds, live_line
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
@@ -20,14 +18,7 @@ class Meter:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[status]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = live_line(console)
         self._task = self._bar.add_task("", total=1.0, status="")
         self._stage = ""
         self._first: tuple[float, int] | None = None

@@ -16,6 +16,18 @@ PLAIN_SECONDS = 10.0
 """Least time between two plain lines, validations aside."""
 
 
+def live_line(console: Console) -> Bar:
+    """One line that says what is being done, how far it is, and `status`; nothing where the output is no terminal."""
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class Progress:
     """Shows stages of the start, then the newest record of the journal."""
 
@@ -25,14 +37,7 @@ class Progress:
         self._bytes_per_step = config.training.lanes * config.model.seq_len
         self._shown_at = -PLAIN_SECONDS
         self._latest: Record = {}
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[status]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = live_line(console)
         self._task = self._bar.add_task("", total=self._steps, status="")
 
     def __enter__(self) -> Self:

@@ -7,12 +7,10 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pipeline.prepare import Event
-from pipeline.progress import human_bytes, human_seconds
+from pipeline.progress import human_bytes, human_seconds, live_line
 from pipeline.slots import Slots
 from pipeline.space import growth_note
 from pipeline.sweep import Sweep, describe, grace_steps
@@ -29,14 +27,7 @@ class SweepProgress:
         self._began = time.monotonic()
         self._running: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[status]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = live_line(console)
         self._task = self._bar.add_task("", total=None, status="")
 
     def __enter__(self) -> Self:
