@@ -19,9 +19,9 @@ PLAIN_SECONDS = 10.0
 def live_line(console: Console) -> Bar:
     """One line that says what is being done, how far it is, and `status`; nothing where the output is no terminal."""
     return Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -84,7 +84,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _status(self) -> str:
         latest = self._latest

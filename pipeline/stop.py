@@ -37,7 +37,7 @@ def stoppable(folder: Path) -> Iterator[Stopping]:
             raise KeyboardInterrupt
         stopping.signal = number
         # In a thread: an object store may take its time, and the loop may be running in this one.
-        threading.Thread(target=(folder / _NAME).touch, daemon=True).start()
+        threading.Thread(target=request_stop, args=(folder,), daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield stopping  # signals are not ours to handle
@@ -76,7 +76,7 @@ class StopWatch:
     def __init__(self, folder: Path, *, active: bool = True) -> None:
         self.wanted = False
         """Whether somebody has asked the run in this folder to stop."""
-        self._file = folder / _NAME
+        self._folder = folder
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stop", daemon=True) if active else None
 
@@ -93,7 +93,7 @@ class StopWatch:
     def _run(self) -> None:
         while not self.wanted and not self._ended.wait(_SECONDS):
             with suppress(UserError, OSError):  # a store that is away: asked again
-                self.wanted = self._file.exists()
+                self.wanted = stop_wanted(self._folder)
 
 
 def interruptible(work: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ import fnmatch
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,19 +184,18 @@ def make_folder(path: str, option: str = "--corpus.prepared") -> None:
 def remove(path: str) -> None:
     """Delete the file if it is there. Raises: UserError when that cannot be done."""
     where, inner = filesystem(path)
-    try:
-        where.delete_file(inner)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(f"cannot delete {without_secrets(path)}: {_first_line(error)}") from error
+    _delete(where.delete_file, inner, path)
 
 
 def remove_folder(path: str) -> None:
     """Delete the folder and all in it if it is there. Raises: UserError when that cannot be done."""
     where, inner = filesystem(path)
+    _delete(where.delete_dir, inner, path)
+
+
+def _delete(delete: Callable[[str], None], inner: str, path: str) -> None:
     try:
-        where.delete_dir(inner)
+        delete(inner)
     except FileNotFoundError:
         pass
     except OSError as error:

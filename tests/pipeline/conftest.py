@@ -1,10 +1,17 @@
-"""A corpus and a model small enough to train in a test, and a store of objects."""
+"""A corpus and a model small enough to train in a test, a store of objects, a tracking server."""
 
 import io
+import os
 import pydoc_data.topics
 import re
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, StringIO
@@ -12,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -230,3 +238,34 @@ def store() -> Iterator[StandInStore]:
     yield made
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def tracking_server(tmp_path: Path) -> tuple[str, Callable[[], AbstractContextManager[None]]]:
+    """The address of a real tracking server on 127.0.0.1, and what runs it, as often as asked, on one store."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    stored = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept"]
+
+    @contextmanager
+    def running() -> Iterator[None]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *stored, "--port", str(port), "--workers", "1"],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while True:
+                with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5):
+                    break
+                assert process.poll() is None
+                time.sleep(0.1)
+            yield
+        finally:
+            for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                child.kill()
+            process.wait()
+
+    return uri, running

@@ -2,18 +2,15 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
-import pytest
 
 from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
@@ -47,31 +44,6 @@ def heard(process: psutil.Process) -> set[str]:
     }
 
 
-@pytest.fixture
-def tracking_server(tmp_path: Path) -> Iterator[str]:
-    """The address of a real tracking server, which keeps what it is told below the same folder."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    stored = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *stored, "--port", str(port), "--workers", "1"],
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while True:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            assert process.poll() is None
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            child.kill()
-        process.wait()
-
-
 def test_a_local_run_is_one_process_that_listens_to_nobody(tmp_path: Path, tiny: Make) -> None:
     with training(tiny(tmp_path, training=ENDLESS), tmp_path) as processes:
         titles = [" ".join(process.cmdline()) for process in processes]
@@ -89,18 +61,22 @@ def test_a_ray_of_our_own_is_not_heard_from_outside(tmp_path: Path, tiny: Make) 
     assert not [title for title, where in beyond.items() if where and "RayTrainWorker" not in title], beyond
 
 
-def test_no_password_or_key_is_told(tmp_path: Path, tiny: Make, tracking_server: str) -> None:
+def test_no_password_or_key_is_told(
+    tmp_path: Path, tiny: Make, tracking_server: tuple[str, Callable[[], AbstractContextManager[None]]]
+) -> None:
     """Neither on the terminal, nor in the folder of the run, nor in MLflow: parameters, tags and artifacts."""
     hidden = ("hunter2", "AKIASECRETKEYID", "wJalrSECRETKEY", "0123456789abcdefTOKEN")
     variables = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"), hidden[1:], strict=True))
-    uri = tracking_server.replace("://", f"://someone:{hidden[0]}@")
+    address, running = tracking_server
+    uri = address.replace("://", f"://someone:{hidden[0]}@")
     config = tiny(tmp_path, tracking={"uri": uri})
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), *options_of(config, PRESETS["laptop"])]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, check=False
-    )
+    with running():
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, check=False
+        )
     assert (done.returncode, done.stderr) == (0, "")
-    assert tracking_server in done.stdout, "the address itself is told"
+    assert address in done.stdout, "the address itself is told"
     left = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(left) > 10, "the run, and what the server keeps"
     for secret in hidden:

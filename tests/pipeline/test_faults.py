@@ -4,14 +4,12 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,49 +252,21 @@ def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Pat
     assert steps == list(range(0, 4001, 2))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[None]:
-    """A real tracking server on 127.0.0.1."""
-    stored = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *stored, "--port", str(port), "--workers", "1"],
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while True:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            assert process.poll() is None
-            time.sleep(0.1)
-        yield
-    finally:
-        for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            child.kill()
-        process.wait()
-
-
-def test_a_tracking_server_that_goes_away_and_comes_back_misses_nothing(tmp_path: Path, tiny: Make) -> None:
+def test_a_tracking_server_that_goes_away_and_comes_back_misses_nothing(
+    tmp_path: Path, tiny: Make, tracking_server: tuple[str, Callable[[], AbstractContextManager[None]]]
+) -> None:
     from mlflow.tracking import MlflowClient
 
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
+    uri, running = tracking_server
     config = tiny(tmp_path, training=LONG | {"steps": 400}, tracking={"uri": uri})
     folder = RunFolder(tmp_path / "runs" / "run")
-    with mlflow_server(tmp_path, port):
+    with running():
         process = start(config, tmp_path)
         wait_for_checkpoint(folder, process)
     said, complaints = process.communicate()
     assert (process.returncode, complaints) == (0, "")
     assert "MLflow did not take all of the run" in said and "--resume --name run" in said
-    with mlflow_server(tmp_path, port):
+    with running():
         process = start(replace(config, resume=True), tmp_path)
         _, complaints = process.communicate()
         assert (process.returncode, complaints) == (0, "")

@@ -43,3 +43,13 @@ def test_plain_lines_are_few_but_every_validation_is_one() -> None:
 def test_numbers_for_people() -> None:
     assert [human_bytes(count) for count in (7, 1234, 12_345_678, 9.9e10)] == ["7 B", "1.23 kB", "12.3 MB", "99 GB"]
     assert [human_seconds(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_brackets_in_a_path_are_shown_as_they_are(terminal: bool) -> None:
+    said = StringIO()
+    console = Console(file=said, width=200, force_terminal=terminal)
+    with Progress(console, RunConfig()) as progress:
+        progress.say("run /data/[red]/[/x]")
+        progress.stage("opening /data/[red]/[/x]")
+    assert "run /data/[red]/[/x]" in said.getvalue() and "opening /data/[red]/[/x]" in said.getvalue()
