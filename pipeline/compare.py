@@ -38,6 +38,8 @@ RESULTS = {
 }
 """Results by name, in the order of a table, and how a person reads one. Rank: at the end; seconds: of training."""
 
+_UNFINISHED = "unfinished"
+"""It goes on, or it was killed: nobody can tell which."""
 _BPB = ("validation bpb", "best validation bpb", "test bpb")
 
 
@@ -99,18 +101,22 @@ def compare(runs: list[ComparedRun]) -> Comparison:
     differences = {name: values for name, values in columns.items() if len(set(values)) > 1}
     corpora: dict[str, list[ComparedRun]] = {}
     for run in runs:
-        corpora.setdefault(run.corpus_sha256 or "unknown", []).append(run)
+        if run.corpus_sha256:
+            corpora.setdefault(run.corpus_sha256, []).append(run)
+    unknown = [run.name for run in runs if not run.corpus_sha256]
     notes = []
     if len(corpora) > 1:
         each = "; ".join(
-            f"{group[0].corpus or 'unknown'} ({sha256[:16]}): {', '.join(run.name for run in group)}"
+            f"{group[0].corpus or 'unnamed'} ({sha256[:16]}): {', '.join(run.name for run in group)}"
             for sha256, group in corpora.items()
         )
         notes.append(f"bits per byte cannot be compared: the runs are scored on different corpora: {each}")
+    if unknown:
+        notes.append(f"no checkpoint or summary says which corpus {', '.join(unknown)} was scored on")
     steps = {run.results["bytes seen"] for run in runs}
     if len(runs) > 1 and len(steps) > 1:
         notes.append("the runs have seen different numbers of bytes: compare their curves, not only where they end")
-    return Comparison(runs=runs, differences=differences, notes=notes, same_corpus=len(corpora) == 1)
+    return Comparison(runs=runs, differences=differences, notes=notes, same_corpus=len(corpora) == 1 and not unknown)
 
 
 def find_runs(references: Iterable[str], *, storage: str, tracking: TrackingConfig) -> list[ComparedRun]:
@@ -160,7 +166,7 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     known = summary if ended else _newest_state(folder)
     return ComparedRun(
         name=folder.name,
-        status=summary["status"] if ended else "running",
+        status=summary["status"] if ended else _UNFINISHED,
         folder=str(folder.path),
         mlflow_run_id=(folder.read("mlflow.json") or {}).get("run_id"),
         command=stored["command"],
@@ -186,7 +192,7 @@ def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
     records = [by_step[step] for step in sorted(by_step)]
     tags, fields = run.data.tags, run.data.params
     bytes_per_step = int(fields["training.lanes"]) * int(fields["model.seq_len"])
-    status = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}.get(run.info.status, "running")
+    status = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}.get(run.info.status, _UNFINISHED)
     return ComparedRun(
         name=run.info.run_name or run.info.run_id,
         status=status,

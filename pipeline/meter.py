@@ -7,10 +7,7 @@ from typing import Self
 from rich.console import Console
 
 from pipeline.prepare import Event
-from pipeline.progress import human_bytes, human_seconds, live_line
-
-PLAIN_SECONDS = 10.0
-"""Least time between two plain lines."""
+from pipeline.progress import PLAIN_SECONDS, human_bytes, human_seconds, live_line
 
 
 class Meter:
@@ -20,7 +17,6 @@ class Meter:
         self._console = console
         self._bar = live_line(console)
         self._task = self._bar.add_task("", total=1.0, status="")
-        self._stage = ""
         self._first: tuple[float, int] | None = None
         self._said = time.monotonic()
 
@@ -33,7 +29,7 @@ class Meter:
 
     def stage(self, text: str) -> None:
         """What is being done."""
-        self._stage, self._first = text, None
+        self._first = None
         self._bar.update(self._task, description=text, status="", completed=0)
 
     def preparing(self, event: Event) -> None:

@@ -1,10 +1,9 @@
 """A trial of a sweep: an ordinary run in a folder of its own, and what the sweep notes of it in trial.json."""
 
-import functools
-import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
+from pipeline.baselines import parameters
 from pipeline.config import RunConfig
 from pipeline.journal import Record, read_journal
 from pipeline.run_folder import RunFolder
@@ -62,7 +61,7 @@ class Trial:
             state=state,
             step=reached,
             bpb=latest.get("validation/bpb"),
-            parameters=count_parameters(config),
+            parameters=parameters(config.model),
             rank=latest.get("growth/rank"),
             bytes_per_second=rate,
             seconds=seen / rate if rate else None,
@@ -87,19 +86,3 @@ def validations(folder: RunFolder, *, until: int | None = None) -> dict[int, flo
 
 def bytes_per_step(config: RunConfig) -> int:
     return config.training.lanes * config.model.seq_len
-
-
-def count_parameters(config: RunConfig) -> int:
-    """Parameters of the model, without giving it memory."""
-    return _count(tuple(sorted(config.model.to_dict().items())))
-
-
-@functools.cache
-def _count(model: tuple[tuple[str, Any], ...]) -> int:
-    import torch
-
-    from h2q.config import ModelConfig
-    from h2q.model import ByteModel
-
-    with torch.device("meta"):
-        return sum(math.prod(parameter.shape) for parameter in ByteModel(ModelConfig(**dict(model))).parameters())

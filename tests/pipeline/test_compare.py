@@ -91,8 +91,18 @@ def test_a_run_that_has_not_ended_is_read_from_journal_and_checkpoint(tmp_path: 
     folder.write("config.json", stored)
     run = from_folder(folder)
     assert "model.init" not in run.fields, "a run older than an option has no value of it"
-    assert run.status == "running" and run.corpus_sha256 == summary.corpus_sha256
+    assert run.status == "unfinished" and run.corpus_sha256 == summary.corpus_sha256
     assert run.results["parameters"] == summary.parameters and run.results["test bpb"] == summary.test_bpb
+
+
+def test_a_corpus_that_nobody_noted_is_not_another_one(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking={"enabled": False}))
+    run = from_folder(folder)
+    killed = replace(run, name="killed", corpus=None, corpus_sha256=None)
+    for comparison in (compare([run, killed]), compare([killed, killed])):
+        [note] = comparison.notes
+        assert "which corpus killed" in note and "cannot be compared" not in note
+        assert comparison.best("test bpb") is None, "it is not ranked either"
 
 
 def test_the_page_needs_nothing_and_believes_nothing(tmp_path: Path, tiny: Make, train: Train) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from h2q.config import ModelConfig, UserError, require
+from pipeline.baselines import parameters
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.run_folder import RunFolder
 from pipeline.stop import stop_wanted
@@ -16,7 +17,7 @@ from pipeline.sweep import Sweep, describe, ranked
 from pipeline.sweep_config import SearchConfig, SweepConfig
 from pipeline.sweep_folder import check_same_search, only_one
 from pipeline.sweep_report import pareto_front, report_on
-from pipeline.trial import State, Trial, count_parameters
+from pipeline.trial import State, Trial
 
 RUN = RunConfig(
     model=ModelConfig(dim=64, depth=2, heads=2, factor=4, fixed_rank=2),
@@ -55,7 +56,7 @@ def test_trials_come_in_order_and_end_with_the_grid(opened: Open) -> None:
     config = sweep.config_of(trials[2])
     assert (config.model.fixed_rank, config.training.axiom_lambda, config.training.seed) == (2, 0.1, 5)
     assert config.training.evaluate_every == 20, "ASHA decides after a fifth"
-    assert count_parameters(config) == sum(p.numel() for p in _model(config))
+    assert parameters(config.model) == sum(p.numel() for p in _model(config))
 
 
 def _model(config: RunConfig):
