@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -18,7 +19,7 @@ PROG = "python jobs/compare.py"
 class CompareOptions:
     """Runs side by side: the fields in which they differ, their results, their curves in one picture."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN …")] = ()
     """Runs: names, folders, MLflow run ids, registered models, `latest`, `best`."""
     experiment: str | None = None
     """Instead of RUN …: the newest runs of this MLflow experiment, best first."""
@@ -44,7 +45,7 @@ class CompareOptions:
 
 
 def main(args: Sequence[str]) -> int:
-    options = parse(CompareOptions, args, default=CompareOptions(), prog=f"{PROG} RUN …")
+    options = parse(CompareOptions, args, default=CompareOptions(), prog=PROG)
     require(bool(options.runs or options.experiment), f"name runs, {PROG} RUN …, or an experiment: --experiment NAME")
     for path in (options.plot, options.html):
         require(

@@ -20,7 +20,7 @@ PROG = "python jobs/generate.py"
 class GenerateOptions(SamplingConfig):
     """Write what a trained model thinks comes after a prompt, byte by byte as they are drawn."""
 
-    run: Annotated[str, tyro.conf.Positional] = ""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ""
     """The run: its name or folder, an MLflow run id, a registered model, `latest` or `best`."""
     prompt: str = ""
     """What the model continues; - reads it from standard input, whose bytes may be any."""
@@ -40,7 +40,7 @@ class GenerateOptions(SamplingConfig):
 
 
 def main(args: Sequence[str]) -> int:
-    options = parse(GenerateOptions, args, default=GenerateOptions(), prog=f"{PROG} RUN")
+    options = parse(GenerateOptions, args, default=GenerateOptions(), prog=PROG)
     require(options.run != "", f"name a run: {PROG} RUN --prompt TEXT, with RUN a name, a folder, latest or best")
     prompt = read_prompt(options)
     from h2q.generate import stream

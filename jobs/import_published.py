@@ -22,7 +22,7 @@ PROG = "python jobs/import_published.py"
 class ImportOptions:
     """Read a .pt file of the published code, without running what is in it, and keep the model as a run of ours."""
 
-    file: Annotated[str, tyro.conf.Positional] = ""
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ""
     """The published checkpoint."""
     name: str | None = None
     """Name of the run that holds the imported model. None: imported- and the name of the file."""

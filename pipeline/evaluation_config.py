@@ -16,7 +16,7 @@ class EvaluationConfig:
     """Bits per byte of a trained run over a whole split or file, every byte scored once, beside what general
     compressors need for the very same bytes."""
 
-    run: Annotated[str, tyro.conf.Positional] = ""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ""
     """A run: its name or folder, its MLflow id, a registered model, `latest`, or `best`."""
     split: Literal["train", "validation", "test"] = "test"
     """Which split of the run's corpus."""

@@ -1,6 +1,8 @@
 """The command that lets a trained model write, as a user calls it."""
 
+import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,9 +86,15 @@ def test_a_reader_that_leaves_and_an_interruption_end_it_cleanly(job, tmp_path):
     make_run(folder, "endless")
     command = [sys.executable, str(JOB), "endless", "--prompt", "a", "--length", "100000000"]
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
-    for end, code in ((lambda p: p.stdout.close(), 0), (lambda p: p.send_signal(2), 130)):
+    for end, code in ((lambda p: p.stdout.close(), 0), (lambda p: p.send_signal(signal.SIGINT), 130)):
         with subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # A shell lets what it runs in the background ignore Ctrl-C; tests may run there, and hand that on.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         ) as process:
             assert process.stdout is not None and process.stderr is not None
             assert len(process.stdout.read(20)) == 20
