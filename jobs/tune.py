@@ -9,6 +9,7 @@ from pathlib import Path
 from h2q.config import UserError
 from pipeline.cli import parse, run
 from pipeline.config import PRESETS, RunConfig, describe_presets
+from pipeline.job import placed
 from pipeline.sweep_config import SearchConfig, SweepConfig
 
 PROG = "python jobs/tune.py"
@@ -76,7 +77,7 @@ def _resumed(named: str | None, options: Sequence[str], asked: SweepConfig) -> t
 
 
 def _parse(options: Sequence[str], preset: str, default: SweepConfig) -> SweepConfig:
-    return parse(
+    config = parse(
         SweepConfig,
         options,
         default=default,
@@ -85,6 +86,7 @@ def _parse(options: Sequence[str], preset: str, default: SweepConfig) -> SweepCo
         f"searched is the same in all of them. Presets:\n\n{describe_presets()}\n\n"
         f"Defaults below are those of {preset}.",
     )
+    return replace(config, run=placed(config.run))
 
 
 if __name__ == "__main__":

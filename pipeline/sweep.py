@@ -110,7 +110,8 @@ class Sweep:
         training = replace(config.training, seed=trial.seed, evaluate_every=every)
         tracking = replace(config.tracking, register=None)
         storage = str(self.folder.path)
-        return replace(config, name=None, resume=False, storage=storage, training=training, tracking=tracking)
+        own = {"name": None, "resume": False, "address": None}  # A trial is trained where the sweep has put it.
+        return replace(config, **own, storage=storage, training=training, tracking=tracking)
 
     def configurations(self) -> list[Configuration]:
         """All that were tried, in their order."""

@@ -75,6 +75,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         require(not self.run.local, "a sweep runs its trials on Ray: leave out --local")
+        require(not self.run.estimate, "estimate is of one run: leave out --estimate, or ask python jobs/train.py")
+        require(self.run.wait == 0, f"a sweep takes the cluster as it is: leave out --wait, got {self.run.wait}")
         require(
             self.search.gpu_share == 1 or self.run.workers == 1,
             f"search.gpu_share is for trials of one worker: --workers 1, got {self.run.workers}",

@@ -60,7 +60,7 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
         connecting = aside.submit(connect, run.tracking)
         progress.stage("starting Ray")
         # Without its dashboard, Tune would never give back what a stopped trial held.
-        with ray_session(verbose=run.verbose, dashboard=True):
+        with ray_session(verbose=run.verbose, address=run.address, dashboard=True):
             slots = find_slots(config)
             progress.stage("preparing the corpus")
             corpus = prepare(run.corpus, on_event=progress.preparing)

@@ -59,6 +59,14 @@ def test_trials_come_in_order_and_end_with_the_grid(opened: Open) -> None:
     assert parameters(config.model) == sum(p.numel() for p in _model(config))
 
 
+def test_a_trial_trains_where_the_sweep_has_put_it(tmp_path: Path) -> None:
+    config = SweepConfig(run=replace(RUN, address="auto"), search=SearchConfig(space=("model.fixed_rank=1,2",)))
+    sweep = Sweep(RunFolder(tmp_path), config, "laptop", lambda _: None)
+    trial = sweep.next()
+    assert trial and sweep.config_of(trial).address is None, "in its own process it must not join the cluster again"
+    assert replace(sweep.config_of(trial), local=True).local
+
+
 def _model(config: RunConfig):
     from h2q.model import ByteModel
 
