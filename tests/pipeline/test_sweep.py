@@ -10,7 +10,8 @@ import pytest
 
 from h2q.config import ModelConfig, UserError, require
 from pipeline.baselines import parameters
-from pipeline.config import RunConfig, TrainingConfig
+from pipeline.cli import parse
+from pipeline.config import PRESETS, RunConfig, TrainingConfig
 from pipeline.run_folder import RunFolder
 from pipeline.stop import stop_wanted
 from pipeline.sweep import Sweep, describe, ranked
@@ -161,15 +162,14 @@ def test_the_pareto_front_is_what_nothing_beats(opened: Open) -> None:
 def test_the_best_as_a_command_line_gives_its_config_back(opened: Open) -> None:
     import shlex
 
-    from jobs.train import configure
-
     sweep = opened("growth.threshold=0.9", "model.fixed_rank=4", algorithm="grid")
     trial = sweep.next()
     assert trial
     end(sweep, trial, "finished", 2.0)
     command = report_on(sweep).command
     assert command and command.startswith("python jobs/train.py laptop --model.dim 64 ")
-    _, config = configure(shlex.split(command)[2:])
+    preset, *options = shlex.split(command)[2:]
+    config = parse(RunConfig, options, default=PRESETS[preset], prog="train")
     wanted = sweep.config_of(trial)
     training = replace(wanted.training, evaluate_every=50)
     assert config == replace(wanted, training=training, storage="runs")
