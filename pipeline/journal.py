@@ -69,15 +69,14 @@ class Follower:
     def __init__(
         self,
         path: Path,
-        consume: Callable[[list[Record]], None],
+        consume: Callable[[list[Record]], object],
         *,
-        after_step: int = -1,
         every_seconds: float | None = None,
     ) -> None:
         """`every_seconds`: how often to look; None: as it is worth for the place where the journal lies."""
         self._tail = tail(path)
         self._consume = consume
-        self._last_step = after_step
+        self._last_step = -1
         self._every_seconds = every_seconds or self._tail.every_seconds
         self._waiting: list[Record] = []
         self._stop = threading.Event()

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,16 @@ _ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+_OF_OUR_OWN = {
+    # Ray's way on macOS and Windows, for Linux too: its servers listen on 127.0.0.1, not on all interfaces.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # As fast as the same work without Ray: workers would have to wait for all else on this machine.
+    "RAY_worker_niceness": "0",
+    # Nobody takes this machine away, and no worker is started before there is work.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 
@@ -68,17 +79,20 @@ def _unanswered(address: str, error: BaseException) -> UserError:
 
 
 @contextmanager
-def ray_session(*, verbose: bool, address: str | None = None, dashboard: bool = False) -> Iterator[None]:
+def ray_session(
+    *, verbose: bool, address: str | None = None, dashboard: bool = False, aside: Executor | None = None
+) -> Iterator[None]:
     """Join the cluster at the address (see `find_address`), or start a Ray of this machine alone; leave or end it.
 
     A Ray that this process has joined already is used as it is. `dashboard`: also where nobody wants to see it.
+    `aside`: where to leave it or let it end, while this thread goes on.
     Raises: UserError when no cluster answers.
     """
     address = find_address(address)
     quiet_ray(verbose=verbose)
     if address == "local":
-        # Ray's way on macOS and Windows, for Linux too: its servers listen on 127.0.0.1, not on all interfaces.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        for name, value in _OF_OUR_OWN.items():
+            os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -99,7 +113,7 @@ def ray_session(*, verbose: bool, address: str | None = None, dashboard: bool = 
     try:
         yield
     finally:
-        ray.shutdown()
+        aside.submit(ray.shutdown) if aside else ray.shutdown()
 
 
 def _runtime_env() -> dict[str, Any]:

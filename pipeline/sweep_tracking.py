@@ -44,7 +44,7 @@ class SweepTracking:
         with self._forgiving():
             tracker = self._run(trial)
             journal = self._sweep.folder_of(trial).journal
-            self._following[trial.number] = Follower(journal, tracker.log, after_step=tracker.last_step)
+            self._following[trial.number] = Follower(journal, tracker.log)
 
     def reported(self, trial: Trial, result: dict[str, Any]) -> None:
         """Nothing to do: the journal tells it."""
@@ -59,7 +59,7 @@ class SweepTracking:
             records = read_journal(folder.journal)
             if trial.state == "finished":
                 summarise(run_config(folder), folder, self._corpus, records, tracker, self._sweep.preset, 0.0)
-            tracker.log([record for record in records if record["step"] > tracker.last_step])
+            tracker.log(records)
             self._tag(tracker, {"trial/state": trial.state, **({"trial/error": trial.error} if trial.error else {})})
             tracker.finish(folder.path, _STATUS[trial.state])
 

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +31,7 @@ LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
 FOLDER_TAG = "run_folder"
 """Tag of an MLflow run: where its folder is."""
 
-_SQLITE = "sqlite:///"
+_SQLITE, _SQLITE_MAGIC = "sqlite:///", b"SQLite format 3\0"
 _ELSEWHERE = ("name", "storage", "resume", "verbose", "tracking.", "corpus.prepared", "corpus.cache")
 _ABOUT = """Byte-level language models, trained by `python jobs/train.py`.
 
@@ -51,10 +51,9 @@ class Tracker(Protocol):
     uri: str | None
     experiment_id: str | None
     run_id: str | None
-    last_step: int
-    """The newest step that was logged already, -1 if none."""
 
-    def log(self, records: list[Record]) -> None: ...
+    def log(self, records: list[Record]) -> None:
+        """Log what was not logged yet."""
 
     def watch(self) -> AbstractContextManager[None]: ...
 
@@ -69,7 +68,6 @@ class NullTracker:
     uri: str | None = None
     experiment_id: str | None = None
     run_id: str | None = None
-    last_step: int = -1
 
     def run(self, *_: object) -> Tracker:
         return self
@@ -139,11 +137,7 @@ class MLflowStore:
             self.client = open_client(self.address)
             self.experiment_id = self._experiment(config.experiment)
         except MlflowException as error:
-            reason = without_secrets(first_line(error))
-            raise UserError(
-                f"tracking.uri must be an MLflow store that works, got {self.uri} ({reason}): start it, "
-                "name another with --tracking.uri, or train with --tracking.no-enabled"
-            ) from error
+            raise _unusable(self.address, without_secrets(first_line(error))) from error
 
     def run(
         self, folder: RunFolder, config: RunConfig, corpus: str, corpus_sha256: str, command: str, preset: str
@@ -201,29 +195,30 @@ class MLflowRun:
     """One MLflow run, new or continued."""
 
     def __init__(self, store: MLflowStore, run_id: str) -> None:
+        self.store = store
         self.uri: str | None = store.uri
-        self._address = store.address
         self.experiment_id: str | None = store.experiment_id
         self.run_id: str | None = run_id
         self._id = run_id
         self._client = store.client
         self._client.update_run(run_id, status="RUNNING")
         histories = (self._client.get_metric_history(run_id, key) for key in ("train/bpb", "validation/bpb"))
-        self.last_step = max((metric.step for history in histories for metric in history), default=-1)
+        self._last_step = max((metric.step for history in histories for metric in history), default=-1)
 
     def log(self, records: list[Record]) -> None:
-        """Log every number of the records at their steps."""
+        """Log every number of the records at their steps; those of steps that were logged already are passed over."""
         from mlflow.entities import Metric
 
+        fresh = [record for record in records if record["step"] > self._last_step]
         metrics = [
             Metric(key, value, int(record["time"] * 1000), record["step"])
-            for record in records
+            for record in fresh
             for key, value in record.items()
             if key not in ("step", "time")
         ]
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(self._id, metrics=metrics[start : start + _METRICS])
-        self.last_step = max([self.last_step, *(record["step"] for record in records)])
+        self._last_step = max([self._last_step, *(record["step"] for record in fresh)])
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -233,7 +228,7 @@ class MLflowRun:
         """
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(self._id, resume_logging=True, tracking_uri=self._address)
+        monitor = SystemMetricsMonitor(self._id, resume_logging=True, tracking_uri=self.store.address)
         monitor.start()
         try:
             yield
@@ -268,6 +263,85 @@ class MLflowRun:
             now, step = int(time.time() * 1000), summary["steps"]
             named = [Metric(name, summary[name], now, step) for name in ("parameters", "bytes_seen", "seconds")]
             self._client.log_batch(self._id, metrics=named)
+
+
+class LateRun:
+    """The run of a store that is opened with the first record: MLflow takes two seconds to load, and training need
+    not wait for it. A store that then does not answer is asked again with the next records."""
+
+    run_id: str | None = None
+    experiment_id: str | None = None
+
+    def __init__(self, uri: str, begin: Callable[[], MLflowRun]) -> None:
+        self.uri: str | None = uri
+        self._begin = begin
+        self._run: MLflowRun | None = None
+        self._watching: ExitStack | None = None
+
+    def run(self) -> MLflowRun:
+        """The run, opened now if it was not yet."""
+        if self._run is None:
+            self._run = run = self._begin()
+            self.run_id, self.experiment_id = run.run_id, run.experiment_id
+            if self._watching is not None:
+                self._watching.enter_context(run.watch())
+        return self._run
+
+    def log(self, records: list[Record]) -> None:
+        """Log what was not logged yet."""
+        if records:
+            self.run().log(records)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """As that of the run, from its opening on."""
+        with ExitStack() as self._watching:
+            yield
+        self._watching = None
+
+    def finish(self, folder: Path, status: str) -> None:
+        """As that of the run."""
+        self.run().finish(folder, status)
+
+    def attach(self, folder: Path) -> None:
+        """As that of the run."""
+        self.run().attach(folder)
+
+
+def follow(config: TrackingConfig, begin: Callable[[MLflowStore], MLflowRun]) -> LateRun | NullTracker:
+    """A tracker whose run `begin` makes, or continues, once there is something to log; none where tracking is off."""
+    if not config.enabled:
+        return NullTracker()
+    return LateRun(without_secrets(tracking_uri(config)), lambda: begin(MLflowStore(config)))
+
+
+def check_store(config: TrackingConfig) -> None:
+    """Refuse a store that cannot work, before anything is started.
+
+    A server is asked, which takes seconds; a SQLite file, the ordinary case, is only looked at.
+    Raises: UserError.
+    """
+    if not config.enabled:
+        return
+    uri = tracking_uri(config)
+    if not uri.startswith(_SQLITE):
+        MLflowStore(config)
+        return
+    path = Path(uri.removeprefix(_SQLITE))
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise _unusable(uri, f"{path} cannot be written")
+    if path.exists():
+        with path.open("rb") as file:
+            begins = file.read(len(_SQLITE_MAGIC))
+        if begins not in (b"", _SQLITE_MAGIC):
+            raise _unusable(uri, f"{path} is not a SQLite database")
+
+
+def _unusable(uri: str, reason: str) -> UserError:
+    return UserError(
+        f"tracking.uri must be an MLflow store that works, got {without_secrets(uri)} ({reason}): start it, "
+        "name another with --tracking.uri, or train with --tracking.no-enabled"
+    )
 
 
 def connect(config: TrackingConfig) -> MLflowStore | NullTracker:

@@ -1,4 +1,7 @@
-"""A RunConfig becomes a trained, tracked run: prepare the corpus, start Ray Train, follow it, sum it up."""
+"""A RunConfig becomes a trained, tracked run: prepare the corpus, start Ray Train, follow it, sum it up.
+
+What needs torch is imported where it is used: torch takes seconds to load, in which Ray can start.
+"""
 
 import errno
 import os
@@ -8,34 +11,34 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from h2q.config import UserError, require
-from pipeline.checkpoint import newest_valid
 from pipeline.config import RunConfig
 from pipeline.journal import Follower, read_journal
-from pipeline.lanes import Lanes
 from pipeline.location import locate
 from pipeline.nodes import check_nodes
 from pipeline.plots import draw
-from pipeline.precision import check_precision
 from pipeline.prepare import Corpus, prepare
 from pipeline.progress import Progress
-from pipeline.registry import register, serve_command
 from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
 from pipeline.session import Resources, find_address, find_resources, local_resources, quiet_ray, ray_session
 from pipeline.stop import Stopping, interruptible, stoppable
 from pipeline.storage import without_secrets
-from pipeline.summary import Summary, summarise
-from pipeline.tracking import MLflowStore, NullTracker, Tracker, connect, versions
+from pipeline.tracking import LateRun, Tracker, check_store, follow, versions
+
+if TYPE_CHECKING:
+    from pipeline.summary import Summary
 
 
 class TrainingFailed(Exception):
     """Training ended by an error that is not the user's. One line; the run can be resumed."""
 
 
-def train(config: RunConfig, *, preset: str, command: str, console: Console) -> tuple[Summary, RunFolder, Stopping]:
+def train(config: RunConfig, *, preset: str, command: str, console: Console) -> tuple["Summary", RunFolder, Stopping]:
     """Train a run to its end, or until a signal stops it. Its folder then holds what `run_folder` lists.
 
     Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
@@ -45,23 +48,27 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     address = None if config.local else find_address(config.address)
     quiet_ray(verbose=config.verbose)
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress:
-        # Opening the tracking store takes seconds, and so does Ray's start: side by side.
-        connecting = aside.submit(connect, config.tracking)
+        # To load torch takes seconds, and so does Ray's start: side by side.
+        checking = aside.submit(check_store, config.tracking)
+        aside.submit(import_module, "torch")
         progress.stage("starting" if config.local else "starting Ray")
-        with nullcontext() if config.local else ray_session(verbose=config.verbose, address=address):
+        # Ray takes a while to end, too.
+        with nullcontext() if config.local else ray_session(verbose=config.verbose, address=address, aside=aside):
             if config.local:
                 resources = local_resources(config.workers, config.use_gpu)
             else:
                 resources = find_resources(config.workers, config.use_gpu, wait=config.wait, say=progress.say)
             if not resources.gpu:
+                from pipeline.precision import check_precision
+
                 check_precision(config.precision, "cpu")  # what a GPU can do, its worker will find out
             progress.stage("preparing the corpus")
             corpus = prepare(config.corpus, local=config.local, on_event=progress.preparing)
             check_corpus(corpus, config)
             if not config.local:
                 check_nodes(storage, locate(corpus.folder), resources)
-            store = connecting.result()
-            config, command = public(config), without_secrets(command)
+            checking.result()
+            tracking, config, command = config.tracking, public(config), without_secrets(command)
 
             if config.resume:
                 folder = find_folder(storage, config.name)
@@ -70,19 +77,25 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
                 folder = claim_folder(storage, config, preset, command)
             progress.say(f"run {folder.path}")
             progress.stage("waiting for the first step")
-            tracker = store.run(folder, config, corpus.name, corpus.sha256, command, preset)
+            tracker = follow(
+                tracking, lambda store: store.run(folder, config, corpus.name, corpus.sha256, command, preset)
+            )
             try:
                 with (
                     stoppable(folder.path) as stopping,
                     tracker.watch(),
                     Follower(folder.journal, progress.show),
-                    Follower(folder.journal, tracker.log, after_step=tracker.last_step),
+                    Follower(folder.journal, tracker.log),
+                    # Loaded while training runs, so that its end need not wait for it.
+                    Follower(folder.journal, lambda _: import_module("matplotlib.figure")),
                 ):
-                    fit(config, folder, corpus, resources)
+                    fit(config, folder, corpus, resources, own=address == "local")
             except BaseException as error:
                 end(tracker, folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", progress)
                 raise
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
+        from pipeline.summary import summarise
+
         records = read_journal(folder.journal)
         summary = summarise(config, folder, corpus, records, tracker, preset, time.perf_counter() - began)
         end(tracker, folder, "FINISHED" if summary.status == "finished" else "KILLED", progress)
@@ -93,7 +106,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         with suppress(Exception):  # `end` has said what to do where the server is away
             tracker.attach(folder.path)
         if config.tracking.register and summary.status == "finished":
-            publish(store, tracker, folder, config.tracking.register, progress)
+            publish(tracker, folder, config.tracking.register, progress)
     return summary, folder, stopping
 
 
@@ -115,6 +128,8 @@ def check_corpus(corpus: Corpus, config: RunConfig) -> None:
 
     Raises: UserError naming the split.
     """
+    from pipeline.lanes import Lanes
+
     Lanes(corpus.train, lanes=config.training.lanes, seq_len=config.model.seq_len)
     for split in (corpus.validation, corpus.test):
         require(
@@ -129,6 +144,8 @@ def check_resumable(folder: RunFolder, config: RunConfig, corpus: Corpus, progre
 
     Raises: UserError naming the field and both values.
     """
+    from pipeline.checkpoint import newest_valid
+
     found = newest_valid(folder.checkpoints)
     if found is None:
         return
@@ -149,14 +166,16 @@ def check_resumable(folder: RunFolder, config: RunConfig, corpus: Corpus, progre
     progress.say(f"continuing at step {checkpoint.state['step']} from {path.name}")
 
 
-def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resources) -> None:
+def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resources, *, own: bool = False) -> None:
     """Run the training loop in its workers, under Ray Train, or by it in this process.
 
+    `own`: the Ray is this process's own, and ends with it.
     Raises: UserError and TrainingFailed as they happened in a worker.
     """
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
+    from pipeline.trainer import LeanTrainer, begin_early
     from pipeline.worker import train_loop_per_worker
 
     order = {
@@ -173,8 +192,11 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     # What Ray notes of a run is of no use to us (it cannot resume from a damaged note): a place for the time being.
     # Only its controller writes there, and Ray keeps that on this node.
     notes = tempfile.TemporaryDirectory(prefix="h2q-ray-")
-    trainer = TorchTrainer(
+    if own:
+        begin_early()
+    trainer = LeanTrainer(
         train_loop_per_worker,
+        own=own,
         train_loop_config=order,
         torch_config=TorchConfig(timeout_s=config.timeout),
         scaling_config=ray.train.ScalingConfig(
@@ -215,8 +237,7 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
 def end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) -> None:
     """End the tracked run; a server that is away loses nothing, and does not spoil a training that went well."""
     try:
-        records = read_journal(folder.journal)
-        tracker.log([record for record in records if record["step"] > tracker.last_step])
+        tracker.log(read_journal(folder.journal))
         tracker.finish(folder.path, status)
     except Exception as error:
         progress.say(
@@ -225,14 +246,16 @@ def end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) ->
         )
 
 
-def publish(
-    store: MLflowStore | NullTracker, tracker: Tracker, folder: RunFolder, name: str, progress: Progress
-) -> None:
+def publish(tracker: Tracker, folder: RunFolder, name: str, progress: Progress) -> None:
     """Register the run's model; a registry that is away does not spoil a training that went well."""
-    assert isinstance(store, MLflowStore) and tracker.run_id, "the config asks for tracking where it asks to register"
+    from pipeline.registry import register, serve_command
+
+    assert isinstance(tracker, LateRun), "the config asks for tracking where it asks to register"
     progress.stage("registering")
     try:
-        version = register(folder, name, store, tracker.run_id)
+        run = tracker.run()
+        assert run.run_id
+        version = register(folder, name, run.store, run.run_id)
     except Exception as error:
         progress.say(
             f"not registered as {name} ({_last_line(error)}): try again with --resume --name {folder.name} "
@@ -240,7 +263,7 @@ def publish(
         )
     else:
         progress.say(f"registered as models:/{name}/{version}; serve it with")
-        progress.say(serve_command(store.uri, name, version))
+        progress.say(serve_command(run.store.uri, name, version))
 
 
 def _last_line(error: BaseException) -> str:

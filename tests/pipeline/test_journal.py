@@ -60,16 +60,6 @@ def test_a_follower_hands_over_every_record_once_also_when_the_writer_starts_aga
     assert [record["step"] for record in seen] == list(range(6))
 
 
-def test_a_follower_begins_after_the_step_it_is_told(tmp_path: Path) -> None:
-    path, seen = tmp_path / "metrics.jsonl", []
-    with Journal(path, first_step=0) as journal:
-        for step in range(4):
-            journal.write({"step": step})
-    with Follower(path, seen.extend, after_step=1):
-        pass
-    assert [record["step"] for record in seen] == [2, 3]
-
-
 def test_a_consumer_that_fails_is_given_the_same_records_again(tmp_path: Path) -> None:
     path, taken, failures = tmp_path / "metrics.jsonl", [], []
 

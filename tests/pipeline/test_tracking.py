@@ -10,7 +10,18 @@ import pytest
 from h2q.config import UserError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.run_folder import RunFolder
-from pipeline.tracking import MLflowStore, NullTracker, connect, flatten, tracking_uri, ui_address, ui_command
+from pipeline.tracking import (
+    MLflowRun,
+    MLflowStore,
+    NullTracker,
+    check_store,
+    connect,
+    flatten,
+    follow,
+    tracking_uri,
+    ui_address,
+    ui_command,
+)
 
 
 def test_the_option_comes_before_the_environment_before_the_working_directory(
@@ -34,6 +45,38 @@ def test_a_server_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9.*--tracking\.no-enabled"):
         connect(TrackingConfig(uri="http://127.0.0.1:9"))
+
+
+def test_a_file_that_cannot_be_a_store_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "notes.db").write_text("not a database")
+    with pytest.raises(UserError, match=r"notes\.db is not a SQLite database\).*--tracking\.no-enabled"):
+        check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db"))
+    with pytest.raises(UserError, match=r"missing/mlflow\.db cannot be written"):
+        check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/missing/mlflow.db"))
+    check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    assert not (tmp_path / "mlflow.db").exists(), "looking makes nothing"
+
+
+def test_a_store_that_fails_at_first_gets_all_records_later_and_each_once(tmp_path: Path) -> None:
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    folder, tries = RunFolder(tmp_path), []
+
+    def begin(store: MLflowStore) -> MLflowRun:
+        tries.append(store)
+        if len(tries) == 1:
+            raise ConnectionError("away")
+        return store.run(folder, RunConfig(), "a corpus", "0" * 64, "a command", "laptop")
+
+    tracker = follow(config, begin)
+    records = [{"step": step, "time": 1.0 + step, "train/bpb": 8.0 - step} for step in range(3)]
+    assert (tracker.run_id, tries) == (None, [])
+    with pytest.raises(ConnectionError):
+        tracker.log(records[:1])
+    tracker.log(records[:2])
+    tracker.log(records)
+    assert tracker.run_id and len(tries) == 2
+    history = tries[1].client.get_metric_history(tracker.run_id, "train/bpb")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 8.0), (1, 7.0), (2, 6.0)]
 
 
 def test_artifacts_lie_beside_the_database_and_nowhere_else(tmp_path: Path) -> None:
