@@ -81,8 +81,10 @@ def run(options: Options) -> dict[str, Any]:
 Part = tuple[list[dict[str, Any]], dict[str, list[float]]]
 
 
-def _row(what: str, value: float, unit: str, target: str, holds: bool) -> dict[str, Any]:
-    return {"what": what, "median": value, "unit": unit, "target": target, "reached": "yes" if holds else "no"}
+def _row(what: str, value: float, best: float, unit: str, target: str, holds: bool) -> dict[str, Any]:
+    """`best`: from the least disturbed measurements; what a target is held against is the median."""
+    reached = "yes" if holds else "no"
+    return {"what": what, "median": value, "best": best, "unit": unit, "target": target, "reached": reached}
 
 
 def _starts(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
@@ -107,7 +109,8 @@ def _starts(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
             seconds.setdefault(first, []).append(times[0] - began)
             seconds.setdefault(end, []).append(ended - times[-1])
         for what, limit in ((first, target), (end, 2.0)):
-            rows.append(_row(what, median(seconds[what]), "s", f"≤ {limit:g}", median(seconds[what]) <= limit))
+            usual, best = median(seconds[what]), min(seconds[what])
+            rows.append(_row(what, usual, best, "s", f"≤ {limit:g}", usual <= limit))
     return rows, seconds
 
 
@@ -125,9 +128,8 @@ def _overhead(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
     for turn in range(options.rounds):
         laps["step of the loop"] += _laps(config, folder, f"loop-{turn}")[1:]
         laps["bare step"] += [bare() for _ in range(options.laps)]
-    loop, alone = (median(laps[name]) for name in ("step of the loop", "bare step"))
-    share = 100 * (loop - alone) / loop
-    return [_row("overhead of the loop", share, "% of a step", "≤ 3", share <= 3)], laps
+    share, best = (100 * (1 - of(laps["bare step"]) / of(laps["step of the loop"])) for of in (median, min))
+    return [_row("overhead of the loop", share, best, "% of a step", "≤ 3", share <= 3)], laps
 
 
 def _bare_lap(config: RunConfig) -> Callable[[], float]:
@@ -167,8 +169,8 @@ def _second_worker(corpus: CorpusConfig, folder: Path, options: Options) -> Part
     finally:
         del os.environ["OMP_NUM_THREADS"]
         os.environ |= {"OMP_NUM_THREADS": threads} if threads is not None else {}
-    gain = median(seconds["one worker"]) / median(seconds["two workers"])
-    return [_row("two 1-thread workers over one, h2q", gain, "×", "≥ 1.7", gain >= 1.7)], seconds
+    gain, best = (of(seconds["one worker"]) / of(seconds["two workers"]) for of in (median, min))
+    return [_row("two 1-thread workers over one, h2q", gain, best, "×", "≥ 1.7", gain >= 1.7)], seconds
 
 
 def _laps(config: RunConfig, folder: Path, name: str) -> list[float]:
