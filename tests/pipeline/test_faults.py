@@ -212,7 +212,7 @@ KILLS = 21
 @pytest.mark.timeout(1800)
 def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Path, tiny: Make) -> None:
     """Worker, controller and driver in turn; prints how long it took each time until training went on."""
-    long = {"steps": 4000, "evaluate_every": 1000, "save_every": 20}
+    long = {"steps": 12_000, "evaluate_every": 3000, "save_every": 20}
     config = tiny(tmp_path, training=long, local=False, retries=KILLS)
     folder = RunFolder(tmp_path / "runs" / "run")
     chance = random.Random(0)
@@ -249,7 +249,7 @@ def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Pat
     for name, mine in weights(RunFolder(peace / "runs" / "run")).items():
         assert torch.equal(weights(folder)[name], mine), name
     steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]
-    assert steps == list(range(0, 4001, 2))
+    assert steps == list(range(0, 12_001, 2))
 
 
 def test_a_tracking_server_that_goes_away_and_comes_back_misses_nothing(
