@@ -131,12 +131,14 @@ class Cluster:
             ["ray", *words], cwd=self.checkout, env=environment, capture_output=True, text=True, check=False
         )
 
-    def submit(self, name: str, config: RunConfig, *more: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, name: str, config: RunConfig, *more: str, job: str = "jobs/train.py", wait: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """`ray job submit --working-dir . -- python jobs/train.py …`."""
         options = [*options_of(config, PRESETS["laptop"]), *more]
         waiting = [] if wait else ["--no-wait"]
         command = ["job", "submit", "--submission-id", name, *waiting, "--working-dir", "."]
-        return self.ray(*command, "--", "python", "jobs/train.py", *options)
+        return self.ray(*command, "--", "python", job, *options)
 
     def logs(self, name: str) -> list[str]:
         """The lines of a job's logs from its command on."""
@@ -337,6 +339,30 @@ def test_storage_that_a_node_does_not_see_is_refused_in_one_line(cluster: Cluste
     errors = [line for line in cluster.logs("scattered") if "error" in line.lower()]
     assert len(errors) == 1 and f"does not see {hidden}" in errors[0] and "--storage" in errors[0], errors
     assert not list(hidden.glob("scattered/metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_a_sweep_has_a_trial_on_each_node_at_once(cluster: Cluster, tmp_path: Path, tiny: Make) -> None:
+    from mlflow.tracking import MlflowClient
+
+    long = {"steps": 4000, "evaluate_every": 2000, "save_every": 2000, "log_every": 50}
+    config = replace(tiny(tmp_path, training=long), local=False, storage=str(tmp_path / "shared"), name="sweep")
+    searching = "--search.space training.learning_rate=1e-3,3e-3 --search.algorithm grid --search.scheduler none"
+    done = cluster.submit("sweeps", config, *searching.split(), job="jobs/tune.py")
+    assert (done.returncode, cluster.status("sweeps")) == (0, "SUCCEEDED"), cluster.logs("sweeps")
+    runs = [RunFolder(tmp_path / "shared" / "sweep" / name) for name in ("sweep-00", "sweep-01")]
+    ends = [[json.loads(line)["time"] for line in run.journal.read_text().splitlines()] for run in runs]
+    # Each node has one CPU, and a trial takes one.
+    assert max(times[0] for times in ends) < min(times[-1] for times in ends), "one trial waited for the other"
+    assert config.tracking.uri
+    client = MlflowClient(config.tracking.uri)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment
+    found = client.search_runs([experiment.experiment_id])
+    [parent] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.run_name or "" for run in children) == ["sweep-00", "sweep-01"]
+    assert all("test/bpb" in run.data.metrics and run.info.status == "FINISHED" for run in [*children])
 
 
 @pytest.mark.slow
