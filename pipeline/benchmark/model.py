@@ -35,7 +35,7 @@ class Options:
     """Lanes of the batch."""
     precisions: tuple[str, ...] = ("fp32", "bf16")
     """Arithmetic of the matrix products: fp32, bf16, fp16."""
-    rounds: int = 7
+    rounds: int = 5
     """Turns that each case takes; figures are medians over them."""
     device: str = "auto"
     """`auto`: the GPU if there is one."""
@@ -79,12 +79,13 @@ def run(options: Options) -> dict[str, Any]:
     for name in options.precisions:
         for label, model in models.items():
             cases[f"{label} {name}"] = training_step(model, x, y, PRECISIONS[name])
-        cases[f"bare products {name}"] = bare_products(options.model, x.numel(), PRECISIONS[name], device)
+        for label, attention in (("bare products", False), ("bare products, attention's too", True)):
+            cases[f"{label} {name}"] = bare_products(options.model, x, PRECISIONS[name], attention=attention)
     peaks = {name: peak_bytes(case, device) for name, case in cases.items()}
     seconds = interleave(cases, options.rounds)
     rows = []
     for name in options.precisions:
-        for label in [*models, "bare products"]:
+        for label in [*models, "bare products", "bare products, attention's too"]:
             case = f"{label} {name}"
             rows.append(
                 {
@@ -125,22 +126,36 @@ def training_step(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype) ->
     return step
 
 
-def bare_products(config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
-    """The floor: the matrix products of all linear layers, forward and twice backward, and nothing else."""
-    width = config.width
+def bare_products(config: ModelConfig, x: Tensor, dtype: torch.dtype, *, attention: bool) -> Callable[[], None]:
+    """The floor: the matrix products of all linear layers, forward and twice backward, and nothing else.
+
+    With `attention` also its scores and mixtures of values, 2 products forward and 4 backward a block.
+    """
+    width, (lanes, length) = config.width, x.shape
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype, device=x.device)
+
     layers = [(3 * width, width), (width, width), (width, width), (width, width)] * config.depth
     layers.append((config.vocab, config.dim))
     shapes = set(layers)
-    weights = {shape: torch.randn(shape, dtype=dtype, device=device) for shape in shapes}
-    inputs = {shape: torch.randn(positions, shape[1], dtype=dtype, device=device) for shape in shapes}
-    gradients = {shape: torch.randn(positions, shape[0], dtype=dtype, device=device) for shape in shapes}
+    weights = {shape: drawn(*shape) for shape in shapes}
+    inputs = {shape: drawn(x.numel(), shape[1]) for shape in shapes}
+    gradients = {shape: drawn(x.numel(), shape[0]) for shape in shapes}
+    heads = drawn(lanes * config.heads, length, width // config.heads)
+    scores = drawn(lanes * config.heads, length, length)
 
     def step() -> None:
         for shape in layers:
-            weight, x, gradient = weights[shape], inputs[shape], gradients[shape]
-            _ = x @ weight.t()
+            weight, into, gradient = weights[shape], inputs[shape], gradients[shape]
+            _ = into @ weight.t()
             _ = gradient @ weight
-            _ = gradient.t() @ x
+            _ = gradient.t() @ into
+        for _ in range(config.depth if attention else 0):
+            for _ in range(2):  # scores and their gradient, mixtures of values and those of gradients
+                torch.bmm(heads, heads.transpose(1, 2))
+                torch.bmm(scores, heads)
+                torch.bmm(scores.transpose(1, 2), heads)
 
     return step
 
