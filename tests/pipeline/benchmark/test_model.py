@@ -52,6 +52,7 @@ def test_the_model_benchmark_times_every_case():
             "dense",
             "ours, storage of all ranks",
             "bare products",
+            "bare products, attention's too",
         )
     ]
     assert all(row["seconds"] > 0 for row in result["rows"])
