@@ -66,6 +66,10 @@ def estimate(config: RunConfig) -> Estimate:
     """
     import pipeline.worker  # noqa: F401  (the libraries that a worker loads belong to its memory)
 
+    if config.local and config.tracking.enabled:  # one process then tracks and draws as well
+        import matplotlib.figure  # noqa: F401
+        import mlflow.tracking  # noqa: F401
+
     cuda = local_resources(config.workers, config.use_gpu).gpu
     device = torch.device("cuda" if cuda else "cpu")
     autocast = setup_precision(config.precision, device)
