@@ -315,6 +315,11 @@ def follow(config: TrackingConfig, begin: Callable[[MLflowStore], MLflowRun]) ->
     return LateRun(without_secrets(tracking_uri(config)), lambda: begin(MLflowStore(config)))
 
 
+def is_file(config: TrackingConfig) -> bool:
+    """Whether the store is a SQLite file: what such a store refuses, it will refuse again; a server may come back."""
+    return tracking_uri(config).startswith(_SQLITE)
+
+
 def check_store(config: TrackingConfig) -> None:
     """Refuse a store that cannot work, before anything is started.
 
@@ -324,13 +329,15 @@ def check_store(config: TrackingConfig) -> None:
     if not config.enabled:
         return
     uri = tracking_uri(config)
-    if not uri.startswith(_SQLITE):
+    if not is_file(config):
         MLflowStore(config)
         return
     path = Path(uri.removeprefix(_SQLITE))
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise _unusable(uri, f"{path} cannot be written")
-    if path.exists():
+    # MLflow makes the folders that are missing.
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+        raise _unusable(uri, f"{there} cannot be written to")
+    if there == path:
         with path.open("rb") as file:
             begins = file.read(len(_SQLITE_MAGIC))
         if begins not in (b"", _SQLITE_MAGIC):
@@ -427,5 +434,5 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return str(error).strip().splitlines()[0]
+    """What an error says, in one line; its kind, if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from h2q.config import UserError, require
 from pipeline.config import RunConfig
-from pipeline.journal import Follower, read_journal
+from pipeline.journal import Follower, Record, read_journal
 from pipeline.location import locate
 from pipeline.nodes import check_nodes
 from pipeline.plots import draw
@@ -26,9 +26,9 @@ from pipeline.prepare import Corpus, prepare
 from pipeline.progress import Progress
 from pipeline.run_folder import RunFolder, check_storage, claim_folder, find_folder
 from pipeline.session import Resources, find_address, find_resources, local_resources, quiet_ray, ray_session
-from pipeline.stop import Stopping, interruptible, stoppable
+from pipeline.stop import Stopping, interruptible, request_stop, stoppable
 from pipeline.storage import without_secrets
-from pipeline.tracking import LateRun, Tracker, check_store, follow, versions
+from pipeline.tracking import LateRun, Tracker, check_store, first_line, follow, is_file, versions
 
 if TYPE_CHECKING:
     from pipeline.summary import Summary
@@ -80,14 +80,29 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             tracker = follow(
                 tracking, lambda store: store.run(folder, config, corpus.name, corpus.sha256, command, preset)
             )
+
+            refused: list[UserError] = []
+
+            def track(records: list[Record]) -> None:
+                try:
+                    tracker.log(records)
+                except UserError as error:
+                    if is_file(tracking) and not refused:
+                        # Of an older MLflow, say: before hours are spent. A server that is away is waited for.
+                        refused.append(error)
+                        request_stop(folder.path)
+                    raise
+
+            def show(records: list[Record]) -> None:
+                progress.show(records)
+                import_module("matplotlib.figure")  # while training runs, so that its end need not wait for it
+
             try:
                 with (
                     stoppable(folder.path) as stopping,
                     tracker.watch(),
-                    Follower(folder.journal, progress.show),
-                    Follower(folder.journal, tracker.log),
-                    # Loaded while training runs, so that its end need not wait for it.
-                    Follower(folder.journal, lambda _: import_module("matplotlib.figure")),
+                    Follower(folder.journal, show),
+                    Follower(folder.journal, track),
                 ):
                     fit(config, folder, corpus, resources, own=address == "local")
             except BaseException as error:
@@ -98,6 +113,8 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
 
         records = read_journal(folder.journal)
         summary = summarise(config, folder, corpus, records, tracker, preset, time.perf_counter() - began)
+        if refused and summary.status == "stopped":
+            raise UserError(f"{refused[0]}; then continue with --resume --name {folder.name}")
         end(tracker, folder, "FINISHED" if summary.status == "finished" else "KILLED", progress)
         if summary.status == "stopped":
             progress.say(f"stopped at step {summary.steps}; continue with --resume --name {folder.name}")
@@ -240,9 +257,10 @@ def end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) ->
         tracker.log(read_journal(folder.journal))
         tracker.finish(folder.path, status)
     except Exception as error:
+        reason = without_secrets(first_line(error))
         progress.say(
-            f"MLflow did not take all of the run ({type(error).__name__}): it is in {folder.journal}; send it with "
-            f"--resume --name {folder.name} when {tracker.uri} answers"
+            f"MLflow did not take all of the run ({reason}): it is in {folder.journal}; send it with --resume --name "
+            f"{folder.name} when {tracker.uri} answers"
         )
 
 

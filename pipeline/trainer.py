@@ -10,7 +10,7 @@ from ray.train.torch import TorchTrainer
 class LeanTrainer(TorchTrainer):
     """A TorchTrainer that hands out no data sets: workers read their lanes themselves.
 
-    Both lists and their members are Ray's own affair: where it renames them, a run only starts more slowly.
+    Ray's callbacks and the method that lists them are its own affair: where it renames one, a run starts more slowly.
     """
 
     def __init__(self, *args: Any, own: bool, **options: Any) -> None:

@@ -75,17 +75,18 @@ def run(options: Options) -> dict[str, Any]:
     if options.compile:
         models["ours, compiled"] = compiled = ByteModel(options.model).to(device)
         compiled.compile()
+    floors = {"bare products": False, "bare products, attention's too": True}
     cases: dict[str, Callable[[], object]] = {}
     for name in options.precisions:
         for label, model in models.items():
             cases[f"{label} {name}"] = training_step(model, x, y, PRECISIONS[name])
-        for label, attention in (("bare products", False), ("bare products, attention's too", True)):
+        for label, attention in floors.items():
             cases[f"{label} {name}"] = bare_products(options.model, x, PRECISIONS[name], attention=attention)
     peaks = {name: peak_bytes(case, device) for name, case in cases.items()}
     seconds = interleave(cases, options.rounds)
     rows = []
     for name in options.precisions:
-        for label in [*models, "bare products", "bare products, attention's too"]:
+        for label in [*models, *floors]:
             case = f"{label} {name}"
             rows.append(
                 {

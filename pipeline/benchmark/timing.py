@@ -15,7 +15,7 @@ def interleave(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     """Seconds of each case in each round, in a changing order.
 
     Every turn begins with an untimed call: a step of training follows one like it, and must not be charged for what
-    another case left in caches and allocator (found to be 5 to 8 %).
+    another case left in caches and allocator.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     gc.collect()

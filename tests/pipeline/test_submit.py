@@ -351,9 +351,9 @@ def test_a_sweep_has_a_trial_on_each_node_at_once(cluster: Cluster, tmp_path: Pa
     done = cluster.submit("sweeps", config, *searching.split(), job="jobs/tune.py")
     assert (done.returncode, cluster.status("sweeps")) == (0, "SUCCEEDED"), cluster.logs("sweeps")
     runs = [RunFolder(tmp_path / "shared" / "sweep" / name) for name in ("sweep-01", "sweep-02")]
-    ends = [[json.loads(line)["time"] for line in run.journal.read_text().splitlines()] for run in runs]
+    times = [[json.loads(line)["time"] for line in run.journal.read_text().splitlines()] for run in runs]
     # Each node has one CPU, and a trial takes one.
-    assert max(times[0] for times in ends) < min(times[-1] for times in ends), "one trial waited for the other"
+    assert max(each[0] for each in times) < min(each[-1] for each in times), "one trial waited for the other"
     assert config.tracking.uri
     client = MlflowClient(config.tracking.uri)
     experiment = client.get_experiment_by_name(config.tracking.experiment)

@@ -51,10 +51,16 @@ def test_a_file_that_cannot_be_a_store_is_said_before_anything_starts(tmp_path: 
     (tmp_path / "notes.db").write_text("not a database")
     with pytest.raises(UserError, match=r"notes\.db is not a SQLite database\).*--tracking\.no-enabled"):
         check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db"))
-    with pytest.raises(UserError, match=r"missing/mlflow\.db cannot be written"):
-        check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/missing/mlflow.db"))
-    check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
-    assert not (tmp_path / "mlflow.db").exists(), "looking makes nothing"
+    with pytest.raises(UserError, match=r"notes\.db cannot be written to"):
+        check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db/mlflow.db"))
+
+
+def test_a_store_in_a_folder_that_is_not_there_yet_is_made_when_it_is_opened(tmp_path: Path) -> None:
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path}/a/new/folder/mlflow.db")
+    check_store(config)
+    assert not (tmp_path / "a").exists(), "looking makes nothing"
+    assert MLflowStore(config).experiment_id
+    check_store(config)
 
 
 def test_a_store_that_fails_at_first_gets_all_records_later_and_each_once(tmp_path: Path) -> None:

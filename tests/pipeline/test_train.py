@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 
 from h2q.config import UserError
 from pipeline.checkpoint import Checkpoint, checkpoint_folder, list_checkpoints, newest_valid, read_checkpoint
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TrackingConfig
 from pipeline.journal import Record, read_journal
 from pipeline.run_folder import RunFolder
 from pipeline.summary import Summary
+from pipeline.tracking import MLflowStore
 
 Make = Callable[..., RunConfig]
 Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
@@ -158,6 +160,24 @@ def test_a_resumed_run_is_one_run_in_mlflow(tmp_path: Path, tiny: Make, train: T
     client = MlflowClient(first.mlflow_tracking_uri)
     logged = [metric.step for metric in client.get_metric_history(first.mlflow_run_id or "", "train/bpb")]
     assert logged == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_a_store_that_mlflow_refuses_ends_the_run_at_once_and_it_can_go_on(
+    tmp_path: Path, tiny: Make, train: Train
+) -> None:
+    good = TrackingConfig(uri=f"sqlite:///{tmp_path}/good.db")
+    MLflowStore(good)
+    shutil.copy(tmp_path / "good.db", tmp_path / "old.db")
+    with sqlite3.connect(tmp_path / "old.db") as database:
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+    endless = {"steps": 10**6, "evaluate_every": 10**6, "save_every": 10**6, "schedule": "constant"}
+    config = tiny(tmp_path, training=endless, tracking={"uri": f"sqlite:///{tmp_path}/old.db"})
+    with pytest.raises(UserError, match=r"old\.db.*out-of-date database schema.*continue with --resume --name run$"):
+        train(config)
+    stopped = read_journal(tmp_path / "runs" / "run" / "metrics.jsonl")[-1]["step"]
+    more = replace(config.training, steps=stopped + 20)
+    summary, *_ = train(replace(config, resume=True, training=more, tracking=good))
+    assert (summary.status, summary.steps) == ("finished", stopped + 20) and summary.mlflow_run_id
 
 
 def test_a_resumed_run_must_be_the_same_model_and_corpus(tmp_path: Path, tiny: Make, train: Train) -> None:
