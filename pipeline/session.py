@@ -33,9 +33,8 @@ _OF_OUR_OWN = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # As fast as the same work without Ray: workers would have to wait for all else on this machine.
     "RAY_worker_niceness": "0",
-    # Nobody takes this machine away, and no worker is started before there is work.
+    # Nobody takes this machine away.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_prestart_worker_first_driver": "0",
 }
 
 
