@@ -1,5 +1,6 @@
 """Sampling bytes from a model, one at a time."""
 
+import math
 from collections.abc import Iterator
 from random import Random
 
@@ -84,19 +85,19 @@ def sample(logits: Tensor, config: SamplingConfig, random: Random) -> int:
 
     Raises: UserError if they are not finite.
     """
-    logits = logits.cpu().double()
-    best = logits.max()
-    require(bool(best.isfinite()), "the model's logits are not finite: its training has diverged")
+    logits = logits.to("cpu", torch.float64, copy=True)
+    best = logits.max().item()
+    require(math.isfinite(best), "the model's logits are not finite: its training has diverged")
     if config.temperature == 0:
         return int(logits.argmax())
     # Less the largest first: a small temperature must not overflow.
-    weights = ((logits - best) / config.temperature).exp_()
+    weights = logits.sub_(best).div_(config.temperature).exp_()
     order = None
     if config.top_k is not None or config.top_p is not None or config.min_p is not None:
         weights, order = weights.sort(descending=True, stable=True)
         weights = weights[: _kept(weights, config)]
     cumulative = weights.cumsum(0)
-    drawn = int(torch.searchsorted(cumulative, random.random() * cumulative[-1], right=True))
+    drawn = int(torch.searchsorted(cumulative, random.random() * cumulative[-1].item(), right=True))
     return drawn if order is None else int(order[drawn])
 
 

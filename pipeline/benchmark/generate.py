@@ -21,7 +21,7 @@ class Options:
 
     presets: tuple[str, ...] = ("laptop", "h2q")
     """Models to time."""
-    windows: int = 1
+    windows: int = 4
     """Bytes written in each round, as so many windows; the recomputing case writes an eighth of them."""
     rounds: int = 5
     """Turns that each case takes; figures are medians over them."""

@@ -102,7 +102,7 @@ def test_large_weights_are_applied_as_factors_on_a_cpu():
     small, large = lively({}), ByteModel(ModelConfig(dim=1024, depth=2))
     first, second = decoder(small), decoder(large)
     assert isinstance(first, Cached) and isinstance(second, Cached)
-    assert first._slots.shape[3:] == (32,) and second._slots.shape[3:] == (16, 32)
+    assert first._tokens.shape[2:] == (32,) and second._tokens.shape[2:] == (16, 32)
 
 
 @pytest.mark.gpu
