@@ -21,7 +21,7 @@ from h2q.config import ModelConfig, require
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import wait
-from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrackingConfig
+from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
 from pipeline.journal import read_journal
 from pipeline.optimizer import build_optimizer
 from pipeline.prepare import prepare
@@ -81,9 +81,9 @@ def run(options: Options) -> dict[str, Any]:
 Part = tuple[list[dict[str, Any]], dict[str, list[float]]]
 
 
-def _row(what: str, value: float, best: float, unit: str, target: str, holds: bool) -> dict[str, Any]:
+def _row(what: str, value: float, best: float, unit: str, target: str, holds: bool | None) -> dict[str, Any]:
     """`best`: from the least disturbed measurements; what a target is held against is the median."""
-    reached = "yes" if holds else "no"
+    reached = {True: "yes", False: "no", None: ""}[holds]
     return {"what": what, "median": value, "best": best, "unit": unit, "target": target, "reached": reached}
 
 
@@ -91,17 +91,12 @@ def _starts(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
     """The command in processes of its own: from its start to the first step, from the last record to its end."""
     if not options.starts:
         return [], {}
-    job = Path("jobs/train.py")
-    require(job.exists(), f"the benchmark runs {job}: call it from the repository's root, not from {Path.cwd()}")
     rows, seconds = [], {}
     for name, more, target in (("Ray", [], 12.0), ("local", ["--local"], 4.0)):
         first, end = f"start to first step, {name}", f"last record to end, {name}"
         for turn in range(options.starts):
             run_name = f"{name}-{turn}"
-            command = [sys.executable, str(job), "laptop", "--name", run_name, "--storage", str(folder / "runs"), *more]
-            command += ["--training.steps", "20", "--training.log-every", "1"]
-            command += ["--corpus.source", "manual", "--corpus.holdout", str(corpus.holdout)]
-            command += ["--corpus.prepared", corpus.prepared, "--tracking.uri", f"sqlite:///{folder}/mlflow.db"]
+            command = [*_command("laptop", run_name, 20, corpus, folder), *more]
             began = time.time()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             ended = time.time()
@@ -112,6 +107,16 @@ def _starts(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
             usual, best = median(seconds[what]), min(seconds[what])
             rows.append(_row(what, usual, best, "s", f"≤ {limit:g}", usual <= limit))
     return rows, seconds
+
+
+def _command(preset: str, name: str, steps: int, corpus: CorpusConfig, folder: Path) -> list[str]:
+    """The command of a run that records every step."""
+    job = Path("jobs/train.py")
+    require(job.exists(), f"the benchmark runs {job}: call it from the repository's root, not from {Path.cwd()}")
+    command = [sys.executable, str(job), preset, "--name", name, "--storage", str(folder / "runs")]
+    command += ["--training.steps", str(steps), "--training.log-every", "1"]
+    command += ["--corpus.source", "manual", "--corpus.holdout", str(corpus.holdout)]
+    return [*command, "--corpus.prepared", corpus.prepared, "--tracking.uri", f"sqlite:///{folder}/mlflow.db"]
 
 
 def _overhead(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
@@ -151,26 +156,46 @@ def _bare_lap(config: RunConfig) -> Callable[[], float]:
 
 
 def _second_worker(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
-    """One worker with one thread, and two of them, at preset h2q, by turns in one Ray."""
+    """One worker with one thread, and two of them, at preset h2q, by turns in one Ray; then two processes that exchange
+    nothing, with half the lanes each: what the machine itself allows."""
     if not options.pairs:
         return [], {}
     preset = PRESETS["h2q"]
     steps = options.pair_steps + 2
     training = replace(preset.training, steps=steps, log_every=1, evaluate_every=steps, save_every=steps)
-    seconds: dict[str, list[float]] = {"one worker": [], "two workers": []}
+    seconds: dict[str, list[float]] = {"one worker": [], "two workers": [], "two apart": []}
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         with ray_session(verbose=False):
             for turn in range(options.pairs):
-                for workers, name in enumerate(seconds, start=1):
+                for workers, name in ((1, "one worker"), (2, "two workers")):
                     config = replace(preset, training=training, corpus=corpus, workers=workers, use_gpu="no")
                     seconds[name] += _laps(config, folder, f"{workers}-{turn}")[2:]
+                seconds["two apart"] += _side_by_side(
+                    replace(training, lanes=training.lanes // 2), corpus, folder, turn
+                )
     finally:
         del os.environ["OMP_NUM_THREADS"]
         os.environ |= {"OMP_NUM_THREADS": threads} if threads is not None else {}
-    gain, best = (of(seconds["one worker"]) / of(seconds["two workers"]) for of in (median, min))
-    return [_row("two 1-thread workers over one, h2q", gain, best, "×", "≥ 1.7", gain >= 1.7)], seconds
+    gain, best, limit, best_limit = (
+        of(seconds["one worker"]) / of(seconds[name]) for name in ("two workers", "two apart") for of in (median, min)
+    )
+    rows = [_row("two 1-thread workers over one, h2q", gain, best, "×", "≥ 1.7", gain >= 1.7)]
+    return [*rows, _row("two processes that exchange nothing", limit, best_limit, "×", "", None)], seconds
+
+
+def _side_by_side(training: TrainingConfig, corpus: CorpusConfig, folder: Path, turn: int) -> list[float]:
+    """Seconds of a step of two local runs at once."""
+    names = [f"apart-{turn}-{number}" for number in range(2)]
+    more = ["--local", "--training.lanes", str(training.lanes)]
+    commands = [[*_command("h2q", name, training.steps, corpus, folder), *more] for name in names]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+    for process, command in zip(processes, commands):
+        if code := process.wait():
+            raise subprocess.CalledProcessError(code, command)
+    per_step = training.lanes * PRESETS["h2q"].model.seq_len
+    return [second for name in names for second in _seconds(folder / "runs" / name, per_step)[2:]]
 
 
 def _laps(config: RunConfig, folder: Path, name: str) -> list[float]:
@@ -178,6 +203,10 @@ def _laps(config: RunConfig, folder: Path, name: str) -> list[float]:
     tracking = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db")
     config = replace(config, name=name, storage=str(folder / "runs"), tracking=tracking)
     train(config, preset="benchmark", command="jobs/benchmark.py train", console=Console(file=StringIO()))
-    records = read_journal(folder / "runs" / name / "metrics.jsonl")
-    per_step = config.training.lanes * config.model.seq_len
+    return _seconds(folder / "runs" / name, config.training.lanes * config.model.seq_len)
+
+
+def _seconds(run: Path, per_step: int) -> list[float]:
+    """Seconds of a step of so many bytes, between records."""
+    records = read_journal(run / "metrics.jsonl")
     return [per_step / record["bytes_per_second"] for record in records if "bytes_per_second" in record]
