@@ -18,6 +18,7 @@ from h2q.attention import (
 )
 from h2q.config import ModelConfig
 from h2q.hamilton import HamiltonLinear, generate_weights
+from h2q.linear import linear
 
 
 class DenseLinear(nn.Module):
@@ -29,7 +30,7 @@ class DenseLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
 
-def linear(config: ModelConfig, inputs: int = 1, outputs: int = 1) -> nn.Module:
+def new_layer(config: ModelConfig, inputs: int = 1, outputs: int = 1) -> nn.Module:
     """A layer of the kind that the config names, so many times the width in and out."""
     if config.kind == "dense":
         return DenseLinear(inputs * config.width, outputs * config.width)
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.published_layout = config.head_layout == "published"
         self.phase_rotation = config.phase_rotation
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (linear(config) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (new_layer(config) for _ in range(4))
 
     def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
@@ -64,7 +65,7 @@ class Attention(nn.Module):
             # Queries and keys come along: their dot product does not depend on the order of channels.
             inward_weight, bias = (planar_rows(rows, 3 * self.heads) for rows in (inward_weight, bias))
             output_weight = planar_columns(output_weight)
-        qkv = functional.linear(x, inward_weight, bias)
+        qkv = linear(x, inward_weight, bias)
         if self.published_layout:
             y = attend_published(qkv, self.heads)
             y = rotate_phase_ref(y) if self.phase_rotation else y
@@ -72,7 +73,7 @@ class Attention(nn.Module):
             y = rotate_phase(planar_heads(attend(qkv, self.heads))).view_as(x)
         else:
             y = attend(qkv, self.heads).transpose(1, 2).flatten(-2)
-        return functional.linear(y, output_weight, self.o_proj.bias.to(x.dtype))  # type: ignore[union-attr]
+        return linear(y, output_weight, self.o_proj.bias.to(x.dtype))  # type: ignore[union-attr]
 
 
 class FeedForward(nn.Module):
@@ -80,14 +81,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc1 = linear(config, outputs=config.ffn_expansion)
-        self.fc2 = linear(config, inputs=config.ffn_expansion)
+        self.fc1 = new_layer(config, outputs=config.ffn_expansion)
+        self.fc2 = new_layer(config, inputs=config.ffn_expansion)
 
     def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
         for layer in (self.fc1, self.fc2):
             x = functional.gelu(x) if layer is self.fc2 else x
-            x = functional.linear(x, weight_of([layer], matrices, x.dtype), layer.bias.to(x.dtype))  # type: ignore[union-attr]
+            x = linear(x, weight_of([layer], matrices, x.dtype), layer.bias.to(x.dtype))  # type: ignore[union-attr]
         return x
 
 

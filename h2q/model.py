@@ -8,12 +8,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from h2q.bank import StructureBank
 from h2q.block import Block, DenseLinear, stream_energy
 from h2q.config import ModelConfig, require
 from h2q.hamilton import HamiltonLinear
+from h2q.linear import linear
 from h2q.reversible import Stack, run_reversible
 
 EMBEDDING_STD = 0.02
@@ -68,7 +68,7 @@ class ByteModel(nn.Module):
             stream = self.dropout(self.token_emb(x) + self.pos_emb[:, : x.shape[1]])
             stream, energies = self._run_blocks(stream, dtype, energy)
             hidden = self.norm(stream).to(dtype)
-            logits = functional.linear(hidden, self.head.weight.to(dtype), self.head.bias.to(dtype))
+            logits = linear(hidden, self.head.weight.to(dtype), self.head.bias.to(dtype))
             logits = logits.to(self.pos_emb.dtype)
         return (logits, torch.stack(energies)) if energy else logits
 

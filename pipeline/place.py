@@ -9,6 +9,8 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
+from pipeline.allocator import keep_freed_memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -70,9 +72,12 @@ class Place:
 
 
 def find_place(*, use_gpu: bool, threads: int | None) -> Place:
-    """This worker's place, as Ray Train tells it; torch computes with `threads` CPU threads (None: its own default)."""
+    """This worker's place, as Ray Train tells it, and its process made ready for it: torch computes with `threads` CPU
+    threads (None: its own default), and memory is kept."""
     if threads is not None:
         torch.set_num_threads(threads)
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     return Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
