@@ -247,7 +247,10 @@ PRESETS: dict[str, RunConfig] = {
             save_every=450,
         ),
     ),
-    "h2q": RunConfig(training=TrainingConfig(steps=200_000, warmup=1000)),
+    "h2q": RunConfig(
+        model=ModelConfig(dropout=0.0),
+        training=TrainingConfig(steps=200_000, learning_rate=1.5e-3, factor_lr=0.5, warmup=1000),
+    ),
     "qrlm": RunConfig(
         model=ModelConfig(
             dim=1024,
@@ -267,12 +270,12 @@ PRESETS: dict[str, RunConfig] = {
 PRESETS["h2q-published"] = replace(
     PRESETS["h2q"],
     model=_PUBLISHED_H2Q,
-    training=replace(PRESETS["h2q"].training, warmup=0, schedule="constant"),
+    training=TrainingConfig(steps=200_000, warmup=0, schedule="constant"),
 )
 
 _PRESET_HELP = {
     "laptop": "a small H2Q: minutes on two cores (the default)",
-    "h2q": "H2Q at its published sizes, corrected: proper heads, unit-gain initialisation, final norm",
+    "h2q": "H2Q at its published sizes, corrected: proper heads, unit-gain initialisation, final norm, other rates",
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
     "h2q-published": "H2Q with the published initialisation, schedule and no final norm",
 }

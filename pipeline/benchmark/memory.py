@@ -5,7 +5,7 @@ counts, on a CPU summed over the allocations that torch's profiler records.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +19,7 @@ from h2q.model import ByteModel
 from h2q.reversible import run_reversible_ref
 from pipeline.benchmark.model import PRECISIONS
 from pipeline.benchmark.timing import interleave, ratio
+from pipeline.config import PRESETS
 from pipeline.peak import peak_bytes
 
 
@@ -28,7 +29,7 @@ class Options:
 
     Drift is the relative distance of the gradients from those of plain autograd through the same forward pass."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = PRESETS["h2q"].model
     """The model; its preset `h2q` by default."""
     lanes: int = 24
     """Lanes of the batch."""

@@ -4,7 +4,7 @@ Shapes: `B` lanes, `T` bytes of context, `n = B T` positions, `R` rank, `S` bloc
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -21,6 +21,7 @@ from h2q.hamilton import HamiltonLinear, hamilton_linear_ref
 from h2q.model import ByteModel
 from pipeline.allocator import keep_freed_memory
 from pipeline.benchmark.timing import interleave, ratio
+from pipeline.config import PRESETS
 from pipeline.peak import peak_bytes
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,7 +31,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Options:
     """Time a training step of the model against the published formulation, a dense twin and the bare products."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = PRESETS["h2q"].model
     """The model; its preset `h2q` by default."""
     lanes: int = 24
     """Lanes of the batch."""
