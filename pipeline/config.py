@@ -82,7 +82,7 @@ class TrainingConfig(FromDict):
     beta2: float = 0.95
     """AdamW's decay of the second moment."""
     warmup: int = 100
-    """Steps over which the learning rate rises linearly."""
+    """Steps over which the learning rate rises linearly; of a short run at most a third."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: cosine to a tenth at the last step, or constant."""
     clip: float = 1.0
@@ -241,7 +241,7 @@ PRESETS: dict[str, RunConfig] = {
             lanes=8,
             learning_rate=3e-3,
             factor_lr=0.5,
-            warmup=50,
+            warmup=300,
             log_every=30,
             evaluate_every=450,
             save_every=450,

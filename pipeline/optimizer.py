@@ -65,11 +65,12 @@ def _group(name: str, parameter: nn.Parameter) -> str:
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
     """The learning rate of a step: linear warm-up, then cosine to a tenth of the peak, or constant."""
-    if step < training.warmup:
-        return training.learning_rate * (step + 1) / training.warmup
+    warmup = min(training.warmup, training.steps // 3)
+    if step < warmup:
+        return training.learning_rate * (step + 1) / warmup
     if training.schedule == "constant":
         return training.learning_rate
-    progress = (step - training.warmup) / max(1, training.steps - training.warmup)
+    progress = (step - warmup) / max(1, training.steps - warmup)
     return training.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 

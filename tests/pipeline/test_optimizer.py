@@ -55,6 +55,13 @@ def test_constant_stays_at_the_peak() -> None:
     assert {learning_rate(step, training) for step in range(100)} == {0.3}
 
 
+def test_a_short_run_rises_in_a_third_of_its_steps() -> None:
+    training = TrainingConfig(steps=30, warmup=300, learning_rate=1.0)
+    rates = [learning_rate(step, training) for step in range(30)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1.0 and rates[29] < 0.11
+
+
 def test_inactive_ranks_keep_still_under_decay() -> None:
     model = ByteModel(ModelConfig(**{**SMALL, "fixed_rank": 1, "max_rank": 3}))
     optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.5, learning_rate=0.1))
