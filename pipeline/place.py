@@ -1,5 +1,6 @@
 """Where a worker stands: its number, how many there are, its device and its threads."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +74,11 @@ class Place:
 
 def find_place(*, use_gpu: bool, threads: int | None) -> Place:
     """This worker's place, as Ray Train tells it, and its process made ready for it: torch computes with `threads` CPU
-    threads (None: its own default), and memory is kept."""
+    threads (None: its own default), and a local run keeps its memory."""
     if threads is not None:
         torch.set_num_threads(threads)
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
+    if device.type == "cpu" and threading.current_thread() is threading.main_thread():
+        keep_freed_memory()  # A thread of its own, as Ray's workers train in, has an arena that keeps most of it.
     return Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
