@@ -57,7 +57,7 @@ class _ShortAttention(Function):
             scores = probabilities[some]
             torch.baddbmm(future, query[some], key[some].transpose(1, 2), alpha=size**-0.5, out=scores)
             torch.softmax(scores, -1, out=scores)
-            torch.bmm(probabilities[some], value[some], out=mixed[some])
+            torch.bmm(scores, value[some], out=mixed[some])
         ctx.save_for_backward(parts, probabilities)
         return mixed.view(batch, heads, length, size)
 
@@ -72,9 +72,8 @@ class _ShortAttention(Function):
             chosen = probabilities[some]
             torch.bmm(chosen.transpose(1, 2), g[some], out=to_value[some])
             to_scores = torch.bmm(g[some], value[some].transpose(1, 2))
-            torch.ops.aten._softmax_backward_data.out(to_scores, chosen, -1, chosen.dtype, grad_input=to_scores).mul_(
-                scale
-            )
+            torch.ops.aten._softmax_backward_data.out(to_scores, chosen, -1, chosen.dtype, grad_input=to_scores)
+            to_scores.mul_(scale)
             torch.bmm(to_scores, key[some], out=to_query[some])
             torch.bmm(to_scores.transpose(1, 2), query[some], out=to_key[some])
         return gradients.permute(1, 3, 0, 2, 4).contiguous()

@@ -143,7 +143,7 @@ class _CachedBlock:
 
     def __init__(self, model: ByteModel, block: Block, formed: tuple[int, ...], for_attention, for_ffn) -> None:
         attention, config = block.attention, model.config
-        self._heads, self._rotates, self._formed = config.heads, config.phase_rotation, formed
+        self._heads, self._rotates = config.heads, config.phase_rotation
         self._norms = block.norm1, block.norm2
         self._norm1, self._norm2 = _normaliser(block.norm1, formed), _normaliser(block.norm2, formed)
         scale = (config.width / config.heads) ** -0.5
