@@ -14,16 +14,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from h2q.config import UserError
 from pipeline.location import is_whole, remove_whole, write_whole
 
-Tensors = dict[str, torch.Tensor]
+if TYPE_CHECKING:  # torch takes seconds to load: who only looks at a state need not wait for it
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+T = TypeVar("T")
 
 FORMAT = 1
 MODEL = "model.safetensors"
@@ -49,6 +51,8 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint; one that is not finished never counts. Its folder."""
+    from safetensors.torch import save
+
     final = checkpoint_folder(folder, checkpoint.state["step"])
     files = {
         MODEL: save(checkpoint.model),
@@ -67,6 +71,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises: DamagedCheckpoint naming the file, what was expected and what was found.
     """
+    from safetensors.torch import load
+
+    contents, state = _verified(folder)
+    try:
+        return Checkpoint(model=load(contents[MODEL]), optimizer=load(contents["optimizer.safetensors"]), state=state)
+    except (KeyError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors; all of it is verified, but torch is not loaded.
+
+    Raises: DamagedCheckpoint like `read_checkpoint`.
+    """
+    return _verified(folder)[1]
+
+
+def _verified(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files by name, as they were committed, and what the JSON one says."""
     try:
         commit = json.loads((folder / _COMMIT).read_bytes())
         if commit["format"] != FORMAT:
@@ -78,15 +101,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 raise DamagedCheckpoint(f"{folder / name}: {len(content)} bytes, {expected['bytes']} were written")
             if hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise DamagedCheckpoint(f"{folder / name}: its sha256 is not the one that was written")
-        return Checkpoint(
-            model=load(contents[MODEL]),
-            optimizer=load(contents["optimizer.safetensors"]),
-            state=json.loads(contents["state.json"]),
-        )
+        return contents, json.loads(contents["state.json"])
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{error.filename} is missing") from error
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{folder}: {type(error).__name__}: {error}") from error
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> DamagedCheckpoint:
+    return DamagedCheckpoint(f"{folder}: {type(error).__name__}: {error}")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -99,10 +122,19 @@ def newest_valid(folder: Path) -> tuple[Checkpoint, Path, list[str]] | None:
 
     Raises: UserError if there are checkpoints but every one is damaged.
     """
+    return _newest(folder, read_checkpoint)
+
+
+def newest_state(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
+    """What the newest checkpoint that verifies holds beside tensors; else like `newest_valid`, but loads no torch."""
+    return _newest(folder, read_state)
+
+
+def _newest(folder: Path, read: Callable[[Path], T]) -> tuple[T, Path, list[str]] | None:
     damaged: list[str] = []
     for path in list_checkpoints(folder):
         try:
-            return read_checkpoint(path), path, damaged
+            return read(path), path, damaged
         except DamagedCheckpoint as error:
             damaged.append(str(error))
     if damaged:
@@ -173,26 +205,6 @@ class CheckpointWriter:
 def to_host(tensors: Tensors) -> Tensors:
     """Copies in host memory that later steps do not change; tensors that share storage get one each."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> Tensors:
-    """The optimizer's state as tensors named `kind/parameter`."""
-    return {
-        f"{kind}/{name}": value
-        for parameter, name in names.items()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str], tensors: Tensors) -> None:
-    """Put back what `optimizer_tensors` gave."""
-    parameters = {name: parameter for parameter, name in names.items()}
-    state: dict[Any, Any] = optimizer.state
-    for key, value in tensors.items():
-        kind, _, name = key.partition("/")
-        parameter = parameters[name]
-        # AdamW's fused step counts on the parameter's device.
-        state[parameter][kind] = value.to(parameter.device)
 
 
 def _json(value: Any) -> bytes:

@@ -8,15 +8,17 @@ target exactly once in every pass, whatever the remainder; an epoch ends when th
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from h2q.config import require
 from pipeline.manifest import Split
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+if TYPE_CHECKING:  # torch takes seconds to load: who only checks that the text will do need not wait for it
+    import torch
+
+Batch = tuple["torch.Tensor", "torch.Tensor"]
 """Inputs and targets, (rows, T), int64."""
 
 
@@ -48,8 +50,10 @@ class Lanes:
         self._steps = max(1, _AHEAD // seq_len)
         self._last: tuple[tuple[int, range], np.ndarray] | None = None
 
-    def batch(self, step: int, world_rank: int = 0, world_size: int = 1, device: str | torch.device = "cpu") -> Batch:
+    def batch(self, step: int, world_rank: int = 0, world_size: int = 1, device: "str | torch.device" = "cpu") -> Batch:
         """The worker's rows of the global batch of a step: (L/W, T) inputs and the bytes one further."""
+        import torch
+
         rows = torch.from_numpy(self.rows(step, world_rank, world_size)).to(device)
         return rows[:, :-1].long(), rows[:, 1:].long()
 
@@ -107,13 +111,15 @@ def windows(
     batch: int,
     world_rank: int = 0,
     world_size: int = 1,
-    device: str | torch.device = "cpu",
+    device: "str | torch.device" = "cpu",
 ) -> Iterator[Batch]:
     """The split in order, in windows of T bytes that do not overlap: every byte but the very first is a target once.
 
     Yields (up to `batch`, T) inputs and targets; the split's ragged end, if any, comes last and alone: (1, under T).
     A worker gets its own contiguous share of the windows. Raises: UserError when the split has fewer than 2 bytes.
     """
+    import torch
+
     require(
         len(split) >= 2,
         f"the {split.name} split must hold at least 2 bytes to be scored, found {len(split)}: use more text "

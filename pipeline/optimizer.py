@@ -1,4 +1,4 @@
-"""AdamW over named parameter groups, and the learning rate as a pure function of the step."""
+"""AdamW over named parameter groups, its state by name, and the learning rate as a pure function of the step."""
 
 import inspect
 import math
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.checkpoint import Tensors
 from pipeline.config import TrainingConfig
 
 
@@ -78,3 +79,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group its share of the rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> Tensors:
+    """The optimizer's state as tensors named `kind/parameter`."""
+    return {
+        f"{kind}/{name}": value
+        for parameter, name in names.items()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str], tensors: Tensors) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    state: dict[Any, Any] = optimizer.state
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        parameter = parameters[name]
+        # AdamW's fused step counts on the parameter's device.
+        state[parameter][kind] = value.to(parameter.device)

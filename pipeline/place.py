@@ -79,6 +79,8 @@ def find_place(*, use_gpu: bool, threads: int | None) -> Place:
         torch.set_num_threads(threads)
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if device.type == "cpu" and threading.current_thread() is threading.main_thread():
         keep_freed_memory()  # A thread of its own, as Ray's workers train in, has an arena that keeps most of it.
     return Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)

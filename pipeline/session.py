@@ -34,6 +34,8 @@ _OF_OUR_OWN = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # As fast as the same work without Ray: workers would have to wait for all else on this machine.
     "RAY_worker_niceness": "0",
+    # The older autoscaler, which has nothing to do here, takes a second to end after the rest of Ray.
+    "RAY_enable_autoscaler_v2": "1",
     # Nobody takes this machine away.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }

@@ -8,8 +8,9 @@ import torch
 
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
-from pipeline.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, to_host
+from pipeline.checkpoint import Checkpoint, to_host
 from pipeline.journal import Record
+from pipeline.optimizer import optimizer_tensors, restore_optimizer
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.checkpoint import newest_valid
+from pipeline.checkpoint import newest_state
 from pipeline.config import RunConfig
 from pipeline.journal import Record
 from pipeline.manifest import Corpus
@@ -121,9 +121,9 @@ def summarise(
     latest: Record = {}
     for record in records:
         latest |= record
-    newest = newest_valid(folder.checkpoints)
+    newest = newest_state(folder.checkpoints)
     assert newest is not None, "a run that has ended has a checkpoint"
-    state = newest[0].state
+    state, checkpoint, _ = newest
     seen = state["step"] * config.training.lanes * config.model.seq_len
     samples = sorted((folder.path / "samples").glob("*.txt"))
     summary = Summary(
@@ -149,7 +149,7 @@ def summarise(
         world_size=state["world_size"],
         device=state["device"],
         precision=config.precision,
-        checkpoint=str(newest[1]),
+        checkpoint=str(checkpoint),
         mlflow_run_id=tracker.run_id,
         mlflow_tracking_uri=tracker.uri,
         mlflow_experiment_id=tracker.experiment_id,

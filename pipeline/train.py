@@ -1,6 +1,6 @@
 """A RunConfig becomes a trained, tracked run: prepare the corpus, start Ray Train, follow it, sum it up.
 
-What needs torch is imported where it is used: torch takes seconds to load, in which Ray can start.
+Only a local run needs torch in this process: it takes seconds to load, and 200 MB.
 """
 
 import errno
@@ -48,9 +48,10 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     address = None if config.local else find_address(config.address)
     quiet_ray(verbose=config.verbose)
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress:
-        # To load torch takes seconds, and so does Ray's start: side by side.
+        # To load a library takes seconds, and so does Ray's start: side by side. Where only workers compute, this
+        # process has no use for torch.
         checking = aside.submit(check_store, config.tracking)
-        aside.submit(import_module, "torch")
+        aside.submit(import_module, "torch" if config.local else "ray.train")
         progress.stage("starting" if config.local else "starting Ray")
         # Ray takes a while to end, too.
         with nullcontext() if config.local else ray_session(verbose=config.verbose, address=address, aside=aside):
@@ -161,26 +162,26 @@ def check_resumable(folder: RunFolder, config: RunConfig, corpus: Corpus, progre
 
     Raises: UserError naming the field and both values.
     """
-    from pipeline.checkpoint import newest_valid
+    from pipeline.checkpoint import newest_state
 
-    found = newest_valid(folder.checkpoints)
+    found = newest_state(folder.checkpoints)
     if found is None:
         return
-    checkpoint, path, damaged = found
+    state, path, damaged = found
     for reason in damaged:
         progress.say(f"damaged checkpoint passed over: {reason}")
-    was = checkpoint.state["corpus_sha256"]
+    was = state["corpus_sha256"]
     if was != corpus.sha256:
         raise UserError(
             f"resume needs the corpus of the run: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}"
         )
     for name, value in config.model.to_dict().items():
-        was = checkpoint.state["config"]["model"][name]
+        was = state["config"]["model"][name]
         if was != value and name not in ("memory", "dropout"):
             raise UserError(
                 f"resume needs the model of the run: model.{name} was {was}, now {value}; start another --name"
             )
-    progress.say(f"continuing at step {checkpoint.state['step']} from {path.name}")
+    progress.say(f"continuing at step {state['step']} from {path.name}")
 
 
 def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resources, *, own: bool = False) -> None:
@@ -190,10 +191,8 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     Raises: UserError and TrainingFailed as they happened in a worker.
     """
     import ray.train
-    from ray.train.torch import TorchConfig
 
-    from pipeline.trainer import LeanTrainer, begin_early
-    from pipeline.worker import train_loop_per_worker
+    from pipeline.trainer import LeanTrainer, begin_early, train_loop_per_worker
 
     order = {
         "config": config,
@@ -214,8 +213,8 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     trainer = LeanTrainer(
         train_loop_per_worker,
         own=own,
+        timeout=config.timeout,
         train_loop_config=order,
-        torch_config=TorchConfig(timeout_s=config.timeout),
         scaling_config=ray.train.ScalingConfig(
             num_workers=0 if config.local else config.workers,
             use_gpu=resources.gpu,

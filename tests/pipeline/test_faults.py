@@ -96,6 +96,11 @@ def descendants(process: subprocess.Popen[str], title: str) -> list[psutil.Proce
     ]
 
 
+def computes(process: psutil.Process) -> bool:
+    """Whether the process has torch in its memory."""
+    return any("libtorch" in Path(library.path).name for library in process.memory_maps())
+
+
 def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     tmp_path: Path, tiny: Make, undisturbed: RunFolder
 ) -> None:
@@ -103,7 +108,9 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     folder = RunFolder(tmp_path / "runs" / "run")
     process = start(config, tmp_path)
     wait_for_checkpoint(folder, process)
-    [worker] = descendants(process, "RayTrainWorker")
+    [worker], [controller] = descendants(process, "RayTrainWorker"), descendants(process, "TrainController")
+    loads_torch = [computes(each) for each in (worker, controller, psutil.Process(process.pid))]
+    assert loads_torch == [True, False, False], "200 MB and two seconds of a CPU each"
     worker.kill()
     _, complaints = process.communicate()
     assert (process.returncode, complaints) == (0, "")

@@ -10,8 +10,15 @@ import torch
 
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
+from pipeline.checkpoint import to_host
 from pipeline.config import TrainingConfig
-from pipeline.optimizer import build_optimizer, learning_rate, set_learning_rate
+from pipeline.optimizer import (
+    build_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizer,
+    set_learning_rate,
+)
 
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 8}
 
@@ -84,3 +91,30 @@ def test_training_does_not_load_the_compiler_of_torch() -> None:
         "assert not torch.equal(layer.weight, before); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_optimizer_goes_on_as_if_never_stopped() -> None:
+    def steps(model: torch.nn.Linear, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+        for seed in seeds:
+            x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+            model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def make() -> tuple[torch.nn.Linear, torch.optim.Optimizer, dict[torch.nn.Parameter, str]]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return model, torch.optim.AdamW(model.parameters(), fused=True), names
+
+    model, optimizer, names = make()
+    steps(model, optimizer, range(3))
+    weights, moments = to_host(model.state_dict()), to_host(optimizer_tensors(optimizer, names))
+    steps(model, optimizer, range(3, 6))
+
+    other, other_optimizer, other_names = make()
+    other.load_state_dict(weights)
+    restore_optimizer(other_optimizer, other_names, moments)
+    steps(other, other_optimizer, range(3, 6))
+    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+    assert weights["weight"].ne(model.weight).any(), "a snapshot is a copy"
