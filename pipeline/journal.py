@@ -5,6 +5,7 @@ The file is the record of a run. A terminal or an MLflow server that goes away l
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -72,11 +73,15 @@ class Follower:
         consume: Callable[[list[Record]], object],
         *,
         every_seconds: float | None = None,
+        again: Callable[[int], object] = lambda step: None,
     ) -> None:
-        """`every_seconds`: how often to look; None: as it is worth for the place where the journal lies."""
+        """`every_seconds`: how often to look; None: as it is worth for the place where the journal lies. `again` is
+        told of a step from which steps are trained once more."""
         self._tail = tail(path)
         self._consume = consume
+        self._again = again
         self._last_step = -1
+        self._newest = (-1, time.time())  # step and time; a run that is resumed has older records
         self._every_seconds = every_seconds or self._tail.every_seconds
         self._waiting: list[Record] = []
         self._stop = threading.Event()
@@ -113,6 +118,12 @@ class Follower:
 
     def _new_records(self) -> list[Record]:
         records = [json.loads(line) for line in self._tail.read().splitlines()]
+        for record in records:
+            # What was kept of a file that began anew has the time that it had.
+            if record.get("time", 0.0) > self._newest[1]:
+                if record["step"] <= self._newest[0]:
+                    self._again(record["step"])
+                self._newest = record["step"], record["time"]
         # A worker that restarts begins the file anew: the step tells what was seen already.
         fresh = [record for record in records if record["step"] > self._last_step]
         if fresh:

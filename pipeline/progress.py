@@ -82,6 +82,10 @@ class Progress:
             status=self._status(),
         )
 
+    def again(self, step: int) -> None:
+        """Steps from this one on are trained once more."""
+        self.say(f"training goes on from step {step} once more: a worker was lost, or gradients were not finite")
+
     def say(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

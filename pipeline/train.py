@@ -102,7 +102,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
                 with (
                     stoppable(folder.path) as stopping,
                     tracker.watch(),
-                    Follower(folder.journal, show),
+                    Follower(folder.journal, show, again=progress.again),
                     Follower(folder.journal, track),
                 ):
                     fit(config, folder, corpus, resources, own=address == "local")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -112,8 +113,9 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     loads_torch = [computes(each) for each in (worker, controller, psutil.Process(process.pid))]
     assert loads_torch == [True, False, False], "200 MB and two seconds of a CPU each"
     worker.kill()
-    _, complaints = process.communicate()
+    said, complaints = process.communicate()
     assert (process.returncode, complaints) == (0, "")
+    assert re.search(r"^training goes on from step \d+ once more: a worker was lost", said, re.MULTILINE), said
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
     steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]

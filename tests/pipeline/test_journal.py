@@ -60,6 +60,25 @@ def test_a_follower_hands_over_every_record_once_also_when_the_writer_starts_aga
     assert [record["step"] for record in seen] == list(range(6))
 
 
+def test_a_follower_tells_where_steps_are_trained_again_but_not_that_a_run_is_resumed(tmp_path: Path) -> None:
+    path, seen, again = tmp_path / "metrics.jsonl", [], []
+
+    def train(steps: range) -> None:
+        with Journal(path, first_step=steps.start) as journal:
+            for step in steps:
+                journal.write({"step": step, "time": time.time()})
+
+    train(range(4))
+    with Follower(path, seen.extend, every_seconds=0.01, again=again.append):
+        train(range(2, 5))  # resumed
+        wait_for(lambda: len(seen) == 5)
+        train(range(5, 7))  # a worker was replaced, and no step was lost
+        wait_for(lambda: len(seen) == 7)
+        train(range(4, 9))  # and again, with three steps lost
+    assert [record["step"] for record in seen] == list(range(9))
+    assert again == [4]
+
+
 def test_a_consumer_that_fails_is_given_the_same_records_again(tmp_path: Path) -> None:
     path, taken, failures = tmp_path / "metrics.jsonl", [], []
 
