@@ -28,6 +28,7 @@ from pipeline.progress import human_bytes, human_seconds
 from pipeline.session import local_resources
 from pipeline.state import Trainee
 from pipeline.step import optimizer_step
+from pipeline.tracking import is_file
 
 ENOUGH_SECONDS = 2.0
 """A step that takes so long is not measured with more rows."""
@@ -70,6 +71,9 @@ def estimate(config: RunConfig) -> Estimate:
         import matplotlib.figure  # noqa: F401
         import mlflow.tracking  # noqa: F401
 
+        if is_file(config.tracking):
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
     cuda = local_resources(config.workers, config.use_gpu).gpu
     device = torch.device("cuda" if cuda else "cpu")
     autocast = setup_precision(config.precision, device)
@@ -102,8 +106,9 @@ def estimate(config: RunConfig) -> Estimate:
     try:
         step, measured = _time(training, rows, device)
         update = _seconds(lambda: _update(trainee, config), device)
-        evaluation, _ = _time(scoring, ROWS, device)
-        activations = max(_peak(training, rows, device), _peak(scoring, ROWS, device))
+        windows = ROWS[device.type]
+        evaluation, _ = _time(scoring, windows, device)
+        activations = max(_peak(training, rows, device), _peak(scoring, windows, device))
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"not even a few rows of {config.model.seq_len} bytes fit into the memory of {device}: use a smaller "
@@ -120,7 +125,7 @@ def estimate(config: RunConfig) -> Estimate:
         library_bytes=libraries,
         checkpoint_bytes=parameters + moments,
         step_seconds=config.accumulate * max(step - update, 0.0) + update,
-        evaluation_seconds=1e6 / (ROWS * config.model.seq_len) * evaluation / config.workers,
+        evaluation_seconds=1e6 / (windows * config.model.seq_len) * evaluation / config.workers,
         measured_rows=measured,
     )
 

@@ -11,8 +11,9 @@ from pipeline.manifest import Split
 from pipeline.place import Place
 from pipeline.precision import Autocast
 
-ROWS = 64
-"""Windows to a batch. Fixed, so that a result does not depend on the batch of the training."""
+ROWS = {"cpu": 16, "cuda": 64}
+"""Windows to a batch, by device; fixed, so that a result does not depend on the batch of the training. With 64 a CPU is
+no faster, and at preset `h2q` a worker holds 270 MB more than for training."""
 
 
 @torch.no_grad()
@@ -25,7 +26,8 @@ def bits_per_byte(model: ByteModel, split: Split, place: Place, autocast: Autoca
     training = model.training
     model.eval()
     nats = torch.zeros((), dtype=torch.float64, device=place.device)
-    for x, y in windows(split, model.config.seq_len, ROWS, place.rank, place.size, place.device):
+    rows = ROWS[place.device.type]
+    for x, y in windows(split, model.config.seq_len, rows, place.rank, place.size, place.device):
         with autocast():
             logits = model(x)
         nats += functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double()
