@@ -69,7 +69,7 @@ def estimate(config: RunConfig) -> Estimate:
 
     if config.local and config.tracking.enabled:  # one process then tracks and draws as well
         import matplotlib.figure  # noqa: F401
-        import mlflow.tracking  # noqa: F401
+        import mlflow.tracking
 
         if is_file(config.tracking):
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
