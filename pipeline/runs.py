@@ -3,14 +3,17 @@
 import difflib
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from h2q.config import UserError
-from h2q.model import ByteModel
 from pipeline.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_folder, newest_valid, read_checkpoint
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.journal import read_journal
 from pipeline.location import locate
 from pipeline.run_folder import RunFolder
+
+if TYPE_CHECKING:  # torch takes seconds to load: who only looks for a run need not wait for it
+    from h2q.model import ByteModel
 
 
 def find_run(reference: str, *, storage: str = "runs", tracking: TrackingConfig | None = None) -> RunFolder:
@@ -79,7 +82,7 @@ def load_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:
     return checkpoint, path
 
 
-def load_model(folder: RunFolder) -> tuple[ByteModel, RunConfig]:
+def load_model(folder: RunFolder) -> tuple["ByteModel", RunConfig]:
     """The trained model of a run, on the CPU, ready to be evaluated; and the run's config.
 
     Raises: UserError as `load_checkpoint` does.
@@ -88,8 +91,10 @@ def load_model(folder: RunFolder) -> tuple[ByteModel, RunConfig]:
     return model_of(checkpoint)
 
 
-def model_of(checkpoint: Checkpoint) -> tuple[ByteModel, RunConfig]:
+def model_of(checkpoint: Checkpoint) -> tuple["ByteModel", RunConfig]:
     """The model in a checkpoint, on the CPU, ready to be evaluated; and the config of its run."""
+    from h2q.model import ByteModel
+
     config = RunConfig.from_dict(checkpoint.state["config"])
     model = ByteModel(config.model)
     model.load_state_dict(checkpoint.model)

@@ -1,5 +1,7 @@
 """A run is found by whatever a person calls it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,3 +104,8 @@ def test_a_run_without_a_model_says_so(runs: Runs, tmp_path: Path) -> None:
     (newest / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"damaged|no valid checkpoint"):
         load_model(short)
+
+
+def test_who_looks_for_runs_but_computes_nothing_does_not_wait_for_torch() -> None:
+    look = "import sys; from pipeline import compare, registry, tune; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout == "False\n"
