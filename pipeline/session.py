@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from h2q.config import UserError, require
 from pipeline.job import submitted
@@ -34,8 +36,6 @@ _OF_OUR_OWN = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # As fast as the same work without Ray: workers would have to wait for all else on this machine.
     "RAY_worker_niceness": "0",
-    # The older autoscaler, which has nothing to do here, takes a second to end after the rest of Ray.
-    "RAY_enable_autoscaler_v2": "1",
     # Nobody takes this machine away.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
@@ -115,7 +115,19 @@ def ray_session(
     try:
         yield
     finally:
-        aside.submit(ray.shutdown) if aside else ray.shutdown()
+        aside.submit(_end) if aside else _end()
+
+
+def _end() -> None:
+    """Leave Ray, or end the one of our own."""
+    import ray
+
+    # An autoscaler that is told to end asks the part of Ray that has ended before it, for a second, in vain.
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
+                child.kill()
+    ray.shutdown()
 
 
 def _runtime_env() -> dict[str, Any]:

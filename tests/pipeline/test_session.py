@@ -1,6 +1,8 @@
 """Resources: what there is and what was asked, before anything starts."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,18 @@ def test_a_ray_of_our_own_is_the_rule_and_ray_address_names_another(monkeypatch:
     assert find_address(None) == "local", "a cluster that happens to run on this machine is not joined"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert find_address(None) == "auto" and find_address("local") == "local"
+
+
+@pytest.mark.slow
+def test_tasks_that_wait_for_a_cpu_are_no_news_and_nothing_is_left_running() -> None:
+    queue = """
+import psutil, time
+from pipeline.session import ray_session
+with ray_session(verbose=False):
+    import ray
+    sleep = ray.remote(lambda: time.sleep(3))
+    ray.get([sleep.remote() for _ in range(4 * int(ray.cluster_resources()["CPU"]))])
+print([child.cmdline() for child in psutil.Process().children(recursive=True)])
+"""
+    ran = subprocess.run([sys.executable, "-c", queue], capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")
