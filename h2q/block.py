@@ -70,7 +70,7 @@ class Attention(nn.Module):
             y = attend_published(qkv, self.heads)
             y = rotate_phase_ref(y) if self.phase_rotation else y
         elif planar:
-            y = rotate_phase(planar_heads(attend(qkv, self.heads))).view_as(x)
+            y = rotate_phase(planar_heads(attend(qkv, self.heads))).reshape(x.shape)
         else:
             y = attend(qkv, self.heads).transpose(1, 2).flatten(-2)
         return linear(y, output_weight, self.o_proj.bias.to(x.dtype))  # type: ignore[union-attr]

@@ -53,6 +53,16 @@ def test_logits_of_a_prefix_do_not_depend_on_the_length_of_the_window(changes):
     torch.testing.assert_close(model(x)[:, :7], model(x[:, :7]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [*VARIANTS, {"heads": 8}, {"heads": 8, "memory": "reversible"}])
+def test_a_lane_alone_is_as_among_others(changes):
+    model = lively(small(**changes))
+    x = torch.randint(256, (2, 16))
+    alone = model(x[:1])
+    torch.testing.assert_close(alone, model(x)[:1], rtol=1e-4, atol=1e-5)
+    alone.sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize(
     "x", [torch.zeros(1, 4), torch.zeros(4).long(), torch.zeros(0, 4).long(), torch.zeros(1, 17).long()]
 )
