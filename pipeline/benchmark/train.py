@@ -48,8 +48,8 @@ class Options:
     """Laps of 10 steps to a turn, beside a first one that does not count."""
     pairs: int = 2
     """Turns of one worker and of two. 0: none."""
-    pair_steps: int = 6
-    """Steps of such a run, beside two that do not count."""
+    pair_steps: int = 14
+    """Steps of such a run, beside two that do not count; beside the first few the driver still loads MLflow."""
     folder: str | None = None
     """Folder for the runs, removed afterwards. None: a temporary one."""
 
