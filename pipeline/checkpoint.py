@@ -80,14 +80,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise _unreadable(folder, error) from error
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside tensors; all of it is verified, but torch is not loaded.
-
-    Raises: DamagedCheckpoint like `read_checkpoint`.
-    """
-    return _verified(folder)[1]
-
-
 def _verified(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files by name, as they were committed, and what the JSON one says."""
     try:
@@ -127,7 +119,7 @@ def newest_valid(folder: Path) -> tuple[Checkpoint, Path, list[str]] | None:
 
 def newest_state(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
     """What the newest checkpoint that verifies holds beside tensors; else like `newest_valid`, but loads no torch."""
-    return _newest(folder, read_state)
+    return _newest(folder, lambda path: _verified(path)[1])
 
 
 def _newest(folder: Path, read: Callable[[Path], T]) -> tuple[T, Path, list[str]] | None:

@@ -13,7 +13,7 @@ from pipeline.precision import Autocast
 
 ROWS = {"cpu": 16, "cuda": 64}
 """Windows to a batch, by device; fixed, so that a result does not depend on the batch of the training. With 64 a CPU is
-no faster, and at preset `h2q` a worker holds 270 MB more than for training."""
+no faster, and a worker of preset `laptop` holds 120 MB more."""
 
 
 @torch.no_grad()
