@@ -6,7 +6,7 @@ Shapes: `N` layers, `R` rank, `F` factor size.
 import torch
 from torch import Tensor
 
-from h2q.hamilton import HamiltonLinear
+from h2q.layers.hamilton import HamiltonLinear
 from h2q.model import ByteModel
 
 

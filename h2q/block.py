@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from h2q.attention import (
+from h2q.config import ModelConfig
+from h2q.kernels.linear import linear
+from h2q.layers.hamilton import HamiltonLinear, generate_weights
+from h2q.mixers.attention import (
     attend,
     attend_published,
     planar_columns,
@@ -16,9 +19,6 @@ from h2q.attention import (
     rotate_phase,
     rotate_phase_ref,
 )
-from h2q.config import ModelConfig
-from h2q.hamilton import HamiltonLinear, generate_weights
-from h2q.linear import linear
 
 
 class DenseLinear(nn.Module):

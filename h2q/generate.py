@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from h2q.config import SamplingConfig, require
-from h2q.decode import NextLogits, decoder
+from h2q.decode.cache import NextLogits, decoder
 from h2q.model import ByteModel
 
 

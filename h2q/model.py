@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from h2q.bank import StructureBank
 from h2q.block import Block, DenseLinear, stream_energy
 from h2q.config import ModelConfig, require
-from h2q.hamilton import HamiltonLinear
-from h2q.linear import linear
+from h2q.kernels.linear import linear
+from h2q.layers.hamilton import HamiltonLinear
 from h2q.reversible import Stack, run_reversible
 
 EMBEDDING_STD = 0.02

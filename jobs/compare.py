@@ -54,8 +54,8 @@ def main(args: Sequence[str]) -> int:
         )
     from rich.console import Console
 
-    from pipeline.compare import compare, experiment_runs, find_runs
-    from pipeline.compare_page import picture, table, write_page
+    from pipeline.comparison.compare import compare, experiment_runs, find_runs
+    from pipeline.comparison.page import picture, table, write_page
     from pipeline.config import TrackingConfig
 
     tracking = TrackingConfig(uri=options.tracking_uri)

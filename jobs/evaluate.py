@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cli import parse, run
-from pipeline.evaluation_config import EvaluationConfig
+from pipeline.evaluation.config import EvaluationConfig
 
 PROG = "python jobs/evaluate.py"
 
@@ -15,10 +15,10 @@ def main(args: Sequence[str]) -> int:
     options = parse(EvaluationConfig, args, default=EvaluationConfig(), prog=PROG)
     from rich.console import Console
 
-    from pipeline.bulk import ScoringFailed
-    from pipeline.evaluation import evaluate
-    from pipeline.evaluation_log import log_evaluation
-    from pipeline.meter import Meter
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.progress import Meter
+    from pipeline.evaluation.ray_scoring import ScoringFailed
+    from pipeline.evaluation.tracking import log_evaluation
 
     console = Console(highlight=False)
     try:

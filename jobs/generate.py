@@ -44,7 +44,7 @@ def main(args: Sequence[str]) -> int:
     require(options.run != "", f"name a run: {PROG} RUN --prompt TEXT, with RUN a name, a folder, latest or best")
     prompt = read_prompt(options)
     from h2q.generate import stream
-    from pipeline.runs import find_run, load_model
+    from pipeline.runs.load import find_run, load_model
 
     model, _ = load_model(find_run(options.run, storage=options.storage))
     stop = None if options.stop is None else os.fsencode(options.stop)

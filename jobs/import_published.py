@@ -13,7 +13,7 @@ import tyro
 from h2q.config import UserError, require
 from pipeline.cli import parse, run
 from pipeline.config import RunConfig
-from pipeline.run_folder import check_storage, claim_folder
+from pipeline.runs.folder import check_storage, claim_folder
 
 PROG = "python jobs/import_published.py"
 
@@ -36,7 +36,7 @@ def main(args: Sequence[str]) -> None:
     require(options.file != "", f"name the file to import: {PROG} FILE")
     content = read(Path(options.file))
     from h2q.published import from_state_dict
-    from pipeline.checkpoint import Checkpoint, write_checkpoint
+    from pipeline.runs.checkpoint import Checkpoint, write_checkpoint
 
     model = from_state_dict(content["model"], content.get("config"))
     step = next((content[key] for key in ("iter", "chunk_counter") if isinstance(content.get(key), int)), 0)

@@ -12,7 +12,7 @@ from pipeline.config import CorpusConfig
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from pipeline.prepare import Corpus, Event
+    from pipeline.prepare.prepare import Corpus, Event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class PrepareConfig:
 def main(args: Sequence[str]) -> None:
     """Prepare the corpus and say what it is."""
     config = parse(PrepareConfig, args, default=PrepareConfig(), prog="python jobs/prepare.py")
-    from pipeline.job import check_lasting
-    from pipeline.prepare import prepare
-    from pipeline.session import ray_session
+    from pipeline.cluster.session import ray_session
+    from pipeline.cluster.submitted import check_lasting
+    from pipeline.prepare.prepare import prepare
 
     check_lasting("corpus.prepared", config.corpus.prepared)
     with nullcontext() if config.local else ray_session(verbose=config.verbose), Told() as told:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from h2q.config import UserError
 from pipeline.cli import parse, quiet_profiler, run
+from pipeline.cluster.submitted import placed
 from pipeline.config import PRESETS, RunConfig, describe_presets
-from pipeline.job import placed
-from pipeline.run_folder import check_storage, find_folder
+from pipeline.runs.folder import check_storage, find_folder
 
 PROG = "python jobs/train.py"
 
@@ -22,11 +22,11 @@ def main(args: Sequence[str]) -> int:
     console = Console()
     if config.estimate:
         quiet_profiler()
-        from pipeline.estimate import estimate, show
+        from pipeline.training.estimate import estimate, show
 
         show(estimate(config), config, console)
         return 0
-    from pipeline.train import TrainingFailed, train
+    from pipeline.training.driver import TrainingFailed, train
 
     try:
         summary, folder, stopping = train(config, preset=preset, command=f"{PROG} {shlex.join(args)}", console=console)

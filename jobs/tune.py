@@ -8,9 +8,9 @@ from pathlib import Path
 
 from h2q.config import UserError
 from pipeline.cli import parse, run
+from pipeline.cluster.submitted import placed
 from pipeline.config import PRESETS, RunConfig, describe_presets
-from pipeline.job import placed
-from pipeline.sweep_config import SearchConfig, SweepConfig
+from pipeline.sweep.config import SearchConfig, SweepConfig
 
 PROG = "python jobs/tune.py"
 
@@ -19,7 +19,7 @@ def main(args: Sequence[str]) -> int:
     from rich.console import Console
 
     preset, config = configure(args)
-    from pipeline.tune import tune
+    from pipeline.sweep.driver import tune
 
     # A file has no width of its own: as wide as the table is.
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -43,7 +43,7 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
 
     Raises: UserError naming the option and the value.
     """
-    from pipeline.space import parse_space, size
+    from pipeline.sweep.space import parse_space, size
 
     named = args[0] if args and not args[0].startswith("-") else None
     if named is not None and named not in PRESETS:
@@ -59,8 +59,8 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
 
 
 def _resumed(named: str | None, options: Sequence[str], asked: SweepConfig) -> tuple[str, SweepConfig]:
-    from pipeline.run_folder import check_storage
-    from pipeline.sweep_folder import check_same_search, find_sweep
+    from pipeline.runs.folder import check_storage
+    from pipeline.sweep.folder import check_same_search, find_sweep
 
     folder = find_sweep(check_storage(asked.run.storage), asked.run.name)
     stored = folder.read("sweep.json")

@@ -65,9 +65,9 @@ def _preparations(folder: Path, options: Options) -> Iterator[dict[str, Any]]:
     """Preparation on a Ray that is up, at every size."""
     import ray
 
+    from pipeline.cluster.session import quiet_ray
     from pipeline.config import CorpusConfig
-    from pipeline.prepare import prepare
-    from pipeline.session import quiet_ray
+    from pipeline.prepare.prepare import prepare
 
     quiet_ray(verbose=False)
     ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
@@ -94,7 +94,7 @@ def _preparations(folder: Path, options: Options) -> Iterator[dict[str, Any]]:
 
 def _write(path: Path, size: int) -> int:
     """English of about this size."""
-    from pipeline.texts import manual
+    from pipeline.prepare.texts import manual
 
     text, _ = manual()
     text = text[: text.rindex(b"\n") + 1]
@@ -140,8 +140,8 @@ def _watched() -> Iterator[dict[str, int]]:
 
 def _lanes(prepared: Path, options: Options) -> Iterator[dict[str, Any]]:
     """The first batch, and then every batch, from the page cache."""
-    from pipeline.lanes import Lanes
-    from pipeline.prepare import open_corpus
+    from pipeline.corpus.lanes import Lanes
+    from pipeline.prepare.prepare import open_corpus
 
     (folder,) = prepared.iterdir()
     began = time.perf_counter()

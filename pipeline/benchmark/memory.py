@@ -20,7 +20,7 @@ from h2q.reversible import run_reversible_ref
 from pipeline.benchmark.model import PRECISIONS
 from pipeline.benchmark.timing import interleave, ratio
 from pipeline.config import PRESETS
-from pipeline.peak import peak_bytes
+from pipeline.training.peak import peak_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from h2q.attention import rotate_phase_ref
 from h2q.axioms import orthogonality
 from h2q.block import Block
 from h2q.config import ModelConfig, require
-from h2q.hamilton import HamiltonLinear, hamilton_linear_ref
+from h2q.layers.hamilton import HamiltonLinear, hamilton_linear_ref
+from h2q.mixers.attention import rotate_phase_ref
 from h2q.model import ByteModel
-from pipeline.allocator import keep_freed_memory
 from pipeline.benchmark.timing import interleave, ratio
 from pipeline.config import PRESETS
-from pipeline.peak import peak_bytes
+from pipeline.training.allocator import keep_freed_memory
+from pipeline.training.peak import peak_bytes
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

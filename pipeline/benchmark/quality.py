@@ -14,22 +14,22 @@ from typing import Any
 
 import torch
 
+from h2q.baselines import dense_of_equal_multiply_adds, dense_of_equal_parameters, multiply_adds, parameters
 from h2q.config import GrowthConfig, ModelConfig, require
 from h2q.growth import RankGrowth, grow
 from h2q.model import ByteModel
-from pipeline.baselines import dense_of_equal_multiply_adds, dense_of_equal_parameters, multiply_adds, parameters
 from pipeline.benchmark.quality_plot import draw
+from pipeline.cluster.session import ray_session
 from pipeline.config import PRESETS, CorpusConfig, RunConfig
-from pipeline.evaluate import bits_per_byte
-from pipeline.lanes import Lanes
-from pipeline.manifest import Corpus
-from pipeline.optimizer import build_optimizer, learning_rate, set_learning_rate
-from pipeline.place import Place
-from pipeline.precision import Autocast, setup_precision
-from pipeline.prepare import prepare
-from pipeline.session import ray_session
-from pipeline.state import Trainee
-from pipeline.step import optimizer_step
+from pipeline.corpus.corpus import Corpus
+from pipeline.corpus.lanes import Lanes
+from pipeline.prepare.prepare import prepare
+from pipeline.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from pipeline.training.precision import Autocast, setup_precision
+from pipeline.training.step import optimizer_step
+from pipeline.training.train_state import Trainee
+from pipeline.training.validate import bits_per_byte
+from pipeline.training.worker import Place
 
 PUBLISHED = "H2Q, published settings"
 

@@ -21,14 +21,14 @@ from h2q.config import ModelConfig, require
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import wait
+from pipeline.cluster.session import ray_session
 from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
-from pipeline.journal import read_journal
-from pipeline.optimizer import build_optimizer
-from pipeline.prepare import prepare
-from pipeline.session import ray_session
-from pipeline.state import Trainee
-from pipeline.step import optimizer_step
-from pipeline.train import train
+from pipeline.prepare.prepare import prepare
+from pipeline.runs.journal import read_journal
+from pipeline.training.driver import train
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.step import optimizer_step
+from pipeline.training.train_state import Trainee
 
 STEPS_PER_LAP = 10
 """Steps between two records of the loop, whose times are compared."""

@@ -6,7 +6,7 @@ import torch
 from h2q.axioms import independence, orthogonality
 from h2q.config import ModelConfig
 from h2q.growth import grow
-from h2q.hamilton import HamiltonLinear
+from h2q.layers.hamilton import HamiltonLinear
 from h2q.model import ByteModel
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h2q.config import ModelConfig, SamplingConfig, UserError
-from h2q.decode import Recomputing
+from h2q.decode.cache import Recomputing
 from h2q.generate import generate, sample, slide, stream
 from h2q.model import ByteModel
 

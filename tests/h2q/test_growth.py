@@ -8,7 +8,7 @@ import torch
 from h2q.bank import StructureBank
 from h2q.config import GrowthConfig, ModelConfig, UserError
 from h2q.growth import RankGrowth, easing, grow
-from h2q.hamilton import HamiltonLinear
+from h2q.layers.hamilton import HamiltonLinear
 from h2q.model import ByteModel
 
 RULE = GrowthConfig(enabled=True, warmup=20, interval=10, window=4, lookback=15, rank_warmup=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 SIZES = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed-rank": 2, "seq-len": 16}
 SMALL = [word for name, value in SIZES.items() for word in (f"--model.{name}", str(value))]
 

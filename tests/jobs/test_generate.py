@@ -13,9 +13,9 @@ import torch
 
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
-from pipeline.checkpoint import Checkpoint, list_checkpoints, to_host, write_checkpoint
 from pipeline.config import RunConfig
-from pipeline.run_folder import claim_folder
+from pipeline.runs.checkpoint import Checkpoint, list_checkpoints, to_host, write_checkpoint
+from pipeline.runs.folder import claim_folder
 
 JOB = Path(__file__).parents[2] / "jobs" / "generate.py"
 

@@ -11,7 +11,7 @@ import torch
 
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
-from pipeline.checkpoint import newest_valid
+from pipeline.runs.checkpoint import newest_valid
 
 JOB = Path(__file__).parents[2] / "jobs" / "import_published.py"
 

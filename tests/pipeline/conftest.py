@@ -25,8 +25,8 @@ from rich.console import Console
 
 from h2q.config import GrowthConfig, ModelConfig
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
-from pipeline.run_folder import RunFolder
-from pipeline.summary import Summary
+from pipeline.runs.folder import RunFolder
+from pipeline.training.summary import Summary
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def train() -> Callable[[RunConfig], tuple[Summary, RunFolder, str]]:
     """Trains a run; gives its summary, its folder, and what was said meanwhile."""
 
     def run(config: RunConfig) -> tuple[Summary, RunFolder, str]:
-        from pipeline.train import train as train_run
+        from pipeline.training.driver import train as train_run
 
         said = StringIO()
         console = Console(file=said, width=200)

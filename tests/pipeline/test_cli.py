@@ -36,7 +36,7 @@ def test_a_wrong_option_is_one_line_with_the_nearest_name() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_terminal_of_any_encoding_is_told_the_rule(encoding: str) -> None:
-    job = Path(__file__).parent.parent.parent / "jobs" / "train.py"
+    job = Path(__file__).parents[2] / "jobs" / "train.py"
     wrong = subprocess.run(
         [sys.executable, str(job), "--training.steps", "0"],
         env=os.environ | {"PYTHONIOENCODING": encoding},

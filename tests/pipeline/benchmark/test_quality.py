@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from h2q.baselines import multiply_adds, parameters
 from h2q.config import ModelConfig, UserError
-from pipeline.baselines import multiply_adds, parameters
 from pipeline.benchmark.quality import PUBLISHED, Options, families, learn, run
 from pipeline.config import PRESETS, CorpusConfig
-from pipeline.prepare import prepare
+from pipeline.prepare.prepare import prepare
 
 TINY = ModelConfig(dim=64, depth=2, heads=2, factor=8, fixed_rank=2, seq_len=16, dropout=0.0)
 

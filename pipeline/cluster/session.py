@@ -1,0 +1,211 @@
+"""A Ray session: quiet, private to this machine unless told to join a cluster, with enough CPUs and GPUs."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from h2q.config import UserError, require
+from pipeline.cluster.submitted import submitted
+
+_ENVIRONMENT = {
+    # `report` and the end of a run wait for the controller's next look at its workers: 2 s by default. Ten looks a
+    # second cost 3.5 % of a core.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # Each print of a worker would appear twice.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Relative paths mean the same in a worker as in the command that started it.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A task without a GPU must not lose sight of the others (and Ray must not warn about it).
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A worker that hangs does not take part in the end of its group: 30 s by default.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+_OF_OUR_OWN = {
+    # Ray's way on macOS and Windows, for Linux too: its servers listen on 127.0.0.1, not on all interfaces.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # As fast as the same work without Ray: workers would have to wait for all else on this machine.
+    "RAY_worker_niceness": "0",
+    # Nobody takes this machine away.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+def quiet_ray(*, verbose: bool) -> None:
+    """Keep Ray's own messages off the terminal, and set what its workers inherit. Call before Ray starts."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not verbose:
+        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def find_address(address: str | None) -> str:
+    """The cluster that is meant: HOST:PORT, `auto` for the one that runs on this machine, `local` for one of our own.
+
+    None: the one that RAY_ADDRESS names, which `ray job submit` sets, and `local` where that is not set.
+    Raises: UserError, within seconds, when it is not spoken to in this way or nobody answers.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address in ("local", "auto"):
+        return address
+    host, _, port = address.rpartition(":")
+    require(
+        "/" not in address and host != "" and port.isdecimal(),
+        f"address must be HOST:PORT of a Ray cluster, or auto, got {address!r}: where jobs are submitted to an http:// "
+        "address, say ray job submit --address http://HOST:8265 --working-dir . -- python jobs/train.py …",
+    )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise _unanswered(address, error) from error
+    return address
+
+
+def _unanswered(address: str, error: BaseException) -> UserError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return UserError(
+        f"no Ray cluster answers at {address} ({reason}): start one with ray start --head, or leave out --address and "
+        "RAY_ADDRESS for a Ray of this machine"
+    )
+
+
+@contextmanager
+def ray_session(
+    *, verbose: bool, address: str | None = None, dashboard: bool = False, aside: Executor | None = None
+) -> Iterator[None]:
+    """Join the cluster at the address (see `find_address`), or start a Ray of this machine alone; leave or end it.
+
+    A Ray that this process has joined already is used as it is. `dashboard`: also where nobody wants to see it.
+    `aside`: where to leave it or let it end, while this thread goes on.
+    Raises: UserError when no cluster answers.
+    """
+    address = find_address(address)
+    quiet_ray(verbose=verbose)
+    if address == "local":
+        for name, value in _OF_OUR_OWN.items():
+            os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {
+        "address": address,
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.CRITICAL,
+    }
+    if address == "local":
+        ray.init(include_dashboard=None if verbose else dashboard, **options)
+    else:
+        try:
+            ray.init(runtime_env=_runtime_env(), **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _unanswered(address, error) from error
+    try:
+        yield
+    finally:
+        aside.submit(_end) if aside else _end()
+
+
+def _end() -> None:
+    """Leave Ray, or end the one of our own."""
+    import ray
+
+    # An autoscaler that is told to end asks the part of Ray that has ended before it, for a second, in vain.
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
+                child.kill()
+    ray.shutdown()
+
+
+def _runtime_env() -> dict[str, Any]:
+    """What the workers of a cluster need that those of a Ray of our own inherit: our packages, and quiet settings."""
+    if submitted():
+        return {}  # the folder that was submitted is there, and its environment is the job's
+    root = Path(__file__).parents[2]
+    return {"py_modules": [str(root / "h2q"), str(root / "pipeline")], "env_vars": dict(_ENVIRONMENT)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each worker is given."""
+
+    gpu: bool
+    cpus: int = 1
+    threads: int | None = None
+    """Threads of torch: one for each CPU, or OMP_NUM_THREADS if that is less; None: torch's own choice."""
+
+
+def local_resources(workers: int, use_gpu: str) -> Resources:
+    """What this process can use.
+
+    Raises: UserError if a GPU was asked for and there is none.
+    """
+    import torch
+
+    found = torch.cuda.is_available()
+    require(use_gpu != "yes" or found, "use_gpu is yes, but this machine has no CUDA GPU: use --use-gpu no")
+    return Resources(gpu=found and use_gpu != "no")
+
+
+def find_resources(workers: int, use_gpu: str, *, wait: int = 0, say: Callable[[str], None] = print) -> Resources:
+    """What the cluster can give each of so many workers, before anything is started.
+
+    A cluster that grows by itself is asked for what is missing, and waited for so many seconds; `say` is told.
+    Raises: UserError with what there is and what was asked.
+    """
+    import ray
+
+    def found(kind: str) -> int:
+        return int(ray.cluster_resources().get(kind, 0))
+
+    gpu = use_gpu == "yes" or (use_gpu == "auto" and found("GPU") > 0)
+    needed = ("CPU", "GPU") if gpu else ("CPU",)
+    lacking = [kind for kind in needed if found(kind) < workers]
+    if wait and lacking:
+        say(f"waiting for {workers} {lacking[-1]}s: the cluster has {found(lacking[-1])}")
+        _grow(dict.fromkeys(needed, 1.0), workers, wait)
+    for kind in needed:
+        require(found(kind) >= workers, _lack(kind, workers, found(kind), wait))
+    per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    each = cpus_per_worker([cpus for cpus in per_node if cpus], workers)
+    return Resources(gpu=gpu, cpus=each, threads=min(each, int(os.environ.get("OMP_NUM_THREADS") or each)))
+
+
+def _lack(kind: str, workers: int, there: int, wait: int) -> str:
+    several = f"{workers} workers need {workers} {kind}s" if workers > 1 else f"1 worker needs 1 {kind}"
+    ways = [f"--workers {there}"] * (there > 0) + ["--use-gpu no"] * (kind == "GPU")
+    # Only of a cluster that was joined: a Ray of this machine does not grow.
+    ways += ["--wait SECONDS where the cluster grows by itself"] * (not wait and "RAY_ADDRESS" in os.environ)
+    after = f" after {wait} s" if wait else ""
+    advice = f"use {' or '.join(ways)}" if ways else "start nodes that have some"
+    return f"{several}, the cluster has {there or 'none'}{after}: {advice}"
+
+
+def _grow(each: dict[str, float], workers: int, wait: int) -> None:
+    """Ask the cluster for room for all workers at once, and wait until it is there or the time is up."""
+    from ray.util import placement_group, remove_placement_group
+
+    # What is asked for in this way is forgotten when this process ends, however it ends: nodes may then go idle.
+    room = placement_group([each] * workers)
+    try:
+        room.wait(wait)
+    finally:
+        remove_placement_group(room)
+
+
+def cpus_per_worker(nodes: list[int], workers: int) -> int:
+    """Most CPUs that each of the workers can have, packed onto nodes with so many CPUs."""
+    return next(cpus for cpus in range(max(nodes), 0, -1) if sum(node // cpus for node in nodes) >= workers)

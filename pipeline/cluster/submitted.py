@@ -1,0 +1,66 @@
+"""A run that `ray job submit` started: its working directory is a temporary copy, where nothing may be left."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from h2q.config import require
+from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
+from pipeline.storage import uri as storage
+
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the command of a submitted job."""
+_SQLITE = "sqlite:///"
+
+
+def submitted() -> bool:
+    """Whether this process is the command of a submitted job."""
+    return _SUBMITTED in os.environ
+
+
+def placed(config: RunConfig) -> RunConfig:
+    """The config of a submitted run with all that it leaves under its storage; any other config as it is.
+
+    Raises: UserError if storage is relative, or if no tracking store can lie in it.
+    """
+    if not submitted():
+        return config
+    check_lasting("storage", config.storage)
+    folder = storage.absolute(config.storage)
+    return replace(
+        config,
+        storage=folder,
+        corpus=_corpus(config.corpus, folder),
+        tracking=_tracking(config.tracking, folder),
+    )
+
+
+def check_lasting(name: str, path: str) -> None:
+    """Refuse a relative path for what a submitted job writes. Raises: UserError naming the option."""
+    require(
+        not submitted() or _is_absolute(path),
+        f"{name} must be an absolute path or a URI in a submitted job, got {path!r}: the job's folder is a temporary "
+        f"copy; name a place that every node sees with --{name}",
+    )
+
+
+def _corpus(config: CorpusConfig, folder: str) -> CorpusConfig:
+    return config if _is_absolute(config.prepared) else replace(config, prepared=storage.join(folder, config.prepared))
+
+
+def _tracking(config: TrackingConfig, folder: str) -> TrackingConfig:
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    database = uri.removeprefix(_SQLITE)
+    if not config.enabled or database == uri or _is_absolute(database):
+        return config
+    local = storage.local_path(folder)
+    require(
+        local is not None,
+        f"tracking.uri must name a server where storage is {storage.without_secrets(folder)}, got {uri}: start one "
+        "with mlflow server and name it with --tracking.uri, or train with --tracking.no-enabled",
+    )
+    return replace(config, uri=f"{_SQLITE}{local}/{database}")
+
+
+def _is_absolute(path: str) -> bool:
+    return storage.is_uri(path) or Path(path).expanduser().is_absolute()

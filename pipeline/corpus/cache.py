@@ -1,0 +1,154 @@
+"""Shards of a URI on a node's own disk: a folder of bounded size that the node's workers share.
+
+A file is named by its sha256 and appears only after it was verified. Locks of the file system (flock) do the rest, so
+that a killed worker leaves nothing locked: a shared lock on a shard while a worker has it mapped, an exclusive one on
+its name while it is downloaded, and one on the folder while room is made.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from h2q.config import UserError, require
+from pipeline.corpus.shards import Shard, sha256_of
+from pipeline.corpus.verified import is_verified, remember_verified
+from pipeline.storage import uri as storage
+
+
+class Held:
+    """A cached shard that stays while this object lives."""
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self.path, self._handle = str(path), handle
+
+    def __del__(self) -> None:
+        os.close(self._handle)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache in a folder. Its files never take more than `limit` bytes together."""
+
+    folder: str = "~/.cache/h2q/shards"
+    limit: int = 50_000_000_000
+
+    def fetch(self, url: str, shard: Shard, rebuild: str, always: bool, forget: Callable[[], bool]) -> Held:
+        """The shard on the local disk, verified (`always`: even if it was before); downloaded unless it is there.
+
+        `forget` is called when room is needed and only shards in use are left: it lets go of one of the caller's and
+        says whether there was one. Raises: UserError for a wrong shard, or when there is no room.
+        """
+        path = Path(self.folder).expanduser().absolute() / f"{shard.sha256}.arrow"
+        storage.make_folder(str(path.parent))
+        with _locked(path.with_suffix(".lock")):
+            held = _hold(path, shard, always)
+            return held or self._download(url, path, shard, rebuild, forget)
+
+    def _download(self, url: str, path: Path, shard: Shard, rebuild: str, forget: Callable[[], bool]) -> Held:
+        part = path.with_suffix(".part")
+        self._reserve(part, shard.file_bytes, forget)
+        handle = os.open(part, os.O_RDWR)
+        held = Held(path, handle)
+        # The lock belongs to the file, not to its name: it holds through the renaming.
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        try:
+            found = _copy(url, handle)
+            require(
+                found == (shard.file_bytes, shard.sha256),
+                f"shard {storage.without_secrets(url)} must have {shard.file_bytes} bytes of sha256 {shard.sha256}, "
+                f"found {found[0]} of {found[1]}; rebuild it: {rebuild}",
+            )
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        remember_verified([str(path)])
+        return held
+
+    def _reserve(self, part: Path, size: int, forget: Callable[[], bool]) -> None:
+        """Make room for a file and take it, so that nobody else does."""
+        while True:
+            with _locked(part.parent / ".lock"):
+                if _make_room(part.parent, self.limit - size):
+                    with open(part, "wb") as file:
+                        file.truncate(size)
+                    return
+            if not forget():
+                raise UserError(
+                    f"the cache {part.parent} must hold the shards in use, {self.limit} bytes are not enough for "
+                    f"another {size}: raise --corpus.cache-bytes or prepare with smaller --corpus.shard-bytes"
+                )
+
+
+def _hold(path: Path, shard: Shard, always: bool) -> Held | None:
+    """The shard if it is there and right; one that was altered is deleted."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    held = Held(path, handle)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    if not os.path.exists(path):
+        return None
+    right = os.fstat(handle).st_size == shard.file_bytes
+    if right and (always or not is_verified(str(path))):
+        right = sha256_of(str(path)) == shard.sha256
+        if right:
+            remember_verified([str(path)])
+    if not right:
+        path.unlink(missing_ok=True)
+        return None
+    # The time of the last use: what was not used for longest makes room first.
+    os.utime(path, ns=(time.time_ns(), os.fstat(handle).st_mtime_ns))
+    return held
+
+
+def _make_room(folder: Path, allowed: int) -> bool:
+    """Delete what was not used for longest and is not in use until at most `allowed` bytes are left."""
+    files = [(path, path.stat()) for path in folder.iterdir() if path.suffix in (".arrow", ".part")]
+    total = sum(stat.st_size for _, stat in files)
+    for path, stat in sorted(files, key=lambda file: file[1].st_atime_ns):
+        if total <= allowed:
+            break
+        if _unused(path):
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+    return total <= allowed
+
+
+def _unused(path: Path) -> bool:
+    """Whether no process has it mapped or is downloading it."""
+    lock = path.with_suffix(".lock") if path.suffix == ".part" else path
+    try:
+        with open(lock, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _copy(url: str, handle: int) -> tuple[int, str]:
+    """Download into an open file; bytes and sha256 of what came."""
+    digest, size = hashlib.sha256(), 0
+    with storage.opened(url) as file:
+        while block := file.read(1 << 22):
+            os.pwrite(handle, block, size)
+            digest.update(block)
+            size += len(block)
+    os.ftruncate(handle, size)
+    os.fsync(handle)
+    return size, digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,210 @@
+"""A prepared corpus: its manifest, and its splits as mapped, verified streams of bytes."""
+
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from h2q.config import UserError, require
+from pipeline.config import CorpusConfig
+from pipeline.corpus import shards
+from pipeline.corpus.cache import Cache
+from pipeline.corpus.shards import Mapped, Shard
+from pipeline.corpus.verified import is_verified, remember_verified
+from pipeline.storage import uri as storage
+
+MANIFEST = "manifest.json"
+VERSION = 1
+Verify = Literal["first", "always"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus in a folder. `manifest` is the parsed manifest.json; `notes` are sentences for people."""
+
+    folder: str
+    manifest: dict[str, Any] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    verify: Verify = "first"
+    cache: Cache = field(default_factory=Cache, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The corpus, for people."""
+        return self.manifest["name"]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the splits' names, sizes and content, whatever the shards, the source or the machine."""
+        return self.manifest["sha256"]
+
+    @cached_property
+    def splits(self) -> dict[str, "Split"]:
+        """The splits by name: `train`, `validation`, `test`."""
+        command = self.manifest["command"]
+        return {
+            name: Split(self.folder, name, told, command, self.verify, self.cache)
+            for name, told in self.manifest["splits"].items()
+        }
+
+    @property
+    def train(self) -> "Split":
+        return self.splits["train"]
+
+    @property
+    def validation(self) -> "Split":
+        return self.splits["validation"]
+
+    @property
+    def test(self) -> "Split":
+        return self.splits["test"]
+
+    def __reduce__(self) -> Any:
+        return Corpus, (self.folder, self.manifest, self.notes, self.verify, self.cache)
+
+
+class Split:
+    """One split: a stream of N bytes over mapped shards. Shards are opened, and verified, when they are first read."""
+
+    def __init__(
+        self,
+        folder: str,
+        name: str,
+        told: dict[str, Any],
+        rebuild: str,
+        verify: Verify = "first",
+        cache: Cache | None = None,
+    ) -> None:
+        self.folder, self.name, self.rebuild, self.verify = folder, name, rebuild, verify
+        self.cache = cache or Cache()
+        self._told = told
+        self.bytes: int = told["bytes"]
+        """Bytes N of the split."""
+        self.documents: int = told["documents"]
+        """Documents that begin in it."""
+        self.sha256: str = told["sha256"]
+        """Digest of its bytes: what `sha256sum` says of them in one file."""
+        self.order0_bpb: float | None = told["order0_bpb"]
+        """Entropy of its byte histogram, bits per byte."""
+        self.gzip_bpb: float | None = told["gzip_bpb"]
+        """`gzip -9` of its first `sample_bytes`, bits per byte."""
+        self.xz_bpb: float | None = told["xz_bpb"]
+        """`xz -9e` of its first `sample_bytes`, bits per byte."""
+        self.sample_bytes: int = told["sample_bytes"]
+        # A million shards are no cause for a million objects: entries stay as the manifest has them until one is read.
+        self._entries: list[dict[str, Any]] = told["shards"]
+        self._ends = np.cumsum([entry["bytes"] for entry in self._entries]).tolist()
+        self._maps: OrderedDict[int, Mapped] = OrderedDict()
+        self._remote = storage.local_path(folder) is None
+        self._lock = threading.Lock()
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """What the manifest says of each shard, in order."""
+        return [Shard(**entry) for entry in self._entries]
+
+    def __len__(self) -> int:
+        return self.bytes
+
+    def __reduce__(self) -> Any:
+        return Split, (self.folder, self.name, self._told, self.rebuild, self.verify, self.cache)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Bytes [start, stop) as uint8: a view of the map, without a copy, where they lie in one shard."""
+        assert 0 <= start <= stop <= self.bytes, (start, stop, self.bytes)
+        number = bisect_right(self._ends, start)
+        parts = []
+        while start < stop:
+            base = self._ends[number] - self._entries[number]["bytes"]
+            end = min(stop, self._ends[number])
+            parts.append(self._mapped(number).data[start - base : end - base])
+            start, number = end, number + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.uint8)
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """The split's bytes in order, a shard at a time; no more than one stays mapped."""
+        for number in range(len(self._entries)):
+            yield self._mapped(number).data
+            self._maps.pop(number, None)
+
+    def document_starts(self) -> np.ndarray:
+        """The offsets in the split at which its documents begin (int64)."""
+        bases = [end - entry["bytes"] for end, entry in zip(self._ends, self._entries, strict=True)]
+        found = [self._mapped(number).starts + base for number, base in enumerate(bases)]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def _mapped(self, number: int) -> Mapped:
+        mapped = self._maps.get(number)
+        if mapped is not None and not self._remote:
+            return mapped
+        with self._lock:
+            if number in self._maps:
+                self._maps.move_to_end(number)
+            else:
+                self._maps[number] = self._open(Shard(**self._entries[number]))
+            return self._maps[number]
+
+    def _open(self, shard: Shard) -> Mapped:
+        url = storage.join(self.folder, shard.name)
+        if self._remote:
+            held = self.cache.fetch(url, shard, self.rebuild, self.verify == "always", self._forget)
+            return replace(shards.map_shard(held.path, shard, self.rebuild), held=held)
+        path = storage.local_path(url)
+        assert path is not None
+        mapped = shards.map_shard(path, shard, self.rebuild)
+        if self.verify == "always" or not is_verified(path):
+            shards.check_sha256(path, shard, self.rebuild)
+            remember_verified([path])
+        return mapped
+
+    def _forget(self) -> bool:
+        """Let go of the cached shard that was not read for longest; False when there is none."""
+        if not self._maps:
+            return False
+        self._maps.popitem(last=False)
+        return True
+
+
+def open_corpus(folder: str, config: CorpusConfig | None = None) -> Corpus:
+    """The prepared corpus in the folder, read as the config says (`verify`, `cache`, `cache_bytes`).
+
+    All shards' sizes are checked now, their sha256 when they are first read. Raises: UserError when there is no
+    manifest, one of another version, or a shard is missing or of another size.
+    """
+    config = config or CorpusConfig()
+    folder = storage.absolute(folder)
+    manifest = read_manifest(folder)
+    shown = storage.without_secrets(folder)
+    require(manifest is not None, f"no prepared corpus is at {shown}: run python jobs/prepare.py")
+    assert manifest is not None
+    sizes = storage.sizes_in(folder)
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            if sizes.get(shard["name"]) != shard["file_bytes"]:
+                path = storage.without_secrets(storage.join(folder, shard["name"]))
+                shards.check_size(path, sizes.get(shard["name"]), Shard(**shard), manifest["command"])
+    cache = Cache(config.cache, config.cache_bytes)
+    return Corpus(folder, manifest, tuple(manifest["notes"]), config.verify, cache)
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """The parsed manifest, or None where none is. Raises: UserError for one that is damaged or of another version."""
+    path = storage.join(folder, MANIFEST)
+    try:
+        manifest = json.loads(storage.read(path))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run python jobs/prepare.py again") from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    require(
+        version == VERSION,
+        f"{path} must be of version {VERSION}, found {version}: delete the folder and run python jobs/prepare.py again",
+    )
+    return manifest

@@ -1,0 +1,134 @@
+"""Scoring a whole stream: by actors on Ray Data, or in this process. Every figure is the same, bit for bit."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load
+
+from h2q.config import ModelConfig
+from h2q.model import ByteModel
+from pipeline.evaluation.scoring import Tally, score
+from pipeline.evaluation.windows import Stream, Windows
+from pipeline.training.precision import setup_precision
+
+OnProgress = Callable[[Tally], None]
+
+_GROUP = 4
+"""Batches of windows that an actor is handed at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What one process computes with: its figures' last digits depend on this, and on nothing else of the machine."""
+
+    precision: str
+    gpu: bool
+    threads: int
+    """CPU threads of torch."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model on disk: its config, and the path of its safetensors."""
+
+    config: ModelConfig
+    path: Path
+
+
+class ScoringFailed(Exception):
+    """A worker ended by an error that is not the user's. One line."""
+
+
+class Scorer:
+    """A model and a stream, ready to score windows: one a process."""
+
+    def __init__(self, model: Weights, data: Stream, window: int, machine: Machine) -> None:
+        torch.set_num_threads(machine.threads)
+        device = torch.device("cuda" if machine.gpu else "cpu")
+        self._autocast = setup_precision(machine.precision, device)
+        self._model = ByteModel(model.config)
+        self._model.load_state_dict(load(model.path.read_bytes()))
+        self._model.to(device).eval()
+        self._data, self._window = data, window
+
+    def table(self, windows: Windows) -> np.ndarray:
+        """The table of one batch, see Tally."""
+        return score(self._model, windows.read(self._data), windows.skip, self._window, self._autocast)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A block of numbered batches, as Ray Data hands it over."""
+        tables = [self.table(Windows(*(int(value) for value in row))) for row in batch["windows"]]
+        return {"number": batch["number"], "table": np.stack(tables)}
+
+
+def score_here(
+    model: Weights, data: Stream, plan: list[Windows], window: int, machine: Machine, on_progress: OnProgress
+) -> Tally:
+    """The tally of all windows, by this process."""
+    scorer = Scorer(model, data, window, machine)
+    return _added(((number, scorer.table(windows)) for number, windows in enumerate(plan)), window, on_progress)
+
+
+def score_on_ray(
+    model: Weights,
+    data: Stream,
+    plan: list[Windows],
+    window: int,
+    machine: Machine,
+    workers: int,
+    on_progress: OnProgress,
+) -> Tally:
+    """The tally of all windows, by so many actors of the Ray that is already initialised. They read
+    weights and data themselves: on several nodes the paths must be ones that all of them see.
+
+    Raises: ScoringFailed when a worker is lost.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    from pipeline.prepare.prepare import quiet_ray_data
+
+    quiet_ray_data()
+    rows = [{"number": number, "windows": list(astuple(windows))} for number, windows in enumerate(plan)]
+    groups = -(-len(rows) // _GROUP)
+    with warnings.catch_warnings(action="ignore"):  # `max_restarts` has no other way in yet, says Ray.
+        tables = ray.data.from_items(rows, override_num_blocks=groups).map_batches(
+            Scorer,  # type: ignore[arg-type]
+            fn_constructor_args=(model, data, window, machine),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=min(workers, groups)),
+            num_cpus=machine.threads,
+            num_gpus=int(machine.gpu),
+            # With restarts Ray warns on the terminal of arguments in its object store, where it puts them itself.
+            max_restarts=0,
+        )
+    numbered = ((int(row["number"]), row["table"]) for row in tables.iter_rows())
+    try:
+        return _added(numbered, window, on_progress)
+    except RayError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ScoringFailed(f"{type(error).__name__}: {reason}; run it again, or with --local") from error
+
+
+def _added(tables: Iterable[tuple[int, np.ndarray]], window: int, on_progress: OnProgress) -> Tally:
+    tally = Tally.empty(window)
+    for table in _in_order(tables):
+        tally.add(table)
+        on_progress(tally)
+    return tally
+
+
+def _in_order(numbered: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Tables by their number, as they come due: sums in floating point depend on the order."""
+    waiting: dict[int, np.ndarray] = {}
+    due = 0
+    for number, table in numbered:
+        waiting[number] = table
+        while due in waiting:
+            yield waiting.pop(due)
+            due += 1
+    assert not waiting, "a batch was lost"

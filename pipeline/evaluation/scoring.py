@@ -1,0 +1,108 @@
+"""The code length of windows under a model, told apart by position and by byte value.
+
+W: bytes of a window. Nats are summed in float64, for each batch of windows alone; batches are added in the order of the
+plan. So a total is the same, bit for bit, whoever computed the batches.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from h2q.config import require
+from h2q.model import ByteModel
+from pipeline.evaluation.byte_classes import CLASSES, class_of
+from pipeline.training.precision import Autocast
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Nats and numbers of the bytes scored so far. `table` is (2, W + 256) float64: row 0 nats, row 1 bytes;
+    the first W columns by position of the target in its window, the last 256 by its value."""
+
+    table: np.ndarray
+
+    @classmethod
+    def empty(cls, window: int) -> Self:
+        return cls(np.zeros((2, window + 256)))
+
+    def add(self, table: np.ndarray) -> None:
+        """Another tally's table on top."""
+        self.table[:] += table
+
+    @property
+    def scored(self) -> int:
+        """Bytes scored."""
+        return int(self._positions[1].sum())
+
+    @property
+    def bits(self) -> float:
+        """Their code length under the model."""
+        return math.fsum(self._positions[0]) / math.log(2)
+
+    def by_position(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bits per byte (NaN where none was scored) and bytes for each position of the window, (W,) each."""
+        return _rates(self._positions)
+
+    def by_class(self) -> dict[str, tuple[int, float]]:
+        """Bytes and their bits for each class of bytes that occurs."""
+        nats, counts = (np.bincount(class_of(), weights=row, minlength=len(CLASSES)) for row in self._values)
+        found = zip(CLASSES, counts.tolist(), (nats / math.log(2)).tolist(), strict=True)
+        return {name: (int(count), bits) for name, count, bits in found if count}
+
+    @property
+    def _positions(self) -> np.ndarray:
+        return self.table[:, :-256]
+
+    @property
+    def _values(self) -> np.ndarray:
+        return self.table[:, -256:]
+
+
+def _rates(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    nats, counts = rows
+    with np.errstate(invalid="ignore"):
+        return nats / counts / math.log(2), counts.astype(np.int64)
+
+
+@torch.no_grad()
+def score(model: ByteModel, rows: np.ndarray, skip: int, window: int, autocast: Autocast) -> np.ndarray:
+    """The table (see Tally) of one batch of windows, (B, T + 1) uint8 with T ≤ W, without its first `skip` targets.
+
+    The model must be in evaluation mode; it computes on the device where it lies.
+    """
+    data = torch.from_numpy(rows.astype(np.int64)).to(model.pos_emb.device)
+    with autocast():
+        logits = model(data[:, :-1])
+    assert isinstance(logits, torch.Tensor)
+    targets = data[:, 1 + skip :]
+    nats = functional.cross_entropy(logits[:, skip:].flatten(0, 1), targets.flatten(), reduction="none")
+    nats = nats.double().cpu().numpy().reshape(targets.shape)
+    table, values = np.zeros((2, window + 256)), rows[:, 1 + skip :].ravel()
+    scored = slice(skip, skip + targets.shape[1])
+    table[0, scored], table[1, scored] = nats.sum(axis=0), len(rows)
+    table[0, window:] = np.bincount(values, weights=nats.ravel(), minlength=256)
+    table[1, window:] = np.bincount(values, minlength=256)
+    return table
+
+
+def check_window(window: int, model: ByteModel) -> None:
+    """Raises: UserError for a window that the model has no positions for."""
+    positions = model.config.seq_len
+    require(
+        1 <= window <= positions,
+        f"window must be from 1 to the model's {positions} positions (model.seq_len), got {window}",
+    )
+
+
+def check_alphabet(histogram: np.ndarray, vocab: int, name: str) -> None:
+    """Raises: UserError for data with byte values that the model has no symbol for."""
+    largest = int(np.flatnonzero(histogram)[-1])
+    require(
+        largest < vocab,
+        f"{name} holds the byte {largest}, but the model's alphabet ends at {vocab - 1} (model.vocab {vocab}): it was "
+        "trained on another vocabulary; give --data a file of its symbols' numbers",
+    )

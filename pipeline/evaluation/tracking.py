@@ -1,0 +1,39 @@
+"""An evaluation in MLflow: in the run that it is of."""
+
+from pathlib import Path
+
+from pipeline.config import TrackingConfig
+from pipeline.runs.folder import RunFolder
+
+_SQLITE = "sqlite:///"
+
+
+def log_evaluation(
+    folder: RunFolder, tracking: TrackingConfig, metrics: dict[str, float], step: int, files: list[Path]
+) -> str | None:
+    """Log metrics, each value once however often it is repeated, and files, replacing what has their name.
+
+    Returns why nothing was logged, for people, or None. The run's status is left as it is.
+    """
+    noted = folder.read("mlflow.json")
+    if noted is None:
+        return "the run was not tracked: nothing is logged to MLflow"
+    uri = tracking.uri or noted["tracking_uri"]
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
+        return f"the run's MLflow store is gone ({uri}): nothing is logged to MLflow"
+    from mlflow.exceptions import MlflowException
+
+    from pipeline.tracking.store import open_client
+
+    try:
+        client, run_id = open_client(uri), noted["run_id"]
+        for name, value in metrics.items():
+            logged = {(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)}
+            if (step, value) not in logged:
+                client.log_metric(run_id, name, value, step=step)
+        for file in files:
+            client.log_artifact(run_id, str(file), "evaluation")
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        return f"MLflow did not take the evaluation ({reason}): repeat it when {uri} answers"
+    return None

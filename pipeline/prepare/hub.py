@@ -1,0 +1,107 @@
+"""Data sets of the Hugging Face hub, by the real `load_dataset`, in a process of its own.
+
+A process of its own, because the clients read HF_ENDPOINT and HF_HUB_OFFLINE when they are imported, and because the
+default client waits 23 s for a hub that cannot be reached.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from h2q.config import UserError, require
+
+WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
+_PATIENCE = 3.0
+"""Seconds in which the hub must answer at all."""
+
+
+class HubUnreachable(UserError):
+    """The hub did not answer, and the data set was not downloaded before. `what` is the message without its remedy."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.what = what
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A data set of the hub: NAME[:CONFIG][@REVISION]."""
+
+    name: str
+    config: str | None
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "HubName":
+        rest, _, revision = text.partition("@")
+        name, _, config = rest.partition(":")
+        require(name != "" and " " not in text, f"corpus.hub must be NAME[:CONFIG][@REVISION], got {text!r}")
+        return cls(name, config or None, revision or None)
+
+
+def fetch(data_set: HubName) -> dict[str, Any]:
+    """`files` (split → paths of the Arrow files in the cache of `datasets`) and `licence`.
+
+    Raises: HubUnreachable when the hub does not answer within seconds and nothing is cached; UserError for a data set
+    that cannot be loaded.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    silent = "HF_HUB_OFFLINE is set" if offline else _silence(endpoint)
+    settings = {"HF_HUB_ETAG_TIMEOUT": "5", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    settings |= {"HF_HUB_OFFLINE": "1"} if silent else {}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.prepare.hub", json.dumps(vars(data_set))],
+        env=os.environ | settings | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    remedy = "give --corpus.path PATH or --corpus.source manual"
+    if silent:
+        what = f"the hub at {endpoint} did not answer ({silent}) and {data_set.name} was not downloaded before"
+        raise HubUnreachable(what, remedy)
+    reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
+    raise HubUnreachable(f"the hub at {endpoint} did not give {data_set.name} ({reason.strip()})", remedy)
+
+
+def _silence(endpoint: str) -> str | None:
+    """Why the hub does not answer, or None if it does, be it with an error page."""
+    told: list[str | None] = [f"no answer in {_PATIENCE:.0f} s"]
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_PATIENCE):
+                told[0] = None
+        except urllib.error.HTTPError:
+            told[0] = None
+        except (OSError, ValueError) as error:
+            told[0] = str(getattr(error, "reason", error))
+
+    # A thread, since the resolver of names has no timeout of its own.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    return told[0]
+
+
+def _main(told: dict[str, Any]) -> None:
+    """In the child: load the data set, print where its files lie."""
+    import datasets
+
+    loaded = datasets.load_dataset(told["name"], told["config"], revision=told["revision"])
+    assert isinstance(loaded, datasets.DatasetDict), type(loaded)
+    files = {str(split): [entry["filename"] for entry in part.cache_files] for split, part in loaded.items()}
+    licence = next(iter(loaded.values())).info.license
+    print(json.dumps({"files": files, "licence": licence or None}))
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]))

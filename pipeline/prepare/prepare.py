@@ -1,0 +1,233 @@
+"""Ray Data: a corpus becomes shards and a manifest.
+
+A plan lists the tasks: each takes some pieces of the input and writes the shards of their bytes, whoever runs it and
+whenever. Order is therefore exact by construction, any task can be done again alone, and Ray Data only spreads them.
+A receipt is written behind every finished task, so that an interrupted preparation goes on where it was; the manifest
+is written last.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from h2q.config import UserError
+from pipeline.config import CorpusConfig
+from pipeline.corpus.corpus import MANIFEST, Corpus, Split, Verify, open_corpus, read_manifest
+from pipeline.corpus.shards import sha256_of
+from pipeline.prepare import sources
+from pipeline.prepare.hub import WIKITEXT, HubUnreachable
+from pipeline.prepare.manifest import describe, fingerprint_of
+from pipeline.prepare.sources import Source
+from pipeline.prepare.splits import Contents
+from pipeline.prepare.tasks import Task, plan
+from pipeline.prepare.write import run_task
+from pipeline.storage import uri as storage
+
+__all__ = ["Corpus", "Event", "Split", "open_corpus", "prepare"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What preparation tells its caller: a `note` is a sentence in `text`; `progress` counts bytes of input."""
+
+    kind: Literal["note", "progress"]
+    text: str = ""
+    done: int = 0
+    total: int = 0
+
+
+OnEvent = Callable[[Event], None]
+
+
+def _silent(event: Event) -> None:
+    """Tells nobody."""
+
+
+def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = _silent) -> Corpus:
+    """The prepared corpus: reused where a matching manifest is found, otherwise made, in this process (`local`) or by
+    Ray Data on the Ray that is already initialised.
+
+    Raises: UserError when the corpus is missing, empty or invalid, or the folder cannot be written.
+    """
+    if config.source == "path" or (config.source == "auto" and config.path is not None):
+        return _prepared(sources.files(config), config, local, on_event)
+    if config.source == "hub" or (config.source == "auto" and config.hub is not None):
+        assert config.hub is not None
+        return _prepared(sources.hub_data_set(config, config.hub), config, local, on_event)
+    if config.source == "manual":
+        return _prepared(sources.reference_manual(config), config, local, on_event)
+    try:
+        return _prepared(sources.hub_data_set(config, WIKITEXT), config, local, on_event)
+    except HubUnreachable as error:
+        if config.source == "wikitext":
+            raise
+        source = sources.reference_manual(config)
+        note = f"{error.what}: using the {source.name}"
+    on_event(Event("note", note))
+    corpus = _prepared(source, config, local, on_event)
+    return replace(corpus, notes=(note, *corpus.notes))
+
+
+def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEvent) -> Corpus:
+    fingerprint = fingerprint_of(source, config)
+    folder = storage.join(storage.absolute(config.prepared), f"{source.slug}-{fingerprint[:12]}")
+    if _matches(folder, config, on_event):
+        on_event(Event("note", f"{source.name}: already prepared in {storage.without_secrets(folder)}"))
+    else:
+        contents = source.contents()
+        storage.make_folder(folder)
+        with _only_one(folder):
+            if read_manifest(folder) is None:
+                _make(source, contents, config, folder, fingerprint, local, on_event)
+    return open_corpus(folder, config)
+
+
+def _matches(folder: str, config: CorpusConfig, on_event: OnEvent) -> bool:
+    """Whether the folder is finished with its shards as the manifest says; if not, it is finished no more."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return False
+    listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    sizes = storage.sizes_in(folder)
+    wrong = [shard["name"] for shard in listed if not _intact(folder, sizes, shard, config.verify)]
+    if wrong:
+        on_event(Event("note", f"{len(wrong)} of {len(listed)} shards are missing or altered: making them again"))
+        storage.remove(storage.join(folder, MANIFEST))
+    return not wrong
+
+
+def _intact(folder: str, sizes: dict[str, int], shard: dict[str, Any], verify: Verify) -> bool:
+    """Whether a shard has the size, and if it is to be verified always the content, that was written."""
+    if sizes.get(shard["name"]) != shard["file_bytes"]:
+        return False
+    return verify == "first" or sha256_of(storage.join(folder, shard["name"])) == shard["sha256"]
+
+
+@contextlib.contextmanager
+def _only_one(folder: str) -> Iterator[None]:
+    """One preparation of a folder at a time on this machine; the lock goes with the process that held it."""
+    local = storage.local_path(folder)
+    if local is None:
+        yield
+        return
+    try:
+        file = open(os.path.join(local, ".lock"), "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot write in {local}: {error.strerror}; choose another --corpus.prepared") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make(
+    source: Source,
+    contents: Contents,
+    config: CorpusConfig,
+    folder: str,
+    fingerprint: str,
+    local: bool,
+    on_event: OnEvent,
+) -> None:
+    tasks = plan(contents, config, folder)
+    sizes = storage.sizes_in(folder)
+    receipts, left = [], []
+    for task in tasks:
+        receipt = _finished(task, sizes, config.verify)
+        receipts += [receipt] if receipt else []
+        left += [] if receipt else [task]
+    total = sum(task.size for task in tasks)
+    if receipts:
+        shown = storage.without_secrets(folder)
+        on_event(Event("note", f"continuing in {shown}: {len(receipts)} of {len(tasks)} parts are there"))
+    count = total - sum(task.size for task in left)
+    on_event(Event("progress", source.name, count, total))
+    for receipt in _loop(left) if local else _ray(left, config):
+        receipts.append(receipt)
+        count += receipt["size"]
+        on_event(Event("progress", source.name, count, total))
+    manifest = describe(source, contents, config, folder, fingerprint, receipts)
+    storage.write_atomic(storage.join(folder, MANIFEST), json.dumps(manifest, indent=1).encode())
+    for name in sizes:
+        if name.endswith(".tmp"):
+            # Left by a preparation that was killed: nobody else writes here while the folder is locked.
+            storage.remove(storage.join(folder, name))
+
+
+def _finished(task: Task, sizes: dict[str, int], verify: Verify) -> dict[str, Any] | None:
+    """The receipt of a task that was finished before and whose shards are still there."""
+    if task.receipt not in sizes:
+        return None
+    try:
+        receipt = json.loads(storage.read(storage.join(task.folder, task.receipt)))
+    except ValueError:
+        return None
+    listed = [shard for told in receipt["splits"].values() for shard in told["shards"]]
+    return receipt if all(_intact(task.folder, sizes, shard, verify) for shard in listed) else None
+
+
+def _loop(tasks: list[Task]) -> Iterator[dict[str, Any]]:
+    return map(run_task, tasks)
+
+
+def _ray(tasks: list[Task], config: CorpusConfig) -> Iterator[dict[str, Any]]:
+    """The receipts of the tasks, as Ray Data finishes them."""
+    if not tasks:
+        return
+    import ray
+
+    quiet_ray_data()
+    where = None
+    if not all(map(storage.is_uri, _paths(tasks))):
+        here, cpus, alone = _this_node()
+        if cpus < 1:
+            # The head of a cluster often has no CPUs to give: then this process does it itself.
+            yield from _loop(tasks)
+            return
+        # What lies at a bare path, other nodes need not see; a URI (`file://` too) they do.
+        where = None if alone else {"ray.io/node-id": here}
+    rows = [{"task": task.to_json()} for task in tasks]
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_run_row, num_cpus=1, label_selector=where)
+    for row in data.iter_rows():
+        told = json.loads(row["receipt"])
+        if "error" in told:
+            raise UserError(told["error"])
+        yield told
+
+
+def _paths(tasks: list[Task]) -> set[str]:
+    """Every path that the tasks read or write."""
+    return {task.folder for task in tasks} | {
+        piece.path for task in tasks for piece in task.pieces if piece.format != "manual"
+    }
+
+
+def _this_node() -> tuple[str, float, bool]:
+    """The id of the node of this command, the CPUs it has to give, and whether it is the only one."""
+    import ray
+
+    alive = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
+    mine = ray.get_runtime_context().get_node_id()
+    return mine, alive[mine], len(alive) == 1
+
+
+def _run_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A task on a worker. A user's mistake travels as a value: Ray would wrap the exception in pages of its own."""
+    try:
+        return {"receipt": json.dumps(run_task(Task.from_json(row["task"])))}
+    except UserError as error:
+        return {"receipt": json.dumps({"error": str(error)})}
+
+
+def quiet_ray_data() -> None:
+    """Keep Ray Data from drawing its own progress bars and from telling its plans."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,0 +1,205 @@
+"""Where bytes come from: each source as a list of pieces for every split, in the order in which they are to be read."""
+
+import hashlib
+import platform
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Any
+
+from h2q.config import require
+from pipeline.config import CorpusConfig
+from pipeline.prepare import hub, tables
+from pipeline.prepare.pieces import Format, Piece
+from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged, part_of
+from pipeline.prepare.texts import manual
+from pipeline.storage import uri as storage
+from pipeline.storage.uri import Found
+
+_SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation"} | {
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+_WIKITEXT = re.compile(r"wiki\.(train|valid|test)\.(raw|tokens)")
+_TABLES: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+_WIKITEXT_LICENCE = "CC BY-SA 3.0 and GFDL"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus that has been named but not read. `identity` is what, with the options, decides the prepared bytes."""
+
+    name: str
+    slug: str
+    licence: str | None
+    order: str
+    identity: dict[str, Any]
+    contents: Callable[[], Contents]
+
+
+def files(config: CorpusConfig) -> Source:
+    """Files at `corpus.path`: WikiText's own files, tables, or any text or bytes. Raises: UserError."""
+    assert config.path is not None
+    found, ignored = _chosen(storage.find(config.path), config)
+    require(
+        sum(file.size for file in found) > 0,
+        f"the corpus must not be empty, found 0 bytes at {config.path}: give --corpus.path other files",
+    )
+    wikitext = all(_WIKITEXT.fullmatch(_base(file)) for file in found)
+    base = storage.base_name(storage.absolute(config.path))
+    return Source(
+        name=f"{'WikiText' if wikitext else 'files'} at {base}",
+        slug=_slug(base),
+        licence=_WIKITEXT_LICENCE if wikitext else None,
+        order="files by the bytes of their path, rows in the order of the file",
+        identity={"files": [[file.label, file.size, file.mtime_ns] for file in found]},
+        contents=lambda: _file_contents(found, config, ignored),
+    )
+
+
+def reference_manual(config: CorpusConfig) -> Source:
+    """The Python reference manual that CPython carries (`pydoc_data.topics`): the offline default."""
+    version = platform.python_version()
+    text, starts = manual()
+
+    def contents() -> Contents:
+        edges = [*starts.tolist(), len(text)]
+        whole = Piece("pydoc_data.topics", "pydoc_data.topics", "manual", 0, len(text), len(text))
+        documents = [part_of(whole, start, stop) for start, stop in pairwise(edges)]
+        return cut({}, documents, SPLITS, config, f"the manual's {len(documents)} topics", ())
+
+    return Source(
+        name=f"Python {version} reference manual (pydoc_data.topics)",
+        slug="python-manual",
+        licence="PSF-2.0",
+        order="topics by name",
+        identity={"manual": hashlib.sha256(text).hexdigest()},
+        contents=contents,
+    )
+
+
+def hub_data_set(config: CorpusConfig, text: str) -> Source:
+    """A data set of the Hugging Face hub, NAME[:CONFIG][@REVISION]. Only its contents ask the hub."""
+    named = hub.HubName.parse(text)
+    wikitext = named.name.rpartition("/")[2] == "wikitext" and "raw" in (named.config or "")
+    revision = f"@{named.revision[:12]}" if named.revision else ""
+    name = f"{named.name}{f' {named.config}' if named.config else ''} of the Hugging Face hub"
+    if text == hub.WIKITEXT:
+        name = f"WikiText-2 raw ({named.name}{revision})"
+    return Source(
+        name=name,
+        slug=_slug(named.config or named.name),
+        licence=_WIKITEXT_LICENCE if wikitext else None,
+        order="rows of each split in the order of the hub",
+        identity={"hub": vars(named)},
+        contents=lambda: _hub_contents(named, config, wikitext),
+    )
+
+
+def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> Contents:
+    listed = hub.fetch(named)["files"]
+    column = "text" if wikitext else config.column
+    given: dict[str, list[Piece]] = {}
+    for split, paths in listed.items():
+        to = _SPLIT_WORDS.get(split)
+        if to is None:
+            continue
+        for number, path in enumerate(paths):
+            parts = tables.pieces(Found(path, f"{split}/{number}", 0, 0), "arrow", column)
+            parts = [replace(part, format="wikitext-arrow") for part in parts] if wikitext else parts
+            given.setdefault(to, []).extend(parts)
+    require(len(given) > 0, f"{named.name} must have a train, validation or test split, found {', '.join(listed)}")
+    left = [split for split in listed if split not in _SPLIT_WORDS]
+    notes = (f"left out: the splits {', '.join(left)}",) if left else ()
+    if not wikitext:
+        return deal_rows(given, named.name, config, notes)
+    return Contents(splits={split: merged(parts) for split, parts in given.items()}, notes=notes)
+
+
+def _chosen(found: list[Found], config: CorpusConfig) -> tuple[list[Found], tuple[str, ...]]:
+    """The files that are the corpus, and a note on those that are not."""
+    if config.kind == "bytes":
+        return found, ()
+    wikitext = [file for file in found if _WIKITEXT.fullmatch(_base(file))]
+    tables = [file for file in found if _table(file)]
+    chosen = wikitext or tables or found
+    left = [file.label for file in found if file not in set(chosen)]
+    what = "WikiText's own files" if wikitext else "tables"
+    return chosen, (f"left out beside {what}: {few(left)}",) if left else ()
+
+
+def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, ...]) -> Contents:
+    """Splits that the files name are kept; what is missing is cut by document."""
+    labels = {file.label: split_of(file.label) for file in found}
+    named = all(labels.values()) and len(found) > 0
+    if config.kind == "text" and _table(found[0]):
+        return _table_contents(found, labels if named else {}, config, notes)
+    pieces = [(_piece(file, config), labels[file.label] if named else None) for file in found]
+    if not named:
+        return cut({}, documents_of([piece for piece, _ in pieces]), SPLITS, config, _counted(found), notes)
+    splits = {split: [piece for piece, of in pieces if of == split] for split in SPLITS}
+    splits = {split: listed for split, listed in splits.items() if listed}
+    for split, listed in splits.items():
+        require(
+            sum(piece.size for piece in listed) > 0,
+            f"a split must not be empty, found 0 bytes in {few([piece.path for piece in listed])} ({split}): "
+            "remove the file or fill it",
+        )
+    missing = [split for split in SPLITS if split not in splits]
+    if not missing:
+        return Contents(splits=dict(splits), notes=notes)
+    donor = next(split for split in SPLITS if split in splits)
+    given = splits.pop(donor)
+    wanted = [split for split in SPLITS if split in missing or split == donor]
+    return cut(dict(splits), documents_of(given), wanted, config, few([piece.label for piece in given]), notes)
+
+
+def _table_contents(
+    found: list[Found], labels: dict[str, str | None], config: CorpusConfig, notes: tuple[str, ...]
+) -> Contents:
+    given: dict[str, list[Piece]] = {}
+    with ThreadPoolExecutor(8) as pool:
+        listed = list(pool.map(lambda file: tables.pieces(file, _table(file) or "csv", config.column), found))
+    for file, parts in zip(found, listed, strict=True):
+        given.setdefault(labels.get(file.label) or "", []).extend(parts)
+    return deal_rows(given, None if labels else _counted(found), config, notes)
+
+
+def _piece(file: Found, config: CorpusConfig) -> Piece:
+    kind: Format = "bytes" if config.kind == "bytes" else "wikitext" if _WIKITEXT.fullmatch(_base(file)) else "text"
+    return Piece(file.path, file.label, kind, 0, file.size, file.size)
+
+
+def split_of(label: str) -> str | None:
+    """The split that a path names (`wiki.valid.raw`, `train/00.txt`, `test-00000-of-00001.parquet`), if any."""
+    for part in reversed(label.lower().split("/")):
+        words = [_SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", part) if word in _SPLIT_WORDS]
+        if words:
+            return words[0]
+    return None
+
+
+def _table(file: Found) -> Format | None:
+    return _TABLES.get(PurePosixPath(file.label.lower()).suffix)
+
+
+def _base(file: Found) -> str:
+    return file.label.rpartition("/")[2]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "corpus"
+
+
+def _counted(found: list[Found]) -> str:
+    return found[0].label if len(found) == 1 else f"the {len(found)} files"

@@ -1,0 +1,166 @@
+"""Splits that a corpus does not bring: cut from those it has, by whole documents wherever that can be done."""
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
+
+from pipeline.config import CorpusConfig
+from pipeline.prepare.pieces import BLOCK, Piece
+from pipeline.prepare.texts import article_starts, manual
+from pipeline.storage import uri as storage
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The pieces of every split, in order. `rows` are tables whose rows are still to be dealt out to the splits
+    `rows_to`, each by a hash of its text.
+
+    `notes` say in sentences what was decided, for the people who read a summary.
+    """
+
+    splits: dict[str, list[Piece]] = field(default_factory=dict)
+    rows: list[Piece] = field(default_factory=list)
+    rows_to: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def cut(
+    splits: dict[str, list[Piece]],
+    documents: list[Piece],
+    wanted: list[str] | tuple[str, ...],
+    config: CorpusConfig,
+    donor: str,
+    notes: tuple[str, ...],
+) -> Contents:
+    """Deal the documents out to the wanted splits: chosen by seed, each split in the order of the corpus.
+
+    Where documents are too few or too unequal for shares near `holdout`, their bytes are cut, at line ends in text.
+    """
+    total = sum(document.size for document in documents)
+    chosen = _by_document(documents, [split for split in wanted if split != "train"], config)
+    if chosen is None:
+        parts = _by_bytes(documents, wanted, config)
+        how = "by bytes" if config.kind == "bytes" else "at line ends"
+        how = f"{how} (too few documents to deal out whole: {len(documents)})"
+    else:
+        parts = {split: [d for d, to in zip(documents, chosen, strict=True) if to == split] for split in wanted}
+        how = f"by document, seed {config.seed}"
+    shares = ", ".join(f"{split} {100 * sum(piece.size for piece in parts[split]) / total:.1f} %" for split in wanted)
+    note = f"{', '.join(wanted)} cut from {donor} {how}: {shares}"
+    return Contents(splits=splits | {split: merged(pieces) for split, pieces in parts.items()}, notes=(*notes, note))
+
+
+def _by_document(documents: list[Piece], held: list[str], config: CorpusConfig) -> list[str] | None:
+    """The split of every document, or None when whole documents cannot come within a factor 2 of the share."""
+    import numpy as np
+
+    total = sum(document.size for document in documents)
+    order = [int(i) for i in np.random.Generator(np.random.Philox(config.seed)).permutation(len(documents))]
+    chosen = ["train"] * len(documents)
+    for split in held:
+        target, taken = config.holdout * total, 0
+        for i in order:
+            if chosen[i] == "train" and 0 < documents[i].size <= target - taken:
+                chosen[i], taken = split, taken + documents[i].size
+        if taken == 0 and target > 0:
+            smallest = min(
+                (i for i in order if chosen[i] == "train" and documents[i].size), key=lambda i: documents[i].size
+            )
+            chosen[smallest], taken = split, documents[smallest].size
+        if not target / 2 <= taken <= 2 * target:
+            return None
+    return chosen if any(to == "train" and d.size for to, d in zip(chosen, documents, strict=True)) else None
+
+
+def _by_bytes(
+    documents: list[Piece], wanted: list[str] | tuple[str, ...], config: CorpusConfig
+) -> dict[str, list[Piece]]:
+    """The documents' bytes, cut into one contiguous part for each wanted split, the held-out ones last."""
+    total = sum(document.size for document in documents)
+    held = [split for split in wanted if split != "train"]
+    cuts = [0, *(round(total * (1 - config.holdout * (len(held) - i))) for i in range(len(held))), total]
+    parts = {}
+    for split, start, stop in zip(["train", *held], cuts[:-1], cuts[1:], strict=True):
+        parts[split] = _slice(documents, start, stop, config.kind == "text")
+    return parts
+
+
+def _slice(documents: list[Piece], start: int, stop: int, lines: bool) -> list[Piece]:
+    """Bytes [start, stop) of the documents laid end to end; with `lines`, edges inside one move to a line end."""
+    parts, at = [], 0
+    for document in documents:
+        low, high = max(start - at, 0), min(stop - at, document.size)
+        if low < high:
+            edges = (document.start + low, document.start + high)
+            if lines:
+                edges = (_line(document, edges[0]), _line(document, edges[1]))
+            if edges[0] < edges[1]:
+                parts.append(part_of(document, *edges))
+        at += document.size
+    return parts
+
+
+def _line(document: Piece, at: int) -> int:
+    """`at`, moved to behind the next line end of the document; in a document without lines, to a character."""
+    if at in (document.start, document.stop):
+        return at
+    if document.format == "manual":
+        ahead = manual()[0][at : document.stop]
+    else:
+        with storage.opened(document.path) as file:
+            ahead = file.read_at(min(BLOCK, document.stop - at), at)
+    found = ahead.find(b"\n")
+    if found >= 0:
+        return at + found + 1
+    return at + next((i for i, byte in enumerate(ahead[:4]) if byte & 0xC0 != 0x80), 0)
+
+
+def merged(pieces: list[Piece]) -> list[Piece]:
+    """Neighbours in the same input as one piece."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        last = merged[-1] if merged else None
+        if last and last.path == piece.path and last.stop == piece.start and piece.format != "bytes":
+            merged[-1] = replace(last, stop=piece.stop, size=last.size + piece.size)
+        else:
+            merged.append(piece)
+    return merged
+
+
+def deal_rows(
+    given: dict[str, list[Piece]], donor_name: str | None, config: CorpusConfig, notes: tuple[str, ...]
+) -> Contents:
+    """Tables of named splits; the rows of one of them are dealt out where splits are missing."""
+    missing = [split for split in SPLITS if split not in given]
+    if not missing:
+        return Contents(splits=given, notes=notes)
+    donor = next(split for split in (*SPLITS, "") if split in given)
+    rows = given[donor]
+    to = tuple(split for split in SPLITS if split in missing or split == donor)
+    source = donor_name or few([piece.label for piece in rows])
+    note = (
+        f"{', '.join(to)} cut from {source} row by row, by a hash of the row's text (equal rows stay together), "
+        f"seed {config.seed}: {100 * config.holdout:g} % for each held-out split"
+    )
+    kept = {split: pieces for split, pieces in given.items() if split != donor}
+    return Contents(splits=kept, rows=rows, rows_to=to, notes=(*notes, note))
+
+
+def documents_of(pieces: list[Piece]) -> list[Piece]:
+    """The documents of the pieces: articles of WikiText, otherwise files."""
+    documents = []
+    for piece in pieces:
+        edges = [*article_starts(piece), piece.stop] if piece.format == "wikitext" else [0, piece.stop]
+        documents += [part_of(piece, start, stop) for start, stop in pairwise(edges)]
+    return documents
+
+
+def part_of(piece: Piece, start: int, stop: int) -> Piece:
+    return replace(piece, start=start, stop=stop, size=stop - start)
+
+
+def few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

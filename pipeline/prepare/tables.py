@@ -1,0 +1,253 @@
+"""Tables by their text column: Parquet, JSONL, CSV, and Arrow files of `datasets`. A row is a document.
+
+Every reader yields Arrow arrays of texts, in the order of the rows, of about a block each.
+"""
+
+import csv as csv_parser
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from h2q.config import UserError, require
+from pipeline.prepare.pieces import BLOCK, Block, Format, Invalid, Piece, Reading, is_utf8, mend, raise_invalid
+from pipeline.prepare.texts import ARTICLE
+from pipeline.storage import uri as storage
+from pipeline.storage.uri import Found
+
+CSV_FIELD = 1 << 30
+"""Longest field of a CSV row, in characters."""
+
+
+def pieces(found: Found, kind: Format, column: str) -> list[Piece]:
+    """The parts of a table that can be read on their own: row groups, or the whole. Raises: UserError."""
+    if kind == "parquet":
+        return _row_groups(found, column)
+    if kind == "arrow":
+        return _batches(found, column)
+    return [Piece(found.path, found.label, kind, 0, found.size, found.size)]
+
+
+def parquet(piece: Piece, reading: Reading) -> Iterator[Block]:
+    """Row groups [start, stop) of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    with storage.opened(piece.path) as file:
+        table = pq.ParquetFile(file)
+        rows = 0
+        for group in range(piece.start, piece.stop):
+            told = table.metadata.row_group(group)
+            many = max(1, BLOCK * max(told.num_rows, 1) // max(_column_bytes(told, reading.column), 1))
+            batches = table.iter_batches(many, row_groups=[group], columns=[reading.column], use_threads=False)
+            for batch in batches:
+                yield _block(batch.column(0), reading, f"{piece.path}, row group {piece.start}, row", rows)
+                rows += len(batch)
+
+
+def jsonl(piece: Piece, reading: Reading) -> Iterator[Block]:
+    """The lines of a JSONL file that begin in bytes [start, stop)."""
+    from pyarrow import json
+
+    schema = pa.schema([(reading.column, pa.large_string())])
+    parse = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    with storage.opened(piece.path) as file:
+        for at, lines in _lines(file, piece):
+            if reading.invalid != "keep" and not is_utf8(lines):
+                if reading.invalid == "error":
+                    raise_invalid(lines, f"{piece.path} at byte", at)
+                lines = lines.decode("utf-8", "replace").encode()
+            if not lines.strip():
+                continue
+            try:
+                table = json.read_json(
+                    pa.BufferReader(lines),
+                    read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+                    parse_options=parse,
+                )
+            except pa.ArrowException as error:
+                raise UserError(f"{piece.path}, the lines from byte {at}: {error}; mend the file") from error
+            texts = table.column(reading.column).combine_chunks()
+            if texts.null_count == len(texts):
+                raise UserError(_no_column(piece, reading, _keys(lines)))
+            yield _block(texts, Reading(reading.column, reading.separator, "keep"), piece.path, at)
+
+
+def csv(piece: Piece, reading: Reading) -> Iterator[Block]:
+    """A whole CSV (or TSV) file with a header: only a reading from the start tells where quotes open and close.
+
+    Read by Python's own parser: Arrow's loses part of a quoted CR LF, and overlooks quotes behind a NUL, where values
+    are long. Bytes that are not UTF-8 pass through as surrogates.
+    """
+    with storage.opened(piece.path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        rows = csv_parser.reader(text, delimiter="\t" if piece.label.lower().endswith(".tsv") else ",", strict=True)
+        csv_parser.field_size_limit(CSV_FIELD)
+        try:
+            header = next(rows, [])
+            if reading.column not in header:
+                raise UserError(_no_column(piece, reading, header))
+            column = header.index(reading.column)
+            values: list[bytes] = []
+            row, size = 1, 0
+            for fields in rows:
+                if not fields:
+                    continue  # an empty line is no row
+                require(
+                    len(fields) == len(header),
+                    f"{piece.path}, line {rows.line_num}: a row must have {len(header)} fields like the header, found "
+                    f"{len(fields)}: mend the file",
+                )
+                values.append(fields[column].encode("utf-8", "surrogateescape"))
+                size += len(values[-1])
+                if size >= BLOCK:
+                    yield _block(pa.array(values, pa.large_binary()), reading, f"{piece.path}, row", row)
+                    row, size, values = row + len(values), 0, []
+            yield _block(pa.array(values, pa.large_binary()), reading, f"{piece.path}, row", row)
+        except csv_parser.Error as error:
+            raise UserError(
+                f"{piece.path}, line {rows.line_num} cannot be read as CSV: {error}; mend the file"
+            ) from error
+
+
+def arrow(piece: Piece, reading: Reading) -> Iterator[Block]:
+    """Record batches [start, stop) of an Arrow stream file, as `datasets` keeps them."""
+    row = 0
+    for batch in _stream(piece, piece.start, piece.stop):
+        yield _block(batch.column(reading.column), reading, f"{piece.path}, batch {piece.start}, row", row)
+        row += len(batch)
+
+
+def wikitext_arrow(piece: Piece, reading: Reading) -> Iterator[Block]:
+    """WikiText's lines, as the hub has them, made the original file again: the hub empties its blank lines, ` \\n`.
+
+    The document is the article.
+    """
+    before = _lines_again(_stream(piece, piece.start - 1, piece.start), reading) if piece.start else b"\n"
+    own = _lines_again(_stream(piece, piece.start, piece.stop), reading)
+    after = _lines_again(_stream(piece, piece.stop, piece.stop + 1), reading)
+    found = [match.start() - len(before) for match in ARTICLE.finditer(before + own + after)]
+    starts = [start for start in found if 0 <= start < len(own)]
+    if piece.start == 0 and starts[:1] != [0]:
+        starts = [0, *starts]
+    yield np.frombuffer(own, np.uint8), np.array(starts, np.int64)
+
+
+def _lines_again(batches: Iterator[pa.RecordBatch], reading: Reading) -> bytes:
+    rows = [row for batch in batches for row in batch.column(reading.column).to_pylist()]
+    return "".join(row or " \n" for row in rows).encode()
+
+
+def _block(texts: Any, reading: Reading, place: str, first: int) -> Block:
+    """The texts end to end, and where each begins. A missing text is an empty document."""
+    require(
+        pa.types.is_string(texts.type)
+        or pa.types.is_large_string(texts.type)
+        or pa.types.is_binary(texts.type)
+        or pa.types.is_large_binary(texts.type),
+        f"{place} {first}: column {reading.column!r} must hold text, found {texts.type}: give --corpus.column NAME",
+    )
+    texts = pc.fill_null(texts.cast(pa.large_binary()), b"")
+    if reading.invalid != "keep":
+        texts = _checked(texts, reading.invalid, place, first)
+    if reading.separator:
+        ends = [pa.scalar(end, pa.large_binary()) for end in (b"", reading.separator.encode())]
+        texts = pc.call_function("binary_join_element_wise", [texts, *ends])
+    if not len(texts):
+        return np.empty(0, np.uint8), np.empty(0, np.int64)
+    _, edges, values = texts.buffers()
+    offsets = np.frombuffer(edges, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(values or b"", np.uint8)[offsets[0] : offsets[-1]]
+    return data, offsets[:-1] - offsets[0]
+
+
+def _checked(texts: Any, invalid: Invalid, place: str, first: int) -> Any:
+    """The texts, all valid UTF-8."""
+    try:
+        texts.cast(pa.large_string())
+        return texts
+    except pa.ArrowInvalid:
+        rows = texts.to_pylist()
+    if invalid == "replace":
+        return pa.array([mend(row) for row in rows], pa.large_binary())
+    for number, row in enumerate(rows):
+        raise_invalid(row, f"{place} {first + number}, byte", 0)
+    raise AssertionError("Arrow and Python disagree on UTF-8")
+
+
+def _lines(file: pa.NativeFile, piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """(offset, whole lines) of the lines that begin in bytes [start, stop), about a block at a time."""
+    at = piece.start and _line_end(file, piece.start - 1)
+    while at < piece.stop:
+        end = _line_end(file, min(at + BLOCK, piece.stop) - 1)
+        yield at, file.read_at(end - at, at)
+        at = end
+
+
+def _line_end(file: pa.NativeFile, at: int) -> int:
+    """The offset behind the first line end at or after `at`; the file's end if there is none."""
+    size = file.size()
+    while at < size:
+        ahead = file.read_at(1 << 16, at)
+        found = ahead.find(b"\n")
+        if found >= 0:
+            return at + found + 1
+        at += len(ahead)
+    return size
+
+
+def _keys(lines: bytes) -> list[str]:
+    import json
+
+    first = json.loads(next(line for line in lines.split(b"\n") if line.strip()).decode("utf-8", "replace"))
+    return sorted(first) if isinstance(first, dict) else []
+
+
+def _row_groups(found: Found, column: str) -> list[Piece]:
+    import pyarrow.parquet as pq
+
+    with storage.opened(found.path) as file:
+        try:
+            told = pq.ParquetFile(file).metadata
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{found.path} cannot be read as Parquet: {error}; mend or remove the file") from error
+        piece = Piece(found.path, found.label, "parquet", 0, 0, 0)
+        names = told.schema.to_arrow_schema().names
+        require(column in names, _no_column(piece, Reading(column), names))
+        sizes = [_column_bytes(told.row_group(i), column) for i in range(told.num_row_groups)]
+    return [Piece(found.path, found.label, "parquet", i, i + 1, size) for i, size in enumerate(sizes)]
+
+
+def _column_bytes(group: Any, column: str) -> int:
+    columns = (group.column(i) for i in range(group.num_columns))
+    return sum(part.total_uncompressed_size for part in columns if part.path_in_schema.split(".")[0] == column)
+
+
+def _batches(found: Found, column: str) -> list[Piece]:
+    piece = Piece(found.path, found.label, "arrow", 0, 0, 0)
+    parts = []
+    for number, batch in enumerate(_stream(piece, 0, None)):
+        require(column in batch.schema.names, _no_column(piece, Reading(column), batch.schema.names))
+        parts.append(Piece(found.path, found.label, "arrow", number, number + 1, batch.column(column).nbytes))
+    return parts
+
+
+def _stream(piece: Piece, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
+    """Record batches [start, stop) of the mapped stream file; those before are passed over without being read."""
+    local = storage.local_path(piece.path)
+    assert local is not None
+    with pa.memory_map(local) as file:
+        for number, batch in enumerate(pa.ipc.open_stream(file)):
+            if stop is not None and number >= stop:
+                return
+            if number >= start:
+                yield batch
+
+
+def _no_column(piece: Piece, reading: Reading, names: list[str]) -> str:
+    return (
+        f"{piece.path} has no text in a column {reading.column!r}; its columns are {', '.join(names)}: "
+        "give --corpus.column NAME"
+    )

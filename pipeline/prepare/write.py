@@ -1,0 +1,78 @@
+"""A task of the plan, done: the shards that its pieces become, and the receipt that says so."""
+
+import hashlib
+import json
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pipeline.corpus.shards import Packed, ShardWriter
+from pipeline.prepare.pieces import Block, Piece
+from pipeline.prepare.readers import blocks
+from pipeline.prepare.tasks import Task
+from pipeline.storage import uri as storage
+
+
+def run_task(task: Task) -> dict[str, Any]:
+    """Write the shards of a task, then its receipt: what the manifest will say of them."""
+    parts = {split: _Part(task, split) for split in task.to}
+    for piece in task.pieces:
+        for data, starts in blocks(piece, task.reading):
+            if task.by_row:
+                for split, (some, some_starts) in deal(data, starts, task).items():
+                    parts[split].add(piece, some, some_starts)
+            else:
+                parts[task.to[0]].add(piece, data, starts)
+    told = {split: part.finish() for split, part in parts.items()}
+    receipt = {"name": task.name, "number": task.number, "size": task.size, "splits": told}
+    storage.write_atomic(storage.join(task.folder, task.receipt), json.dumps(receipt).encode())
+    return receipt
+
+
+class _Part:
+    """What a task writes to one split."""
+
+    def __init__(self, task: Task, split: str) -> None:
+        self._task, self._split = task, split
+        # A piece of text begins and ends with a whole character, up to 3 bytes before the place where it was cut.
+        self._writer = ShardWriter(split, task.shard_bytes + 3)
+        self._shards: list[dict[str, Any]] = []
+        self._histogram = np.zeros(256, np.int64)
+        self._inputs: dict[str, int] = {}
+
+    def add(self, piece: Piece, data: np.ndarray, starts: np.ndarray) -> None:
+        self._inputs[piece.label] = self._inputs.get(piece.label, 0) + len(data)
+        for packed in self._writer.add(data, starts):
+            self._write(packed)
+
+    def finish(self) -> dict[str, Any]:
+        """The split's entry in the task's receipt."""
+        for packed in self._writer.finish():
+            self._write(packed)
+        inputs = [[label, size] for label, size in self._inputs.items()]
+        return {"shards": self._shards, "histogram": self._histogram.tolist(), "inputs": inputs}
+
+    def _write(self, packed: Packed) -> None:
+        name = f"{self._split}-{self._task.number:05d}-{len(self._shards):03d}.arrow"
+        self._shards.append(packed.write(self._task.folder, name).to_dict())
+        self._histogram += packed.histogram
+
+
+def deal(data: np.ndarray, starts: np.ndarray, task: Task) -> dict[str, Block]:
+    """A block's rows, each in the split that the hash of its bytes and the seed choose: equal rows stay together."""
+    edges = [*starts.tolist(), len(data)]
+    view, key = data.data, task.seed.to_bytes(8, "little")
+    held = [split for split in task.to if split != "train"]
+    shares = [
+        int.from_bytes(hashlib.blake2b(view[start:stop], digest_size=8, key=key).digest(), "little") / 2**64
+        for start, stop in pairwise(edges)
+    ]
+    number = np.floor(np.array(shares) / task.holdout if task.holdout else np.full(len(shares), np.inf))
+    sizes = np.diff(edges)
+    dealt = {}
+    for split in task.to:
+        mine = number == held.index(split) if split in held else number >= len(held)
+        own = sizes[mine]
+        dealt[split] = (data[np.repeat(mine, sizes)], np.cumsum(own) - own)
+    return dealt

@@ -1,0 +1,131 @@
+"""metrics.jsonl: one JSON object a logged step, written by the first worker, followed by whoever displays or tracks.
+
+The file is the record of a run. A terminal or an MLflow server that goes away loses nothing: it reads again from here.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from h2q.config import UserError
+from pipeline.storage.append_log import Growing, growing, tail
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Appends records, in order of their step. Does nothing unless `active`: only the first worker writes."""
+
+    def __init__(self, path: Path, first_step: int, *, active: bool = True) -> None:
+        """Open for appending. Records of `first_step` and later are dropped: they will be computed again."""
+        self._lines: Growing | None = None
+        if active:
+            kept = [record for record in read_journal(path) if record["step"] < first_step]
+            self._lines = growing(path, "".join(_line(record) for record in kept))
+
+    def write(self, record: Record) -> None:
+        """Append one record; readers see whole lines."""
+        if self._lines:
+            self._lines.append(_line(record))
+
+    def sync(self) -> None:
+        """Make what was written survive a power cut: before a checkpoint that counts on it is committed."""
+        if self._lines:
+            self._lines.sync()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._lines:
+                self._lines.close()
+        except UserError:
+            if kind is None:  # what went wrong first is what is told
+                raise
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record) + "\n"
+
+
+def read_journal(path: Path) -> list[Record]:
+    """All whole records. A last line that a crash cut short is not one."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Follower:
+    """Hands the new records of a journal to a consumer, in a thread of its own; each step once.
+
+    A consumer that raises is called again later with the same records, so a server that comes back misses nothing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        consume: Callable[[list[Record]], object],
+        *,
+        every_seconds: float | None = None,
+        again: Callable[[int], object] = lambda step: None,
+    ) -> None:
+        """`every_seconds`: how often to look; None: as it is worth for the place where the journal lies. `again` is
+        told of a step from which steps are trained once more."""
+        self._tail = tail(path)
+        self._consume = consume
+        self._again = again
+        self._last_step = -1
+        self._newest = (-1, time.time())  # step and time; a run that is resumed has older records
+        self._every_seconds = every_seconds or self._tail.every_seconds
+        self._waiting: list[Record] = []
+        self._stop = threading.Event()
+        self.error: Exception | None = None
+        """What the consumer raised last, None once it has taken all records."""
+        self._thread = threading.Thread(target=self._run, name=f"follow {path.name}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hand over what is left (one try), then end the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = self._every_seconds
+        while not self._stop.wait(pause):
+            pause = self._every_seconds if self._hand_over() else min(2 * pause, 30.0)
+        self._hand_over()
+
+    def _hand_over(self) -> bool:
+        try:
+            self._waiting += self._new_records()
+            if self._waiting:
+                self._consume(self._waiting)
+        except Exception as error:
+            self.error = error
+            return False
+        self._waiting = []
+        self.error = None
+        return True
+
+    def _new_records(self) -> list[Record]:
+        records = [json.loads(line) for line in self._tail.read().splitlines()]
+        for record in records:
+            # What was kept of a file that began anew has the time that it had.
+            if record.get("time", 0.0) > self._newest[1]:
+                if record["step"] <= self._newest[0]:
+                    self._again(record["step"])
+                self._newest = record["step"], record["time"]
+        # A worker that restarts begins the file anew: the step tells what was seen already.
+        fresh = [record for record in records if record["step"] > self._last_step]
+        if fresh:
+            self._last_step = fresh[-1]["step"]
+        return fresh

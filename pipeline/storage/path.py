@@ -1,0 +1,193 @@
+"""A place for files that is a pathlib.Path on a disk and a UriPath on another file system (`s3://`, `gs://`, `hdfs://`).
+
+All that a run reads and writes goes through one of the two, so nothing else asks which it is.
+"""
+
+import errno
+import fnmatch
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.storage import uri as storage
+from pipeline.storage.uri import sync_folder
+
+PATIENCE = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between the tries of a write to a URI. S3's own client tries for 6 s each time."""
+
+
+@dataclass(frozen=True, order=True, repr=False)
+class UriPath:
+    """The part of pathlib.Path that runs use, for a URI. Its text shows no password.
+
+    A file appears only when it is complete. Raises: UserError where the file system does not answer, or refuses.
+    """
+
+    uri: str
+
+    def __str__(self) -> str:
+        return storage.without_secrets(self.uri)
+
+    __repr__ = __str__
+
+    def __truediv__(self, name: str) -> "UriPath":
+        return UriPath(storage.join(self.uri, name))
+
+    @property
+    def name(self) -> str:
+        return storage.base_name(self.uri)
+
+    @property
+    def parent(self) -> "UriPath":
+        return UriPath(storage.parent(self.uri))
+
+    def exists(self) -> bool:
+        return storage.info(self.uri).type.name != "NotFound"
+
+    def stat(self) -> Any:
+        """`st_size` in bytes and `st_mtime` in seconds."""
+        found = storage.info(self.uri)
+        if found.type.name == "NotFound":
+            raise self._missing()
+        return SimpleNamespace(st_size=found.size, st_mtime=(found.mtime_ns or 0) / 1e9)
+
+    def read_bytes(self) -> bytes:
+        try:
+            return storage.read(self.uri)
+        except FileNotFoundError as error:
+            raise self._missing() from error
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, data: Any) -> None:
+        """Write the whole file; where that fails, try again for a while."""
+        for wait in PATIENCE:
+            try:
+                return storage.write_atomic(self.uri, data)
+            except storage.UserError:
+                time.sleep(wait)
+        storage.write_atomic(self.uri, data)
+
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        self.write_bytes(text.encode(encoding))
+
+    def touch(self) -> None:
+        self.write_bytes(b"")
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        if not missing_ok and not self.exists():
+            raise self._missing()
+        storage.remove(self.uri)
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Parents are always made. Of two that make the same folder at the same moment, both may succeed."""
+        if not exist_ok and self.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
+        storage.make_folder(self.uri, "--storage")
+
+    def glob(self, pattern: str) -> "Iterator[UriPath]":
+        """What fits the pattern, without `**`; in the order of names."""
+        first, _, rest = pattern.partition("/")
+        for name in storage.names_in(self.uri):
+            if fnmatch.fnmatchcase(name, first):
+                yield from (self / name).glob(rest) if rest else [self / name]
+
+    def _missing(self) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+
+
+def locate(place: str) -> Path:
+    """The place that a path or a URI names; a `file://` URI and a path alike are a Path, absolute.
+
+    To a type checker a UriPath passes for a Path: it has what runs use of one, and no more.
+    """
+    local = storage.local_path(place)
+    remote: Any = UriPath(storage.absolute(place))
+    return remote if local is None else Path(storage.absolute(local))
+
+
+def text_of(place: Path) -> str:
+    """What `locate` makes this place of: not to be shown, a URI may hold a password."""
+    return place.uri if isinstance(place, UriPath) else str(place)
+
+
+@contextmanager
+def on_disk(place: Path) -> Iterator[Path]:
+    """A file, or a folder of files, as a path on this machine's disk: itself, or a copy for the time being."""
+    if not isinstance(place, UriPath):
+        yield place
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / place.name
+        inside = list(place.glob("*"))
+        if inside:
+            copy.mkdir()
+        for file in inside or [place]:
+            (copy / file.name if inside else copy).write_bytes(file.read_bytes())
+        yield copy
+
+
+def write_file(file: Path, data: Any) -> None:
+    """Write a file that is absent or complete at any moment."""
+    if isinstance(file, UriPath):
+        file.write_bytes(data)
+    else:
+        storage.write_atomic(str(file), data)
+
+
+def write_whole(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a folder of files of which the last one is the mark that all are there; a folder of that name is replaced.
+
+    On a disk: written beside, made durable, renamed. Elsewhere, where nothing can be renamed: the mark is taken away
+    first and written last.
+    """
+    if isinstance(folder, UriPath):
+        *_, mark = files
+        (folder / mark).unlink(missing_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        for name, content in files.items():
+            _write_durably(beside / name, content)
+        sync_folder(beside)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def is_whole(folder: Path, mark: str) -> bool:
+    """Whether the folder was written to its end: on a disk its name says so, elsewhere the mark."""
+    return (folder / mark).exists() if isinstance(folder, UriPath) else True
+
+
+def remove_whole(folder: Path, mark: str) -> None:
+    """Delete a folder of `write_whole` so that one half deleted is none: renamed, or its mark taken away, first."""
+    if isinstance(folder, UriPath):
+        (folder / mark).unlink(missing_ok=True)
+        storage.remove_folder(folder.uri)
+        return
+    if not folder.name.startswith("."):
+        folder = folder.rename(folder.with_name(f".{folder.name}.removed"))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

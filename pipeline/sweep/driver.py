@@ -1,0 +1,150 @@
+"""A sweep, from its config to a ranked table: prepare once, train many on Ray Tune, keep the account in MLflow."""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+from h2q.config import require
+from pipeline.cluster.nodes import check_nodes
+from pipeline.cluster.session import quiet_ray, ray_session
+from pipeline.config import RunConfig
+from pipeline.corpus.corpus import Corpus
+from pipeline.prepare.prepare import prepare
+from pipeline.runs.folder import RunFolder, check_storage
+from pipeline.runs.stop import Stopping, interruptible, stoppable
+from pipeline.storage.path import UriPath, locate
+from pipeline.storage.uri import without_secrets
+from pipeline.sweep.capacity import Slots, find_slots
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.folder import claim_sweep, only_one, sweep_folder
+from pipeline.sweep.plots import draw_sweep
+from pipeline.sweep.progress import SweepProgress
+from pipeline.sweep.ray_searcher import SweepSearcher, TrialWatch
+from pipeline.sweep.report import Report, report_on
+from pipeline.sweep.sweep import Sweep, grace_steps
+from pipeline.sweep.tracking import SweepTracking, track
+from pipeline.sweep.trial import bytes_per_step, validations
+from pipeline.tracking.store import connect
+from pipeline.training.driver import check_corpus, public
+from pipeline.training.precision import check_precision
+
+_ENVIRONMENT = {
+    # What Tune would write beside our own record, and its demand that every result holds the metric.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Its own tables on the terminal, which `verbose=0` does not keep away otherwise.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def tune(config: SweepConfig, *, preset: str, command: str, console: Console) -> tuple[Report, RunFolder, Stopping]:
+    """Run the sweep, or the rest of it (`resume`), to its end or until a signal stops it.
+
+    Raises: UserError for what the user can mend, as far as possible before anything is started.
+    """
+    run = config.run
+    storage = check_storage(run.storage)
+    require(
+        not isinstance(storage, UriPath),
+        f"a sweep is kept in a folder: --storage must be a path that all nodes see, got {storage}",
+    )
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    quiet_ray(verbose=run.verbose)
+    with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress:
+        connecting = aside.submit(connect, run.tracking)
+        progress.stage("starting Ray")
+        # Without its dashboard, Tune would never give back what a stopped trial held.
+        with ray_session(verbose=run.verbose, address=run.address, dashboard=True):
+            slots = find_slots(config)
+            progress.stage("preparing the corpus")
+            corpus = prepare(run.corpus, on_event=progress.preparing)
+
+            def check(trial: RunConfig) -> None:
+                check_corpus(corpus, trial)
+                if not slots.resources.gpu:
+                    check_precision(trial.precision, "cpu")
+
+            config, command = replace(config, run=public(config.run)), without_secrets(command)
+            folder = sweep_folder(storage, config, preset)
+            sweep = Sweep(folder, config, preset, check)
+            sweep.first_valid()
+            check_nodes(storage, locate(corpus.folder), slots.resources)
+            store = connecting.result()
+            claim_sweep(folder, config, preset, command, corpus)
+            with only_one(folder), track(store, sweep, corpus, command, progress) as tracking:
+                progress.begin(sweep, slots)
+                with stoppable(folder.path) as stopping:
+                    search(sweep, slots, corpus, tracking, progress)
+                progress.stage("drawing")
+                report = report_on(sweep)
+                report.save(folder)
+                draw_sweep(sweep, folder.path / "plots", progress.say)
+                tracking.finish(report)
+    return report, folder, stopping
+
+
+def search(sweep: Sweep, slots: Slots, corpus: Corpus, tracking: SweepTracking, progress: SweepProgress) -> None:
+    """Ray Tune runs the trials that are left."""
+    from ray import tune as ray_tune
+
+    from pipeline.sweep.ray_trainable import TrialTraining
+
+    notes = sweep.folder.path / "ray"
+    searcher = SweepSearcher(
+        sweep,
+        {"corpus": corpus.folder, "resources": vars(slots.resources)},
+        [tracking, progress],
+    )
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(TrialTraining, slots.of_tune),
+        tune_config=ray_tune.TuneConfig(
+            search_alg=searcher, scheduler=scheduler(sweep), num_samples=-1, max_concurrent_trials=slots.count
+        ),
+        run_config=ray_tune.RunConfig(
+            name="tune",
+            storage_path=str(notes),
+            verbose=0,
+            callbacks=[TrialWatch(sweep, searcher)],
+            # Trials keep their own checkpoints.
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=ray_tune.FailureConfig(max_failures=sweep.config.run.retries),
+        ),
+    )
+    try:
+        interruptible(tuner.fit)
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+
+
+def scheduler(sweep: Sweep) -> Any:
+    """ASHA by bytes seen, which has been told of all trials that ended before this start; or none."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    run = sweep.config.run
+    if sweep.config.search.scheduler == "none":
+        return FIFOScheduler()
+    each = bytes_per_step(run)
+    asha = ASHAScheduler(
+        time_attr="bytes",
+        metric="validation/bpb",
+        mode="min",
+        grace_period=grace_steps(run, sweep.config) * each,
+        # Nothing is left to be saved at the last step.
+        max_t=max(run.training.steps - 1, grace_steps(run, sweep.config)) * each,
+        reduction_factor=sweep.config.search.reduction,
+        stop_last_trials=False,
+    )
+    for trial in sweep.trials:
+        if trial.state in ("finished", "pruned"):
+            told: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+            each = bytes_per_step(sweep.config_of(trial))
+            asha.on_trial_add(None, told)  # type: ignore[arg-type]
+            for step, bpb in validations(sweep.folder_of(trial), until=trial.step).items():
+                asha.on_trial_result(None, told, {"bytes": step * each, "validation/bpb": bpb})  # type: ignore[arg-type]
+    return asha

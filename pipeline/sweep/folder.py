@@ -1,0 +1,99 @@
+"""The folder of a sweep: how it is claimed, found again, and kept to one process and one search."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from h2q.config import UserError, require
+from pipeline.config import TrackingConfig
+from pipeline.corpus.corpus import Corpus
+from pipeline.runs.folder import RunFolder
+from pipeline.sweep.config import SweepConfig
+from pipeline.tracking.store import flatten
+
+_FREE = ("search.trials", "search.concurrency", "search.gpu_share", "run.verbose", "run.retries", "run.timeout")
+"""Options that may differ when a sweep is resumed: they change no trial."""
+
+
+def sweep_folder(storage: Path, config: SweepConfig, preset: str) -> RunFolder:
+    """Where the sweep lies, or will lie."""
+    return RunFolder(storage / (config.run.name or f"tune-{preset}-{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def find_sweep(storage: Path, name: str | None) -> RunFolder:
+    """The folder of the sweep `name`, or of the newest one.
+
+    Raises: UserError if there is none.
+    """
+    found = sorted(storage.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    named = [path for path in found if name in (None, path.parent.name)]
+    there = f"; there are {', '.join(path.parent.name for path in found[-3:])}" if found else ""
+    require(bool(named), f"no sweep {name or 'to resume'} in {storage}{there}: leave out --resume to start one")
+    return RunFolder(named[-1].parent)
+
+
+def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: str, corpus: Corpus) -> None:
+    """Make the folder, or, to resume, note the options of this time.
+
+    Raises: UserError if it exists, or if it is to be resumed on another text.
+    """
+    earlier = folder.read("sweep.json")
+    if config.run.resume and earlier is not None:
+        was = earlier["corpus_sha256"]
+        require(
+            was == corpus.sha256,
+            f"resume needs the corpus of the sweep: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}",
+        )
+    else:
+        try:
+            folder.path.mkdir()
+        except FileExistsError:
+            raise UserError(
+                f"name must be new, but {folder.path} exists: add --resume to continue that sweep, or choose another "
+                "--name"
+            ) from None
+    told = {
+        "preset": preset,
+        "command": earlier["command"] if earlier else command,
+        "corpus_sha256": corpus.sha256,
+        "search": config.search.to_dict(),
+        "run": replace(config.run, name=folder.name, resume=False).to_dict(),
+    }
+    folder.write("sweep.json", told)
+
+
+def check_same_search(earlier: SweepConfig, later: SweepConfig) -> None:
+    """Refuse to go on with another search: its trials could not be compared with the earlier ones.
+
+    Raises: UserError naming the first field that differs, and both values.
+    """
+    was, now = _compared(earlier), _compared(later)
+    for name, value in now.items():
+        require(
+            value == was[name],
+            f"resume keeps to the search that was begun: {name.removeprefix('run.')} was {was[name]}, now {value}; "
+            "leave it out, or start another --name",
+        )
+
+
+def _compared(config: SweepConfig) -> dict:
+    run = replace(config.run, name=None, resume=False, storage="", tracking=TrackingConfig())
+    flat = flatten({"search": config.search.to_dict(), "run": run.to_dict()})
+    return {name: value for name, value in flat.items() if name not in _FREE}
+
+
+@contextmanager
+def only_one(folder: RunFolder) -> Iterator[None]:
+    """One process at a time works on a sweep; the lock goes with the process that held it.
+
+    Raises: UserError if there is another.
+    """
+    with open(folder.path / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"the sweep {folder.name} is running already: wait for its end, or stop it") from None
+        yield

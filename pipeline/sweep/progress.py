@@ -1,0 +1,136 @@
+"""A sweep on the terminal: the space before the start, a line for each trial that ends, one live line meanwhile."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.prepare.prepare import Event
+from pipeline.sweep.capacity import Slots
+from pipeline.sweep.space import growth_note
+from pipeline.sweep.sweep import Sweep, describe, grace_steps
+from pipeline.sweep.trial import Trial
+from pipeline.training.progress import human_bytes, human_seconds, live_line
+
+
+class SweepProgress:
+    """Tells what happens; Tune calls it from a thread of its own."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._sweep: Sweep | None = None
+        self._told_reasons: set[str] = set()
+        self._began = time.monotonic()
+        self._running: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._bar = live_line(console)
+        self._task = self._bar.add_task("", total=None, status="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def stage(self, text: str) -> None:
+        """What is being done before the first trial and after the last."""
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=text, status="")
+        else:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def preparing(self, event: Event) -> None:
+        """What preparing the corpus tells."""
+        if event.kind == "note":
+            self.say(event.text)
+        elif event.total:
+            self._bar.update(
+                self._task,
+                description=f"preparing {event.text}",
+                status=f"{human_bytes(event.done)} of {human_bytes(event.total)}",
+                total=event.total,
+                completed=event.done,
+            )
+
+    def begin(self, sweep: Sweep, slots: Slots) -> None:
+        """The space and the plan."""
+        self._sweep = sweep
+        search, run = sweep.config.search, sweep.config.run
+        table = Table(title=f"{sweep.name}: search space", title_justify="left", title_style="bold")
+        table.add_column("field")
+        table.add_column("values")
+        for dimension in sweep.space:
+            table.add_row(dimension.field, escape(str(dimension)))
+        self._console.print(table)
+        if note := growth_note(sweep.space):
+            self.say(note)
+        configurations = sweep.planned // search.seeds
+        seeds = f" × {search.seeds} seeds" if search.seeds > 1 else ""
+        self.say(f"{configurations} configurations{seeds} by {search.algorithm}, seed {search.seed}; {slots}")
+        grace = grace_steps(run, sweep.config)
+        if search.scheduler == "asha":
+            self.say(
+                f"ASHA may stop a trial after {grace} of {run.training.steps} steps, and then at each multiple by "
+                f"{search.reduction:g}; validation every {min(grace, run.training.evaluate_every)} steps"
+            )
+        self.say(f"sweep {sweep.folder.path}")
+        ended = [trial for trial in sweep.trials if trial.state != "running"]
+        if sweep.trials:
+            self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
+        self._tell_skips()
+        self._show()
+
+    def started(self, trial: Trial) -> None:
+        self._tell_skips()
+        with self._lock:
+            self._running[trial.number] = "starting"
+        self._show()
+
+    def reported(self, trial: Trial, result: dict[str, Any]) -> None:
+        with self._lock:
+            self._running[trial.number] = f"{result['validation/bpb']:.3f} at step {result['step']}"
+        self._show()
+
+    def ended(self, trial: Trial) -> None:
+        """A line for the trial."""
+        with self._lock:
+            self._running.pop(trial.number, None)
+        assert self._sweep is not None
+        state = "interrupted" if trial.state == "running" else trial.state
+        result = "" if trial.bpb is None else f"  {trial.bpb:.3f} bpb at step {trial.step}"
+        seed = f", seed {trial.seed}" if self._sweep.config.search.seeds > 1 else ""
+        why = f"  {trial.error}" if trial.error else ""
+        self.say(f"trial {trial.number:02d}  {describe(trial.values)}{seed}  {state}{result}{why}")
+        self._show()
+
+    def _tell_skips(self) -> None:
+        assert self._sweep is not None
+        for skip in self._sweep.skipped:
+            if skip.reason not in self._told_reasons:
+                self._told_reasons.add(skip.reason)
+                self.say(f"skipped   {describe(skip.values)}: {skip.reason}")
+
+    def _show(self) -> None:
+        assert self._sweep is not None
+        ended = [trial for trial in self._sweep.trials if trial.state != "running"]
+        finished = [trial.bpb for trial in ended if trial.state == "finished" and trial.bpb is not None]
+        with self._lock:
+            running = ", ".join(f"{number:02d}: {text}" for number, text in sorted(self._running.items()))
+        best = f"  best {min(finished):.3f} bpb" if finished else ""
+        passed = human_seconds(time.monotonic() - self._began)
+        self._bar.update(
+            self._task,
+            total=self._sweep.planned,
+            completed=len(ended),
+            description=f"{len(ended)} of {self._sweep.planned} trials",
+            status=f"{running}{best}  {passed}",
+        )

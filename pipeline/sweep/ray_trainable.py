@@ -1,0 +1,89 @@
+"""What Ray Tune runs for a trial: the training loop of every run, and its validations, one after the other.
+
+The training writes its journal as it always does; this reads it. A trial that is started again therefore tells its
+earlier validations first, then goes on from its newest valid checkpoint.
+"""
+
+import fcntl
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from h2q.config import UserError
+from pipeline.cluster.session import Resources
+from pipeline.corpus.corpus import open_corpus
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import Follower, Record
+from pipeline.runs.load import run_config
+from pipeline.runs.stop import request_stop
+from pipeline.sweep.trial import bytes_per_step
+from pipeline.training.driver import TrainingFailed, fit
+
+
+class TrialTraining(tune.Trainable):
+    """Trains the run in `config["folder"]`; every step of Tune's is one validation."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """`config` holds `folder` (of the run), `corpus` (folder of the prepared corpus) and `resources`."""
+        self._folder = RunFolder(Path(config["folder"]))
+        self._run = run_config(self._folder)
+        self._told: queue.Queue[list[Record] | None] = queue.Queue()
+        self._ready: list[Record] = []
+        self._error: str | None = None
+        self._last = -1
+        self._thread = threading.Thread(target=self._train, args=(config,), daemon=True)
+        self._thread.start()
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next validation, or for the end: the last one, an error or an interruption."""
+        while not self._ready:
+            records = self._told.get()
+            if records is None:
+                return {"done": True, "finished": self._last == self._run.training.steps, "error": self._error}
+            self._last = records[-1]["step"]
+            # The end is told when all is written, and is not for a scheduler to judge.
+            self._ready += [
+                record for record in records if "validation/bpb" in record and record["step"] < self._run.training.steps
+            ]
+        record = self._ready.pop(0)
+        return {
+            "step": record["step"],
+            "bytes": record["step"] * bytes_per_step(self._run),
+            "validation/bpb": record["validation/bpb"],
+        }
+
+    def cleanup(self) -> None:
+        """End the training between two steps, with a checkpoint."""
+        request_stop(self._folder.path)
+        self._thread.join()
+
+    def _train(self, config: dict[str, Any]) -> None:
+        try:
+            resources = Resources(**config["resources"])
+            corpus = open_corpus(config["corpus"], self._run.corpus)
+            run = replace(self._run, local=self._run.workers == 1)
+            with (
+                _only_one(self._folder),
+                Follower(self._folder.journal, self._told.put, every_seconds=0.05),
+            ):
+                fit(run, self._folder, corpus, resources)
+        except (UserError, TrainingFailed) as error:
+            self._error = str(error)
+        except BaseException as error:
+            self._error = f"{type(error).__name__}: {error}"
+        finally:
+            self._told.put(None)
+
+
+@contextmanager
+def _only_one(folder: RunFolder) -> Iterator[None]:
+    """Wait until no process of a killed sweep trains here any more: it may live some seconds longer than its driver."""
+    with open(folder.path / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

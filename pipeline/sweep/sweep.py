@@ -1,0 +1,237 @@
+"""A sweep: its folder, its trials, and which one comes next. All of it is in files, so that any start can go on.
+
+runs/SWEEP/
+    sweep.json      preset, command, search and every option that the trials have in common
+    skipped.json    draws that were no valid configuration, and why
+    SWEEP-01/ …     a trial: the folder of a run, and trial.json
+    table.csv       the result, when it has ended
+    plots/          bpb by field, parallel coordinates, Pareto front, learning curves, importance
+    mlflow.json     the parent run
+"""
+
+import shlex
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from h2q.config import UserError
+from pipeline.cli import options_of
+from pipeline.config import PRESETS, RunConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.sampler import DEFAULT_TRIALS, Seen, draw
+from pipeline.sweep.space import Space, Values, configure, parse_space, show, size
+from pipeline.sweep.trial import State, Trial, read_trial, validations
+
+_PATIENCE = 100
+"""Draws in a row without a new configuration, after which the space is taken to hold no more."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A draw that was no configuration to try."""
+
+    draw: int
+    values: Values
+    reason: str
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Values, and what became of the trials of all their seeds."""
+
+    number: int
+    values: Values
+    trials: list[Trial]
+
+    @property
+    def state(self) -> State:
+        states = {trial.state for trial in self.trials}
+        return next(state for state in ("pruned", "failed", "running", "finished") if state in states)
+
+    @property
+    def bpb(self) -> float | None:
+        """Mean over seeds; of one that was pruned or failed, over those that got as far as any."""
+        reached = [trial.bpb for trial in self.trials if trial.bpb is not None and trial.step == self.step]
+        return statistics.fmean(reached) if reached else None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds, None for one."""
+        reached = [trial.bpb for trial in self.trials if trial.bpb is not None and trial.step == self.step]
+        return statistics.stdev(reached) if len(reached) > 1 else None
+
+    @property
+    def step(self) -> int:
+        """How far all of its trials got, at least."""
+        return min((trial.step or 0 for trial in self.trials), default=0)
+
+    def mean(self, name: str) -> float | None:
+        """Mean over seeds of a result, where there is one."""
+        found = [value for trial in self.trials if (value := getattr(trial, name)) is not None]
+        return statistics.fmean(found) if found else None
+
+
+class Sweep:
+    """The trials so far, and the next one."""
+
+    def __init__(self, folder: RunFolder, config: SweepConfig, preset: str, check: Callable[[RunConfig], None]) -> None:
+        """`folder` need not exist before the first trial starts. `check` raises UserError for a config that the corpus,
+        or the machine, is too small for."""
+        self.folder = folder
+        self.config = config
+        self.preset = preset
+        self.space: Space = parse_space(config.search.space)
+        self._check = check
+        found = [read_trial(RunFolder(path.parent)) for path in folder.path.glob("*/trial.json")]
+        self.trials: list[Trial] = sorted((trial for trial in found if trial), key=lambda trial: trial.number)
+        self.skipped = [Skip(**skip) for skip in (folder.read("skipped.json") or {}).get("skipped", [])]
+        self._interrupted = [trial for trial in self.trials if trial.state == "running"]
+        whole = size(self.space) if config.search.algorithm == "grid" else DEFAULT_TRIALS
+        self._limit = config.search.trials or whole
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def planned(self) -> int:
+        """How many trials there may be."""
+        return self._limit * self.config.search.seeds
+
+    def folder_of(self, trial: Trial) -> RunFolder:
+        return RunFolder(self.folder.path / f"{self.name}-{trial.number:02d}")
+
+    def config_of(self, trial: Trial) -> RunConfig:
+        """The run of a trial."""
+        config = configure(self.config.run, trial.values)
+        every = min(config.training.evaluate_every, grace_steps(config, self.config))
+        training = replace(config.training, seed=trial.seed, evaluate_every=every)
+        tracking = replace(config.tracking, register=None)
+        storage = str(self.folder.path)
+        own = {"name": None, "resume": False, "address": None}  # A trial is trained where the sweep has put it.
+        return replace(config, **own, storage=storage, training=training, tracking=tracking)
+
+    def configurations(self) -> list[Configuration]:
+        """All that were tried, in their order."""
+        groups: dict[int, list[Trial]] = {}
+        for trial in self.trials:
+            groups.setdefault(trial.configuration, []).append(trial)
+        return [Configuration(number, trials[0].values, trials) for number, trials in sorted(groups.items())]
+
+    def next(self) -> Trial | None:
+        """The trial to start: one that was interrupted, another seed, or a new configuration; None if there is none."""
+        if self._interrupted:
+            return self._interrupted.pop(0)
+        configurations = self.configurations()
+        for found in configurations:
+            if len(found.trials) < self.config.search.seeds and found.state in ("finished", "running"):
+                return self._start(found.trials[0].draw, found.number, found.values, len(found.trials))
+        if len(configurations) >= self._limit:
+            return None
+        drawn = self._draw()
+        self._note_skipped()
+        return drawn and self._start(drawn[0], len(configurations) + 1, drawn[1], 0)
+
+    def update(self, trial: Trial) -> None:
+        """Note what became of a trial."""
+        trial.save(self.folder_of(trial))
+        self.trials[trial.number - 1] = trial
+
+    def first_valid(self) -> None:
+        """Raises: UserError if the search does not come upon a single configuration that can be trained."""
+        if not self.trials and self._draw() is None:
+            reasons = sorted({skip.reason for skip in self.skipped})
+            raise UserError(f"search.space holds no valid configuration: {'; '.join(reasons)}")
+
+    def _start(self, number_of_draw: int, configuration: int, values: Values, seeds: int) -> Trial:
+        trial = Trial(
+            number=len(self.trials) + 1,
+            configuration=configuration,
+            draw=number_of_draw,
+            seed=self.config.run.training.seed + seeds,
+            values=values,
+        )
+        self.trials.append(trial)
+        folder, config = self.folder_of(trial), self.config_of(trial)
+        folder.path.mkdir(exist_ok=True)
+        command = train_command(config, self.preset)
+        folder.write("config.json", {"preset": self.preset, "command": command, "config": config.to_dict()})
+        trial.save(folder)
+        return trial
+
+    def _draw(self) -> tuple[int, Values] | None:
+        """The next draw that is a new, valid configuration; None where the space has no more."""
+        first = max([-1, *(trial.draw for trial in self.trials), *(skip.draw for skip in self.skipped)]) + 1
+        tried = {identity(configure(self.config.run, found.values)): found.number for found in self.configurations()}
+        for number in range(first, first + _PATIENCE):
+            values = draw(self.space, self.config.search, number, self.history())
+            if values is None:
+                return None
+            try:
+                config = configure(self.config.run, values)
+                self._check(config)
+            except UserError as error:
+                self.skipped.append(Skip(number, values, str(error)))
+                continue
+            same = tried.get(identity(config))
+            if same is None:
+                return number, values
+            self.skipped.append(Skip(number, values, f"the same training as configuration {same}"))
+        return None
+
+    def _note_skipped(self) -> None:
+        self.folder.write("skipped.json", {"skipped": [asdict(skip) for skip in self.skipped]})
+
+    def history(self) -> list[Seen]:
+        """What the search learns from."""
+        return [self._seen(found) for found in self.configurations()]
+
+    def _seen(self, found: Configuration) -> Seen:
+        objectives = tuple(found.mean(name) for name in self.config.search.objectives)
+        whole = found.state == "finished" and len(found.trials) == self.config.search.seeds
+        if found.state == "finished" and (not whole or None in objectives):
+            return Seen(values=found.values, state="running")
+        pruned = next((trial for trial in found.trials if trial.state == "pruned"), None)
+        return Seen(
+            values=found.values,
+            state=found.state,
+            objectives=tuple(value for value in objectives if value is not None),
+            reached=validations(self.folder_of(pruned), until=pruned.step) if pruned else None,
+        )
+
+
+def grace_steps(config: RunConfig, sweep: SweepConfig) -> int:
+    """Steps that every trial gets before ASHA decides; it evaluates as often as that."""
+    if sweep.search.scheduler == "none":
+        return config.training.steps
+    return max(1, int(sweep.search.grace * config.training.steps))
+
+
+def train_command(config: RunConfig, preset: str) -> str:
+    """The command line that trains a configuration as a run of its own."""
+    tracking = replace(config.tracking, register=None)
+    run = replace(config, name=None, resume=False, storage=PRESETS[preset].storage, tracking=tracking)
+    return f"python jobs/train.py {shlex.join([preset, *options_of(run, PRESETS[preset])])}"
+
+
+def identity(config: RunConfig) -> str:
+    """Equal for configs that train the same."""
+    return repr((config.model, config.training, config.growth, config.accumulate, config.precision))
+
+
+def ranked(configurations: list[Configuration]) -> list[Configuration]:
+    """The best first: those that finished, by their mean; then those that got farther before they were pruned."""
+    order: dict[str, int] = {"finished": 0, "running": 1, "pruned": 1, "failed": 2}
+
+    def key(found: Configuration) -> tuple[Any, ...]:
+        bpb = float("inf") if found.bpb is None or found.bpb != found.bpb else found.bpb
+        return order[found.state], 0 if found.state == "finished" else -found.step, bpb, found.number
+
+    return sorted(configurations, key=key)
+
+
+def describe(values: Values) -> str:
+    """`fixed_rank 4, axiom_lambda 0.01`."""
+    return ", ".join(f"{field.rpartition('.')[2]} {show(value)}" for field, value in values.items())

@@ -1,0 +1,88 @@
+"""A trial of a sweep: an ordinary run in a folder of its own, and what the sweep notes of it in trial.json."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from h2q.baselines import parameters
+from pipeline.config import RunConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import Record, read_journal
+from pipeline.runs.load import run_config
+from pipeline.sweep.space import Values
+
+State = Literal["running", "finished", "pruned", "failed"]
+
+_NOTE = "trial.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training of one configuration with one seed."""
+
+    number: int
+    """From 1, in the order of their start."""
+    configuration: int
+    """From 1; the seeds of a configuration share it."""
+    draw: int
+    """Which draw of the search gave the values."""
+    seed: int
+    """Of its training."""
+    values: Values
+    state: State = "running"
+    """`running` also of one that was interrupted and will go on; `pruned`: stopped early by the scheduler."""
+    step: int | None = None
+    """The last step, or the one at which it was pruned."""
+    bpb: float | None = None
+    """Validation bits per byte at that step."""
+    parameters: int | None = None
+    rank: int | None = None
+    """At that step."""
+    bytes_per_second: float | None = None
+    seconds: float | None = None
+    """Of training up to that step."""
+    error: str | None = None
+    """Why it failed."""
+
+    def save(self, folder: RunFolder) -> None:
+        folder.write(_NOTE, asdict(self))
+
+    def ended(self, state: State, folder: RunFolder, *, step: int | None = None, error: str | None = None) -> "Trial":
+        """This trial with its results, as the journal has them up to the step (None: to its end)."""
+        config = run_config(folder)
+        records = [record for record in read_journal(folder.journal) if step is None or record["step"] <= step]
+        latest: Record = {}
+        for record in records:
+            latest |= record
+        rate = latest.get("bytes_per_second")
+        reached = latest.get("step")
+        seen = reached * bytes_per_step(config) if reached else 0
+        return replace(
+            self,
+            state=state,
+            step=reached,
+            bpb=latest.get("validation/bpb"),
+            parameters=parameters(config.model),
+            rank=latest.get("growth/rank"),
+            bytes_per_second=rate,
+            seconds=seen / rate if rate else None,
+            error=error,
+        )
+
+
+def read_trial(folder: RunFolder) -> Trial | None:
+    """The trial in the folder, None if there is none."""
+    noted = folder.read(_NOTE)
+    return None if noted is None else Trial(**noted)
+
+
+def validations(folder: RunFolder, *, until: int | None = None) -> dict[int, float]:
+    """Validation bits per byte by step."""
+    return {
+        record["step"]: record["validation/bpb"]
+        for record in read_journal(folder.journal)
+        if "validation/bpb" in record and (until is None or record["step"] <= until)
+    }
+
+
+def bytes_per_step(config: RunConfig) -> int:
+    return config.training.lanes * config.model.seq_len

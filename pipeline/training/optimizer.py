@@ -1,0 +1,101 @@
+"""AdamW over named parameter groups, its state by name, and the learning rate as a pure function of the step."""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import TrainingConfig
+from pipeline.runs.checkpoint import Tensors
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, without what makes it load torch's compiler, two seconds, merely to be left alone by it.
+
+    Its `step` breaks compiled graphs, and its other methods ask for exemption. Nobody compiles them here: `step` is the
+    plain function that torch wraps, and the exemption is noted under the name where torch looks before it makes one.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+    for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        _plain: Any = inspect.unwrap(getattr(torch.optim.Optimizer, _name))
+        setattr(_plain, "__dynamo_disable", _plain)
+    del _name, _plain
+
+
+def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
+    """AdamW with a group each for the structure bank, the factors, weight matrices, and all that is not decayed.
+
+    The bank moves every layer at once and a factor is one core of a product, so each has its own factor on the learning
+    rate (`scale` of its group). Norms, biases and embeddings are not decayed.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"bank": [], "factors": [], "matrices": [], "undecayed": []}
+    for name, parameter in model.named_parameters():
+        groups[_group(name, parameter)].append(parameter)
+    scales = {"bank": training.bank_lr, "factors": training.factor_lr}
+    decays = {"undecayed": 0.0}
+    return AdamW(
+        [
+            {
+                "name": name,
+                "params": parameters,
+                "scale": scales.get(name, 1.0),
+                "weight_decay": decays.get(name, training.weight_decay),
+            }
+            for name, parameters in groups.items()
+            if parameters
+        ],
+        lr=training.learning_rate,
+        betas=(0.9, training.beta2),
+        fused=True,
+    )
+
+
+def _group(name: str, parameter: nn.Parameter) -> str:
+    if name.startswith("bank."):
+        return "bank"
+    if name.endswith("factors"):
+        return "factors"
+    if parameter.ndim < 2 or "norm" in name or "emb" in name:
+        return "undecayed"
+    return "matrices"
+
+
+def learning_rate(step: int, training: TrainingConfig) -> float:
+    """The learning rate of a step: linear warm-up, then cosine to a tenth of the peak, or constant."""
+    warmup = min(training.warmup, training.steps // 3)
+    if step < warmup:
+        return training.learning_rate * (step + 1) / warmup
+    if training.schedule == "constant":
+        return training.learning_rate
+    progress = (step - warmup) / max(1, training.steps - warmup)
+    return training.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> Tensors:
+    """The optimizer's state as tensors named `kind/parameter`."""
+    return {
+        f"{kind}/{name}": value
+        for parameter, name in names.items()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str], tensors: Tensors) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    state: dict[Any, Any] = optimizer.state
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        parameter = parameters[name]
+        # AdamW's fused step counts on the parameter's device.
+        state[parameter][kind] = value.to(parameter.device)

@@ -1,0 +1,163 @@
+"""What a person wants to know of a run when it has ended, as a table and as summary.json."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.config import RunConfig
+from pipeline.corpus.corpus import Corpus
+from pipeline.runs.checkpoint import newest_state
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import Record
+from pipeline.tracking.store import Tracker, ui_address, ui_command
+from pipeline.training.progress import human_bytes, human_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The result of a run. bpb: bits per byte."""
+
+    name: str
+    preset: str
+    status: Literal["finished", "stopped"]
+    corpus: str
+    corpus_sha256: str
+    corpus_notes: list[str]
+    parameters: int
+    steps: int
+    bytes_seen: int
+    train_bpb: float | None
+    """Mean over the steps since the last record."""
+    validation_bpb: float | None
+    """Of the newest evaluation; None before the first."""
+    test_bpb: float | None
+    """Measured at the end of a run that has finished."""
+    best_validation_bpb: float | None
+    best_step: int | None
+    rank: int
+    bytes_per_second: float
+    """Over all steps, evaluation and start-up aside."""
+    peak_memory_bytes: int
+    """Of the first worker: resident, or allocated on its GPU."""
+    seconds: float
+    """Of training, over all starts of the run."""
+    wall_seconds: float
+    """Of this start, everything included."""
+    world_size: int
+    device: str
+    precision: str
+    checkpoint: str
+    mlflow_run_id: str | None
+    mlflow_tracking_uri: str | None
+    mlflow_experiment_id: str | None
+    references: dict[str, dict[str, float | None]]
+    """Bits per byte that simple compressors need, by split: order0, gzip, xz."""
+    sample: str | None
+
+    def show(self, console: Console, folder: Path) -> None:
+        """As a table, a sample, and what to do next."""
+        console.print()
+        console.print(self._figures())
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(style="bold")
+        facts.add_column(overflow="fold")
+        trained = f"{human_seconds(self.seconds)} training, {human_seconds(self.wall_seconds)} in all"
+        for name, value in (
+            ("corpus", f"{self.corpus}, sha256 {self.corpus_sha256[:16]}"),
+            *(("", note) for note in self.corpus_notes),
+            ("model", f"{self.parameters:,} parameters, rank {self.rank}"),
+            ("seen", f"{self.bytes_seen:,} bytes in {self.steps:,} steps, {human_bytes(self.bytes_per_second)}/s"),
+            ("time", f"{trained}, on {self.world_size} × {self.device}, {self.precision}"),
+            ("memory", f"{human_bytes(self.peak_memory_bytes)} at most in a worker"),
+            ("run", str(folder)),
+        ):
+            facts.add_row(name, escape(value))
+        console.print(facts)
+        if self.sample:
+            console.print("\n[bold]sample[/bold]  the test split's first 64 bytes, then 200 of the model's")
+            console.print(printable(self.sample), markup=False, highlight=False, soft_wrap=True)
+        if self.mlflow_tracking_uri and self.mlflow_experiment_id:
+            console.print("\n[bold]compare runs[/bold]")
+            command = ui_command(self.mlflow_tracking_uri)
+            address = ui_address(self.mlflow_tracking_uri, self.mlflow_experiment_id)
+            for line in (*([command] if command else []), f"then open {address}" if command else f"open {address}"):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _figures(self) -> Table:
+        table = Table(title=f"{self.name}: bits per byte", title_justify="left", title_style="bold")
+        for name in ("split", "this model", "order-0 entropy", "gzip -9", "xz -9e"):
+            table.add_column(name, justify="left" if name == "split" else "right")
+        for split, bpb in (("validation", self.validation_bpb), ("test", self.test_bpb)):
+            others = self.references[split]
+            table.add_row(
+                split, f"[bold]{_bits(bpb)}[/bold]", *(_bits(others[name]) for name in ("order0", "gzip", "xz"))
+            )
+        return table
+
+
+def _bits(bpb: float | None) -> str:
+    return "–" if bpb is None else f"{bpb:.3f}"
+
+
+def printable(text: str) -> str:
+    """Text that cannot upset a terminal: control characters other than line ends as U+FFFD."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+
+def summarise(
+    config: RunConfig,
+    folder: RunFolder,
+    corpus: Corpus,
+    records: list[Record],
+    tracker: Tracker,
+    preset: str,
+    wall_seconds: float,
+) -> Summary:
+    """Gather the summary of a run that has ended from its journal and its last checkpoint, and write summary.json."""
+    latest: Record = {}
+    for record in records:
+        latest |= record
+    newest = newest_state(folder.checkpoints)
+    assert newest is not None, "a run that has ended has a checkpoint"
+    state, checkpoint, _ = newest
+    seen = state["step"] * config.training.lanes * config.model.seq_len
+    samples = sorted((folder.path / "samples").glob("*.txt"))
+    summary = Summary(
+        name=folder.name,
+        preset=preset,
+        status="finished" if state["step"] == config.training.steps else "stopped",
+        corpus=corpus.name,
+        corpus_sha256=corpus.sha256,
+        corpus_notes=list(corpus.notes),
+        parameters=state["parameters"],
+        steps=state["step"],
+        bytes_seen=seen,
+        train_bpb=latest.get("train/bpb"),
+        validation_bpb=latest.get("validation/bpb"),
+        test_bpb=latest.get("test/bpb"),
+        best_validation_bpb=state["best"] and state["best"]["bpb"],
+        best_step=state["best"] and state["best"]["step"],
+        rank=latest.get("growth/rank", config.model.fixed_rank),
+        bytes_per_second=seen / state["seconds"] if state["seconds"] else 0.0,
+        peak_memory_bytes=latest.get("memory/peak_bytes", 0),
+        seconds=state["seconds"],
+        wall_seconds=wall_seconds,
+        world_size=state["world_size"],
+        device=state["device"],
+        precision=config.precision,
+        checkpoint=str(checkpoint),
+        mlflow_run_id=tracker.run_id,
+        mlflow_tracking_uri=tracker.uri,
+        mlflow_experiment_id=tracker.experiment_id,
+        references={
+            split.name: {"order0": split.order0_bpb, "gzip": split.gzip_bpb, "xz": split.xz_bpb}
+            for split in (corpus.validation, corpus.test)
+        },
+        sample=samples[-1].read_text(encoding="utf-8") if samples else None,
+    )
+    folder.write("summary.json", asdict(summary))
+    return summary

@@ -1,0 +1,129 @@
+"""What a run carries from step to step, and how it goes into a checkpoint and comes back."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from h2q.growth import RankGrowth
+from h2q.model import ByteModel
+from pipeline.runs.checkpoint import Checkpoint, to_host
+from pipeline.runs.journal import Record
+from pipeline.training.optimizer import optimizer_tensors, restore_optimizer
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """Everything but tensors. Random numbers need no state: they are drawn from (seed, step, rank)."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    seconds: float = 0.0
+    """Seconds of training, without evaluation, over all starts of the run."""
+    best: dict[str, float] | None = None
+    """Step and bits per byte of the best validation so far."""
+    losses: list[float] = field(default_factory=list)
+    """Training losses, in nats per byte, of the steps that no record covers yet."""
+    skipped: int = 0
+    """Steps that were skipped because their gradient was not finite."""
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint; each time halves the learning rate."""
+    record: Record = field(default_factory=dict)
+    """What was measured at this step so far; it is written to the journal after the checkpoint of the step."""
+
+    def improves(self, bpb: float) -> bool:
+        """Note a validation at this step; whether it is the best so far."""
+        if self.best is not None and bpb >= self.best["bpb"]:
+            return False
+        self.best = {"step": self.step, "bpb": bpb}
+        return True
+
+
+class Diverged(Exception):
+    """Too many steps in a row had a gradient that is not finite."""
+
+
+class Trainee:
+    """Model, optimizer, scaler, growth and state: what a checkpoint holds."""
+
+    def __init__(
+        self,
+        model: ByteModel,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,  # type: ignore[name-defined]
+        growth: RankGrowth,
+        *,
+        about: dict[str, Any],
+    ) -> None:
+        """`about`: what else is worth knowing about a checkpoint (config, corpus, device, versions), as JSON."""
+        self.model = model
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.growth = growth
+        self.state = TrainingState()
+        self._about = about
+        # Counted on the device, read when a record is written: all skipped steps, and the last ones in a row.
+        self._skipped = torch.zeros(2, device=next(model.parameters()).device)
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+
+    def note(self, losses: list[float]) -> None:
+        """Training losses of the next steps, for the coming record and for the growth rule."""
+        self.state.losses += losses
+        for loss in losses:
+            self.growth.observe(loss)
+
+    def count(self, finite: torch.Tensor) -> None:
+        """One more step, applied or skipped: `finite` is a truth value on the device."""
+        skipped = 1.0 - finite.float()
+        self._skipped = torch.stack([self._skipped[0] + skipped, (self._skipped[1] + 1.0) * skipped])
+
+    def check_divergence(self, limit: int) -> None:
+        """Bring the counts to the host. Raises: Diverged after `limit` skipped steps in a row."""
+        total, in_a_row = (int(count) for count in self._skipped.tolist())
+        self.state.skipped += total
+        self._skipped[0] = 0
+        if in_a_row >= limit:
+            raise Diverged(f"last at step {self.state.step}, where {in_a_row} steps in a row had no finite gradient")
+
+    def snapshot(self) -> Checkpoint:
+        """A copy in host memory that later steps do not change."""
+        skipped, in_a_row = self._skipped.tolist()
+        return Checkpoint(
+            model=to_host(self.model.state_dict()),
+            optimizer=to_host(optimizer_tensors(self.optimizer, self._names)),
+            state={
+                **self._about,
+                **asdict(self.state),
+                "parameters": sum(parameter.numel() for parameter in self._names),
+                "uncounted": [skipped, in_a_row],
+                "growth": self.growth.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a snapshot, on this model's device."""
+        self.model.load_state_dict(checkpoint.model)
+        restore_optimizer(self.optimizer, self._names, checkpoint.optimizer)
+        self.scaler.load_state_dict(checkpoint.state["scaler"])
+        self.growth.load_state_dict(checkpoint.state["growth"])
+        self._skipped = torch.tensor(checkpoint.state["uncounted"], device=self._skipped.device)
+        self.state = TrainingState(**{name: checkpoint.state[name] for name in asdict(self.state)})
+
+
+def mean_bits(losses: list[float]) -> Record:
+    """`train/bpb` of losses in nats per byte, without the ones of steps that were skipped; empty if none is left."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return {"train/bpb": sum(finite) / len(finite) / math.log(2)} if finite else {}
+
+
+def scalars(measured: dict[str, torch.Tensor]) -> Record:
+    """Finite numbers by the names of metrics; a vector over blocks gives one for each block."""
+    named: Record = {}
+    for name, value in measured.items():
+        if value.ndim == 0:
+            named[name] = value.item()
+        else:
+            named |= {f"{name}/block_{block:02d}": number for block, number in enumerate(value.tolist())}
+    return {name: number for name, number in named.items() if math.isfinite(number)}

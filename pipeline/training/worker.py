@@ -1,0 +1,86 @@
+"""Where a worker stands: its number, how many there are, its device and its threads."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from pipeline.training.allocator import keep_freed_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One worker's place among all workers."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the worker that writes: journal, samples, checkpoints."""
+        return self.rank == 0
+
+    @property
+    def cuda(self) -> bool:
+        """Whether this worker computes on a GPU, where every look at a result waits for all work before it."""
+        return self.device.type == "cuda"
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mean over all workers, the same on each."""
+        return self.sum(tensor) / self.size
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over all workers, the same on each."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def means(self, values: list[torch.Tensor]) -> list[float]:
+        """Means over all workers of scalars on the device, on the host; the list is emptied."""
+        if not values:
+            return []
+        means = self.mean(torch.stack(values)).tolist()
+        values.clear()
+        return means
+
+    def any(self, here: bool) -> bool:
+        """Whether it holds on any worker; the same answer on each."""
+        return here if self.size == 1 else bool(self.sum(torch.tensor(float(here), device=self.device)).item())
+
+    def describe(self) -> dict[str, Any]:
+        """Device and number of workers, for people."""
+        threads = torch.get_num_threads()
+        named = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
+        device = torch.cuda.get_device_name(self.device) if self.cuda else named
+        return {"device": device, "world_size": self.size}
+
+    def peak_memory_bytes(self) -> int:
+        """Largest memory held so far: allocated on the GPU, or resident in this process."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated(self.device)
+        # The kernel's high-water mark where there is one (Linux), else what is resident now.
+        try:
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+        except (FileNotFoundError, StopIteration):
+            return psutil.Process().memory_info().rss
+
+
+def find_place(*, use_gpu: bool, threads: int | None) -> Place:
+    """This worker's place, as Ray Train tells it, and its process made ready for it: torch computes with `threads` CPU
+    threads (None: its own default), and a local run keeps its memory."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if device.type == "cpu" and threading.current_thread() is threading.main_thread():
+        keep_freed_memory()  # A thread of its own, as Ray's workers train in, has an arena that keeps most of it.
+    return Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)

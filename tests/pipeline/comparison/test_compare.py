@@ -1,0 +1,117 @@
+"""Comparing runs: what differs, what they reached, and what must not be compared."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from h2q.config import UserError
+from pipeline.comparison.compare import RESULTS, compare, experiment_runs, find_runs, from_folder
+from pipeline.comparison.page import grid, page, picture
+from pipeline.config import RunConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.training.summary import Summary
+
+Make = Callable[..., RunConfig]
+Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
+
+
+def test_what_differs_and_what_was_reached(tmp_path: Path, tiny: Make, train: Train) -> None:
+    small = tiny(tmp_path)
+    large = replace(tiny(tmp_path, model={"fixed_rank": 4}, training={"learning_rate": 3e-3}), name="large")
+    (one, first, _), (two, second, _) = train(small), train(large)
+    runs = find_runs([first.name, str(second.path)], storage=small.storage, tracking=small.tracking)
+    comparison = compare(runs)
+    assert comparison.differences == {"model.fixed_rank": ["2", "4"], "training.learning_rate": ["0.01", "0.003"]}
+    for run, summary in zip(runs, (one, two), strict=True):
+        assert run.results["validation bpb"] == summary.validation_bpb and run.results["test bpb"] == summary.test_bpb
+        assert run.results["best validation bpb"] == summary.best_validation_bpb
+        assert run.results["parameters"] == summary.parameters and run.results["seconds"] == summary.seconds
+        assert run.results["bytes seen"] == summary.bytes_seen and run.results["rank"] == summary.rank
+    assert comparison.same_corpus and comparison.notes == []
+    assert comparison.best("test bpb") == min(one.test_bpb or 9, two.test_bpb or 9)
+    rows = {row[0]: row[1:] for row in grid(comparison)}
+    assert rows["run"] == ["run", "large"] and list(rows)[-len(RESULTS) :] == list(RESULTS)
+    assert len(grid(compare(runs * 3))) == 1 + 6, "many runs are rows"
+
+    # The folder of one is gone: MLflow still knows fields, results and curves, by name and by id.
+    assert two.mlflow_run_id
+    shutil.rmtree(second.path)
+    for reference in ("large", two.mlflow_run_id):
+        [lost] = find_runs([reference], storage=small.storage, tracking=small.tracking)
+        assert lost.folder is None and lost.mlflow_run_id == two.mlflow_run_id and lost.command == runs[1].command
+        assert lost.fields == runs[1].fields
+        assert lost.results == pytest.approx(runs[1].results)
+        ours = [record for record in lost.records if "train/bpb" in record]
+        assert [record["train/bpb"] for record in ours] == [
+            record["train/bpb"] for record in runs[1].records if "train/bpb" in record
+        ]
+
+    ranked = experiment_runs("h2q", 9, small.tracking)
+    assert sorted(run.name for run in ranked) == ["large", "run"]
+    reached = [run.results["validation bpb"] or 9 for run in ranked]
+    assert reached == sorted(reached)
+    assert [run.name for run in experiment_runs("h2q", 1, small.tracking)] == ["large"], "the newest"
+
+    with pytest.raises(UserError, match=r"no run is called 'lagre'.*nearest: large"):
+        find_runs(["lagre"], storage=small.storage, tracking=small.tracking)
+    with pytest.raises(UserError, match="no experiment is called 'hq2'; nearest: h2q"):
+        experiment_runs("hq2", 1, small.tracking)
+
+
+def test_looking_makes_no_store(tmp_path: Path, tiny: Make) -> None:
+    config = tiny(tmp_path)
+    with pytest.raises(UserError, match="there are no runs"):
+        find_runs(["anything"], storage=config.storage, tracking=config.tracking)
+    with pytest.raises(UserError, match="no experiment is called 'h2q'"):
+        experiment_runs("h2q", 1, config.tracking)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_bits_per_byte_of_different_corpora_are_not_ranked(tmp_path: Path, tiny: Make, train: Train) -> None:
+    config = tiny(tmp_path, tracking={"enabled": False})
+    other = tmp_path / "other.txt"
+    other.write_text("A text about something else, line after line after line.\n" * 400)
+    _, first, _ = train(config)
+    _, second, _ = train(replace(config, name="other", corpus=replace(config.corpus, path=str(other))))
+    comparison = compare([from_folder(first), from_folder(second)])
+    [note] = comparison.notes
+    assert "cannot be compared" in note and "run" in note and "other" in note
+    assert comparison.best("test bpb") is None and "<b>" not in page(comparison, b"")
+
+
+def test_a_run_that_has_not_ended_is_read_from_journal_and_checkpoint(tmp_path: Path, tiny: Make, train: Train) -> None:
+    summary, folder, _ = train(tiny(tmp_path, tracking={"enabled": False}))
+    (folder.path / "summary.json").unlink()
+    stored = folder.read("config.json") or {}
+    del stored["config"]["model"]["init"]
+    folder.write("config.json", stored)
+    run = from_folder(folder)
+    assert "model.init" not in run.fields, "a run older than an option has no value of it"
+    assert run.status == "unfinished" and run.corpus_sha256 == summary.corpus_sha256
+    assert run.results["parameters"] == summary.parameters and run.results["test bpb"] == summary.test_bpb
+
+
+def test_a_corpus_that_nobody_noted_is_not_another_one(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking={"enabled": False}))
+    run = from_folder(folder)
+    killed = replace(run, name="killed", corpus=None, corpus_sha256=None)
+    for comparison in (compare([run, killed]), compare([killed, killed])):
+        [note] = comparison.notes
+        assert "which corpus killed" in note and "cannot be compared" not in note
+        assert comparison.best("test bpb") is None, "it is not ranked either"
+
+
+def test_the_page_needs_nothing_and_believes_nothing(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, growing=True, tracking={"enabled": False}))
+    run = from_folder(folder)
+    comparison = compare([run, replace(run, name="<script>alert(1)</script>", sample="</pre><b>")])
+    png = picture(comparison)
+    assert png.startswith(b"\x89PNG\r\n")
+    text = page(comparison, png)
+    assert "<script" not in text and "&lt;script&gt;" in text and "</pre><b>" not in text
+    addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s)>]{1,30})", text)
+    assert addresses and all(address.startswith("data:image/png;base64,") for address in addresses)

@@ -1,0 +1,114 @@
+"""The prequential law: every byte is scored once, before any update that saw it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from h2q.config import UserError
+from pipeline.config import RunConfig
+from pipeline.evaluation.file_stream import RawFile
+from pipeline.evaluation.prequential import Point, coded, learner, learning_rates, milestones, online
+from pipeline.evaluation.scoring import Tally, score
+from pipeline.evaluation.windows import plan
+from pipeline.training.precision import setup_precision
+
+CPU = torch.device("cpu")
+AUTOCAST = setup_precision("fp32", CPU)
+WINDOW = 16
+
+
+@pytest.fixture
+def config(tiny: Callable[..., RunConfig], tmp_path: Path) -> RunConfig:
+    return tiny(tmp_path)
+
+
+@pytest.fixture
+def text(text_folder: Path) -> bytes:
+    return (text_folder / "wiki.valid.raw").read_bytes()[:503]
+
+
+def file(folder: Path, content: bytes) -> RawFile:
+    path = folder / f"{len(list(folder.iterdir()))}.raw"
+    path.write_bytes(content)
+    return RawFile(path)
+
+
+def code(config: RunConfig, data: RawFile, stride: int, lanes: int, rate: float = 1e-2) -> tuple[list[Point], Tally]:
+    """All points of a new learner, and its last tally."""
+    trainee = learner(config, None, CPU)
+    steps = online(trainee, data, config, AUTOCAST, window=WINDOW, stride=stride, lanes=lanes, rate=lambda step: rate)
+    found = list(steps)
+    return [point for point, _ in found], found[-1][1]
+
+
+@pytest.mark.parametrize(("stride", "lanes"), [(16, 1), (16, 4), (5, 3), (16, 7)])
+def test_no_code_depends_on_bytes_that_come_later(
+    config: RunConfig, text: bytes, tmp_path: Path, stride: int, lanes: int
+) -> None:
+    data = file(tmp_path, text)
+    points, tally = code(config, data, stride, lanes)
+    seen = np.frombuffer(text, np.uint8)
+    edges = [lane * len(text) // lanes for lane in range(lanes + 1)]
+    wanted = np.bincount(np.delete(seen, edges[:-1]), minlength=256)
+    assert np.array_equal(tally.table[1, WINDOW:], wanted), "each byte once, but the first of each lane"
+    assert points[-1].bytes == len(text)
+    middle = len(points) // 2
+    altered = seen.copy()
+    for start, stop in pairwise(edges):
+        altered[min(start + points[middle].consumed, stop) : stop] ^= 1
+    others, _ = code(config, file(tmp_path, altered.tobytes()), stride, lanes)
+    assert others[: middle + 1] == points[: middle + 1]
+    assert others[middle + 1] != points[middle + 1]
+    kept = b"".join(map(bytes, coded(data, lanes, points[middle].consumed)))
+    assert len(kept) == points[middle].bytes
+
+
+def test_the_same_again_is_the_same_bit_for_bit(config: RunConfig, text: bytes, tmp_path: Path) -> None:
+    data = file(tmp_path, text)
+    assert config.model.dropout > 0
+    assert code(config, data, 16, 2)[0] == code(config, data, 16, 2)[0]
+    other = replace(config, training=replace(config.training, seed=1))
+    assert code(config, data, 16, 2)[0] != code(other, data, 16, 2)[0]
+
+
+def test_who_does_not_learn_is_merely_scored_and_who_learns_needs_fewer_bits(
+    config: RunConfig, text: bytes, tmp_path: Path
+) -> None:
+    data = file(tmp_path, text)
+    points, _ = code(config, data, 5, 1, rate=0.0)
+    model = learner(config, None, CPU).model.eval()
+    still = Tally.empty(WINDOW)
+    for windows in plan(len(data), window=WINDOW, stride=5):
+        still.add(score(model, windows.read(data), windows.skip, WINDOW, AUTOCAST))
+    assert points[-1].bits == pytest.approx(still.bits + 8, rel=1e-6)
+    assert code(config, data, 5, 1)[0][-1].bits < 0.9 * points[-1].bits
+
+
+def test_the_rate_is_the_run_s_last_or_for_new_weights_its_peak_after_a_warm_up(config: RunConfig) -> None:
+    fresh = learning_rates(config, None, None)
+    assert fresh(0) < fresh(1) == fresh(10_000) == config.training.learning_rate
+    assert learning_rates(config, None, 0.5)(10_000) == 0.5
+
+
+def test_too_little_data_for_the_lanes_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2 bytes for each of 4 lanes, found 7: lower --lanes"):
+        code(config, file(tmp_path, b"a short"), 16, 4)
+
+
+def test_a_learner_that_diverges_says_so(config: RunConfig, text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"diverged.*lower --learning-rate"):
+        code(config, file(tmp_path, text), 16, 1, rate=1e30)
+
+
+def test_milestones_are_a_dozen_at_equal_ratios_and_end_with_the_last() -> None:
+    points = [Point(count, 3.0 * count, count) for count in range(100, 100_001, 100)]
+    chosen = milestones(points)
+    assert len(chosen) == 12 and chosen[-1] == points[-1] and chosen[0].bytes == 4100
+    ratios = [later.bytes / earlier.bytes for earlier, later in pairwise(chosen)]
+    assert max(ratios) / min(ratios) < 1.05
+    assert milestones(points[:1]) == points[:1]

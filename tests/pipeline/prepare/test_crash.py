@@ -1,0 +1,82 @@
+"""Preparation that is killed midway leaves nothing that looks finished, and goes on where it was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from h2q.config import UserError
+from pipeline.config import CorpusConfig
+from pipeline.prepare.prepare import open_corpus, prepare
+
+PREPARE = """
+import sys
+from pipeline.config import CorpusConfig
+from pipeline.prepare.prepare import prepare
+local = sys.argv[3] == "loop"
+if not local:
+    import ray
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+prepare(CorpusConfig(path=sys.argv[1], prepared=sys.argv[2], shard_bytes=60000), local=local)
+"""
+
+
+@pytest.mark.parametrize("how", ["loop", "ray"])
+def test_killed_midway_and_run_again(tmp_path: Path, how: str, ray_cluster: None) -> None:
+    text = np.random.default_rng(0).integers(32, 127, 12_000_000, dtype=np.uint8).tobytes()
+    (tmp_path / "text.txt").write_bytes(text)
+    folder = tmp_path / "data"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", PREPARE, str(tmp_path / "text.txt"), str(folder), how], stderr=subprocess.DEVNULL
+    )
+    while len(list(folder.glob("*/.receipt-*.json"))) < 5 and killed.poll() is None:
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "it was killed before it had finished"
+    (made,) = folder.iterdir()
+    with pytest.raises(UserError, match="no prepared corpus"):
+        open_corpus(str(made))
+    # Receipts whose workers outlived their driver for a moment may still arrive: those that are there now, stay.
+    finished = {path: path.stat().st_mtime_ns for path in made.glob(".receipt-*.json")}
+    shards = {path: path.stat().st_mtime_ns for path in made.glob("*.arrow")}
+    assert 5 <= len(finished) < 200
+    told: list[str] = []
+    config = CorpusConfig(path=str(tmp_path / "text.txt"), prepared=str(folder), shard_bytes=60000)
+    corpus = prepare(config, local=how == "loop", on_event=lambda event: told.append(event.text))
+    assert any(text.startswith("continuing") for text in told)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    redone = [path for path, time in shards.items() if path.stat().st_mtime_ns != time]
+    assert len(redone) <= 2, "at most the shards that were being written are written again"
+    assert b"".join(split.read(0, len(split)).tobytes() for split in corpus.splits.values()) == text
+    fresh = prepare(CorpusConfig(path=config.path, prepared=str(tmp_path / "fresh"), shard_bytes=60000), local=True)
+    assert fresh.manifest == corpus.manifest | {"command": fresh.manifest["command"]}
+    assert list(made.glob(".*.tmp")) == []
+
+
+def test_a_failure_in_a_worker_is_the_same_line_and_can_be_mended(tmp_path: Path, ray_cluster: None) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number:02d}.txt").write_bytes(b"some text\n" * 500)
+    (folder / "17.txt").write_bytes(b"some text\n" * 300 + b"\xff" + b"some text\n" * 200)
+    config = CorpusConfig(path=str(folder), prepared=str(tmp_path / "data"), shard_bytes=6000)
+    with pytest.raises(UserError, match=r"17.txt at byte 3000 is not valid UTF-8 \(0xff"):
+        prepare(config)
+    assert not list((tmp_path / "data").glob("*/manifest.json"))
+    kept = prepare(CorpusConfig.from_dict(config.to_dict() | {"invalid": "keep"}))
+    assert sum(split.bytes for split in kept.splits.values()) == 30 * 5000 + 1
+    (folder / "17.txt").write_bytes(b"some text\n" * 500)
+    mended = prepare(config)
+    assert mended.manifest["bytes"] == 30 * 5000
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("text " * 100)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make the folder .*; choose another --corpus.prepared"):
+        prepare(CorpusConfig(path=str(tmp_path / "text.txt"), prepared=str(tmp_path / "file" / "x")), local=True)

@@ -1,0 +1,221 @@
+"""Every format gives back its bytes in order, whatever the cuts; what cannot be read is named with its place."""
+
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from h2q.config import UserError
+from pipeline.prepare import pieces, tables, texts
+from pipeline.prepare.pieces import Block, Piece, Reading
+from pipeline.prepare.readers import blocks
+from pipeline.storage.uri import find
+
+AWKWARD = [
+    "",
+    "\n",
+    " \n",
+    "\r\n",
+    "a\u2028b\u0085c",
+    "ünï",
+    "日本語",
+    "🙂🙃",
+    'tab\tquote"comma,',
+    "\\n",
+    "\x00",
+    "x" * 300,
+]
+awkward = st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(st.characters(codec="utf-8"), max_size=40)), max_size=25)
+
+
+def joined(parts: Iterable[Block]) -> tuple[bytes, list[int]]:
+    """The bytes of the blocks, and where documents begin in them."""
+    data, starts = b"", []
+    for part, at in parts:
+        starts += (at + len(data)).tolist()
+        data += part.tobytes()
+    return data, starts
+
+
+def cut(piece: Piece, at: list[int]) -> list[Piece]:
+    """The piece, cut into ranges at these places."""
+    edges = sorted({0, piece.stop, *(place % (piece.stop + 1) for place in at)})
+    return [Piece(piece.path, "x", piece.format, a, b, b - a) for a, b in pairwise(edges)] or [piece]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inputs") / "input"
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few bytes, so that small inputs have many edges."""
+    for module in (pieces, texts, tables):
+        monkeypatch.setattr(module, "BLOCK", 101)
+
+
+def whole(place: Path, content: bytes, kind: pieces.Format) -> Piece:
+    place.write_bytes(content)
+    return Piece(str(place), "x", kind, 0, len(content), len(content))
+
+
+@given(content=st.binary(max_size=400), cuts=st.lists(st.integers(0, 400), max_size=5))
+@pytest.mark.parametrize("kind", ["bytes", "text", "wikitext"])
+def test_bytes_and_kept_text_are_exact_at_any_cut(place: Path, kind, content: bytes, cuts: list[int]) -> None:
+    parts = cut(whole(place, content, kind), cuts)
+    data, starts = joined(block for part in parts for block in blocks(part, Reading(invalid="keep")))
+    assert data == content
+    assert starts == [0]
+
+
+@given(content=st.text(st.characters(codec="utf-8"), max_size=300), cuts=st.lists(st.integers(0, 999), max_size=5))
+def test_valid_text_is_exact_at_any_cut(place: Path, content: str, cuts: list[int]) -> None:
+    parts = cut(whole(place, content.encode(), "text"), cuts)
+    data, starts = joined(block for part in parts for block in blocks(part, Reading()))
+    assert data == content.encode() and starts == [0]
+
+
+@given(
+    content=st.lists(
+        st.sampled_from([b"\xf0", b"\x9f", b"\x92", b"\xa9", b"\xed\xa0\x80", b"\xc0\x80", b"\xe2\x28", b"a\n"])
+    )
+    .map(b"".join)
+    .filter(bool),
+    cuts=st.lists(st.integers(0, 99), max_size=5),
+)
+def test_replaced_text_does_not_depend_on_cuts(place: Path, content: bytes, cuts: list[int]) -> None:
+    parts = cut(whole(place, content, "text"), cuts)
+    data, _ = joined(block for part in parts for block in blocks(part, Reading(invalid="replace")))
+    assert data.decode() == content.decode("utf-8", "replace")
+
+
+@given(
+    before=st.text(st.characters(codec="utf-8"), max_size=200),
+    after=st.binary(max_size=99),
+    cuts=st.lists(st.integers(0, 400)),
+)
+def test_invalid_text_is_named_with_its_file_and_offset(
+    place: Path, before: str, after: bytes, cuts: list[int]
+) -> None:
+    parts = cut(whole(place, before.encode() + b"\xff" + after, "text"), cuts)
+    with pytest.raises(UserError, match=f"{place} at byte {len(before.encode())} is not valid UTF-8"):
+        joined(block for part in parts for block in blocks(part, Reading()))
+
+
+@given(
+    titles=st.lists(st.text("abc=é ", min_size=1, max_size=9), max_size=9),
+    cuts=st.lists(st.integers(0, 999), max_size=5),
+)
+def test_articles_begin_at_the_same_places_at_any_cut(place: Path, titles: list[str], cuts: list[int]) -> None:
+    told = ["".join(f" \n = {title} = \n \n Text , = not = \n \n = = Section = = \n \n" for title in titles).encode()]
+    piece = whole(place, told[0] + b" end \n", "wikitext")
+    data, starts = joined(block for part in cut(piece, cuts) for block in blocks(part, Reading()))
+    assert data == told[0] + b" end \n"
+    assert starts == list(texts.article_starts(piece))
+    assert len(starts) >= sum(not title.startswith("=") for title in titles)
+    assert starts[0] == 0
+
+
+@given(rows=awkward, separator=st.sampled_from(["", "\n\n", "\x00"]), size=st.integers(1, 9))
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "arrow"])
+def test_tables_give_their_rows_in_order(place: Path, kind, rows: list[str], separator: str, size: int) -> None:
+    write(place, kind, rows, size)
+    found = find(str(place))[0]
+    parts = tables.pieces(found, kind, "text")
+    data, starts = joined(block for part in parts for block in blocks(part, Reading(separator=separator)))
+    assert data == "".join(row + separator for row in rows).encode()
+    lengths = [len((row + separator).encode()) for row in rows]
+    assert starts == np.cumsum([0, *lengths])[:-1].tolist()
+
+
+def write(place: Path, kind: str, rows: list[str], size: int = 5) -> None:
+    """A table of these rows, with a column before the text."""
+    table = pa.table({"id": pa.array(range(len(rows)), pa.int64()), "text": pa.array(rows, pa.string())})
+    if kind == "parquet":
+        pq.write_table(table, place, row_group_size=size)
+    elif kind == "csv":
+        pyarrow.csv.write_csv(table, place)
+    elif kind == "jsonl":
+        lines = [json.dumps({"id": i, "text": row}, ensure_ascii=i % 2 == 0) + "\n" for i, row in enumerate(rows)]
+        place.write_text("".join(lines), newline="")
+    else:
+        with pa.ipc.new_stream(str(place), table.schema) as stream:
+            stream.write_table(table, max_chunksize=size)
+
+
+@given(
+    rows=st.lists(st.sampled_from(AWKWARD), min_size=1, max_size=20), cuts=st.lists(st.integers(0, 9999), max_size=6)
+)
+def test_jsonl_is_exact_at_any_cut(place: Path, rows: list[str], cuts: list[int]) -> None:
+    write(place, "jsonl", rows)
+    piece = whole(place, place.read_bytes(), "jsonl")
+    data, starts = joined(block for part in cut(piece, cuts) for block in blocks(part, Reading()))
+    assert data == "".join(rows).encode() and len(starts) == len(rows)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "arrow"])
+def test_a_missing_column_is_named_with_those_there_are(place: Path, kind) -> None:
+    write(place, kind, ["a", "b"])
+    with pytest.raises(UserError, match="story"):
+        found = find(str(place))[0]
+        for part in tables.pieces(found, kind, "story"):
+            joined(blocks(part, Reading(column="story")))
+
+
+@pytest.mark.parametrize("rows", [["x" * 5000, "\0", ""], ["x" * 5000, "0", "0000\U00010000", "\r\n"]])
+def test_csv_is_exact_where_arrows_parser_is_not(place: Path, rows: list[str]) -> None:
+    write(place, "csv", rows)
+    part = tables.pieces(find(str(place))[0], "csv", "text")[0]
+    assert joined(blocks(part, Reading()))[0] == "".join(rows).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"), [("id,text\n1\n", "line 2: a row must have 2"), ('id,text\n1,"a', "line 2 cannot")]
+)
+def test_a_csv_that_is_none_is_refused_with_its_line(place: Path, content: str, rule: str) -> None:
+    place.write_text(content)
+    part = tables.pieces(find(str(place))[0], "csv", "text")[0]
+    with pytest.raises(UserError, match=rule):
+        joined(blocks(part, Reading()))
+
+
+def test_a_column_without_text_is_refused(place: Path) -> None:
+    write(place, "parquet", ["a"])
+    with pytest.raises(UserError, match="must hold text, found int64"):
+        joined(blocks(tables.pieces(find(str(place))[0], "parquet", "id")[0], Reading(column="id")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("jsonl", "at byte 11 is not valid"), ("csv", "row 2, byte 1 is not valid")]
+)
+def test_invalid_utf8_in_tables_is_named_replaced_or_kept(place: Path, kind, said: str) -> None:
+    content = {"jsonl": b'{"text": "a\xff"}\n', "csv": b'text\nfine\n"a\xff"\n'}[kind]
+    piece = whole(place, content, kind)
+    with pytest.raises(UserError, match=said):
+        joined(blocks(piece, Reading()))
+    assert joined(blocks(piece, Reading(invalid="replace")))[0].endswith("a\ufffd".encode())
+    assert joined(blocks(piece, Reading(invalid="keep")))[0].endswith(b"a\xff")
+
+
+def test_a_file_that_is_no_table_is_named(place: Path) -> None:
+    place.write_bytes(b"not a table")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        tables.pieces(find(str(place))[0], "parquet", "text")
+    with pytest.raises(UserError, match="mend the file"):
+        joined(blocks(whole(place, b'{"text": "a"\n', "jsonl"), Reading()))
+
+
+def test_the_manual_is_exact_at_any_cut() -> None:
+    text, topics = texts.manual()
+    parts = [Piece("", "", "manual", a, b, b - a) for a, b in [(0, 1000), (1000, 77777), (77777, len(text))]]
+    data, starts = joined(block for part in parts for block in blocks(part, Reading()))
+    assert data == text and starts == topics.tolist()

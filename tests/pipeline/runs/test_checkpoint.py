@@ -1,0 +1,131 @@
+"""Checkpoints: what is written comes back bit for bit, or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from h2q.config import UserError
+from pipeline.runs.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    DamagedCheckpoint,
+    checkpoint_folder,
+    list_checkpoints,
+    newest_state,
+    newest_valid,
+    read_checkpoint,
+    write_checkpoint,
+)
+from pipeline.storage import path as location
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "commit.json")
+
+
+def example(step: int, best: dict[str, float] | None = None) -> Checkpoint:
+    generator = torch.Generator().manual_seed(step)
+    return Checkpoint(
+        model={"weight": torch.randn(3, 5, generator=generator), "ranks": torch.tensor([2, 4])},
+        optimizer={"exp_avg/weight": torch.randn(3, 5, generator=generator), "step/weight": torch.tensor(7.0)},
+        state={"step": step, "losses": [0.1, 1 / 3], "best": best},
+    )
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+        return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+    return equal(one.model, other.model) and equal(one.optimizer, other.optimizer) and one.state == other.state
+
+
+def test_what_is_written_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, example(40))
+    assert path == checkpoint_folder(tmp_path, 40)
+    assert same(read_checkpoint(path), example(40))
+    assert sorted(file.name for file in path.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "empty"])
+def test_damage_is_found_and_the_one_before_is_used(tmp_path: Path, name: str, damage: str) -> None:
+    write_checkpoint(tmp_path, example(1))
+    file = write_checkpoint(tmp_path, example(2)) / name
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.raises(DamagedCheckpoint, match=name if damage == "missing" else "step-000000002"):
+        read_checkpoint(file.parent)
+    found = newest_valid(tmp_path)
+    assert found is not None
+    assert same(found[0], example(1))
+    assert len(found[2]) == 1 and "step-000000002" in found[2][0]
+    assert newest_state(tmp_path) == (found[0].state, *found[1:]), "whoever wants no tensors finds the same one"
+
+
+def test_a_later_format_is_not_guessed_at(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, example(1))
+    commit = json.loads((path / "commit.json").read_text())
+    (path / "commit.json").write_text(json.dumps(commit | {"format": 99}))
+    with pytest.raises(DamagedCheckpoint, match="format 99, this version reads 1"):
+        read_checkpoint(path)
+
+
+def test_none_at_all_is_no_error_but_only_damaged_ones_are(tmp_path: Path) -> None:
+    assert newest_valid(tmp_path) is None
+    (write_checkpoint(tmp_path, example(1)) / "state.json").unlink()
+    with pytest.raises(UserError, match=r"no valid checkpoint .*state\.json is missing"):
+        newest_valid(tmp_path)
+
+
+def test_a_write_that_fails_leaves_nothing_and_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path, example(1))
+    real = location._write_durably
+
+    def disk_full(path: Path, content: bytes) -> None:
+        if path.name == "state.json":
+            raise OSError(28, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(location, "_write_durably", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(tmp_path, example(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+
+
+class Counter:
+    """A trainee whose checkpoints differ by step."""
+
+    def __init__(self) -> None:
+        self.step, self.best = 0, 0
+
+    def snapshot(self) -> Checkpoint:
+        return example(self.step, best={"step": self.best, "bpb": 1.0})
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    counter = Counter()
+    with CheckpointWriter(tmp_path, keep=2) as writer:
+        for counter.step in range(1, 6):
+            counter.best = min(counter.step, 2)
+            writer.write(counter)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["5", "4", "2"]
+
+
+def test_an_error_of_the_writing_thread_reaches_the_loop(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    counter = Counter()
+    with pytest.raises(NotADirectoryError), CheckpointWriter(tmp_path / "file", keep=1) as writer:
+        writer.write(counter)
+        writer.wait()
+
+
+def test_only_the_first_worker_writes(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path, keep=1, active=False) as writer:
+        writer.write(Counter())
+    assert list(tmp_path.iterdir()) == []

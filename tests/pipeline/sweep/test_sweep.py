@@ -1,0 +1,197 @@
+"""What a sweep does next, from the files that it has; and what its table says. No training: results are written."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from h2q.baselines import parameters
+from h2q.config import ModelConfig, UserError, require
+from pipeline.cli import parse
+from pipeline.config import PRESETS, RunConfig, TrainingConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.stop import stop_wanted
+from pipeline.sweep.config import SearchConfig, SweepConfig
+from pipeline.sweep.folder import check_same_search, only_one
+from pipeline.sweep.report import pareto_front, report_on
+from pipeline.sweep.sweep import Sweep, describe, ranked
+from pipeline.sweep.trial import State, Trial
+
+RUN = RunConfig(
+    model=ModelConfig(dim=64, depth=2, heads=2, factor=4, fixed_rank=2),
+    training=TrainingConfig(steps=100, evaluate_every=50, seed=5),
+)
+Open = Callable[..., Sweep]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    """Opens the sweep in the folder, as it is found there."""
+
+    def open_sweep(*space: str, check: Callable[[RunConfig], None] = lambda _: None, **search: object) -> Sweep:
+        config = SweepConfig(run=RUN, search=SearchConfig(space=space, **search))  # type: ignore[arg-type]
+        folder = RunFolder(tmp_path / "s")
+        folder.path.mkdir(exist_ok=True)
+        return Sweep(folder, config, "laptop", check)
+
+    return open_sweep
+
+
+def end(sweep: Sweep, trial: Trial, state: State, bpb: float, step: int = 100) -> None:
+    """The trial ends as if it had been trained: its journal, and the sweep's note."""
+    folder = sweep.folder_of(trial)
+    records = [{"step": 20, "time": 0, "validation/bpb": bpb + 1}]
+    records += [{"step": step, "time": 0, "validation/bpb": bpb, "bytes_per_second": 1000.0, "growth/rank": 2}]
+    folder.journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+    sweep.update(trial.ended(state, folder, error="it was so" if state == "failed" else None))
+
+
+def test_trials_come_in_order_and_end_with_the_grid(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1,2", "training.axiom_lambda=0.1,0.2", algorithm="grid")
+    assert sweep.planned == 4
+    trials = [trial for _ in range(5) if (trial := sweep.next())]
+    assert [tuple(trial.values.values()) for trial in trials] == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]
+    config = sweep.config_of(trials[2])
+    assert (config.model.fixed_rank, config.training.axiom_lambda, config.training.seed) == (2, 0.1, 5)
+    assert config.training.evaluate_every == 20, "ASHA decides after a fifth"
+    assert parameters(config.model) == sum(p.numel() for p in _model(config))
+
+
+def test_a_trial_trains_where_the_sweep_has_put_it(tmp_path: Path) -> None:
+    config = SweepConfig(run=replace(RUN, address="auto"), search=SearchConfig(space=("model.fixed_rank=1,2",)))
+    sweep = Sweep(RunFolder(tmp_path), config, "laptop", lambda _: None)
+    trial = sweep.next()
+    assert trial and sweep.config_of(trial).address is None, "in its own process it must not join the cluster again"
+    assert replace(sweep.config_of(trial), local=True).local
+
+
+def _model(config: RunConfig):
+    from h2q.model import ByteModel
+
+    return ByteModel(config.model).parameters()
+
+
+def test_what_breaks_a_rule_or_is_too_large_is_skipped_with_the_reason(opened: Open) -> None:
+    def check(config: RunConfig) -> None:
+        require(config.model.fixed_rank != 2, "two is too large for the corpus")
+
+    sweep = opened("model.fixed_rank=99,2,4", algorithm="grid", check=check)
+    trial = sweep.next()
+    assert trial and trial.values == {"model.fixed_rank": 4} and trial.number == 1 and sweep.next() is None
+    reasons = [skip.reason for skip in opened("model.fixed_rank=99,2,4", algorithm="grid").skipped]
+    assert "at most 4 (S/4)² = 16" in reasons[0] and reasons[1:] == ["two is too large for the corpus"]
+
+
+def test_a_space_without_a_valid_configuration_is_an_error_and_not_a_crash(opened: Open) -> None:
+    with pytest.raises(UserError, match=r"holds no valid configuration: model\.fixed_rank must be at most"):
+        opened("model.fixed_rank=98,99", algorithm="grid").first_valid()
+
+
+def test_no_training_is_done_twice(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1,2", algorithm="random", trials=9)
+    trials = [trial for _ in range(9) if (trial := sweep.next())]
+    assert {trial.values["model.fixed_rank"] for trial in trials} == {1, 2} and len(trials) == 2
+    assert any("the same training as configuration" in skip.reason for skip in sweep.skipped)
+
+
+def test_after_a_kill_ended_trials_are_kept_and_running_ones_come_first(opened: Open) -> None:
+    space, search = "training.axiom_lambda=log:1e-3:1", {"trials": 4, "algorithm": "tpe"}
+    undisturbed = opened(space, **search)
+    first, second = undisturbed.next(), undisturbed.next()
+    assert first and second
+    end(undisturbed, first, "finished", 2.0)
+    expected = undisturbed.next()
+
+    killed = opened(space, **search)  # first ended, second and third were running
+    assert [trial.state for trial in killed.trials] == ["finished", "running", "running"]
+    assert [killed.next(), killed.next()] == [second, expected]
+    fourth = killed.next()
+    assert fourth and fourth.number == 4 and killed.next() is None
+    assert len(list(killed.folder.path.glob("*/trial.json"))) == 4
+
+
+def test_seeds_are_trials_of_one_configuration_and_a_pruned_one_is_not_tried_again(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1,2,4", algorithm="grid", seeds=3)
+    trials = []
+    for bpb, state in ((2.0, "finished"), (2.2, "finished"), (2.4, "finished"), (2.1, "pruned")):
+        trial = sweep.next()
+        assert trial
+        trials.append(trial)
+        end(sweep, trial, state, bpb, step=100 if state == "finished" else 20)  # type: ignore[arg-type]
+    assert [(trial.configuration, trial.seed) for trial in trials] == [(1, 5), (1, 6), (1, 7), (2, 5)]
+    following = sweep.next()
+    assert following and following.configuration == 3
+    found = sweep.configurations()[0]
+    assert found.bpb == pytest.approx(2.2) and found.spread == pytest.approx(0.2)
+    report = report_on(sweep)
+    assert report.best is not None and report.best.number == 1
+    assert report.counts == {"finished": 3, "pruned": 1, "failed": 0, "running": 1}
+
+
+def test_the_ranking_puts_what_finished_before_what_was_pruned_before_what_failed(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1,2,4,8,16", algorithm="grid")
+    ends = [("pruned", 1.5, 20), ("finished", 2.5, 100), ("failed", 1.0, 10), ("pruned", 3.0, 40)]
+    for state, bpb, step in [*ends, ("finished", 2.0, 100)]:
+        trial = sweep.next()
+        assert trial
+        end(sweep, trial, state, bpb, step)  # type: ignore[arg-type]
+    assert [found.number for found in ranked(sweep.configurations())] == [5, 2, 4, 1, 3]
+    report = report_on(sweep)
+    report.save(sweep.folder)
+    with open(sweep.folder.path / "table.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["place"] for row in rows] == ["1", "2", "", "", ""]
+    assert [float(row["validation_bpb"]) for row in rows] == [2.0, 2.5, 3.0, 1.5, 1.0]
+    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "pruned", "failed"]
+    assert rows[-1]["error"] == "it was so" and report.errors == ["it was so"]
+
+
+def test_the_pareto_front_is_what_nothing_beats(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1,2,4", "training.axiom_lambda=0.1,0.2", algorithm="grid")
+    for bpb in (3.0, 3.1, 2.0, 2.5, 2.0, 1.9):
+        trial = sweep.next()
+        assert trial
+        end(sweep, trial, "finished", bpb)
+    assert pareto_front(sweep.configurations(), ("bpb", "parameters")) == {1, 3, 6}
+    assert pareto_front(sweep.configurations(), ("bpb",)) == {6}
+
+
+def test_the_best_as_a_command_line_gives_its_config_back(opened: Open) -> None:
+    import shlex
+
+    sweep = opened("growth.threshold=0.9", "model.fixed_rank=4", algorithm="grid")
+    trial = sweep.next()
+    assert trial
+    end(sweep, trial, "finished", 2.0)
+    command = report_on(sweep).command
+    assert command and command.startswith("python jobs/train.py laptop --model.dim 64 ")
+    preset, *options = shlex.split(command)[2:]
+    config = parse(RunConfig, options, default=PRESETS[preset], prog="train")
+    wanted = sweep.config_of(trial)
+    training = replace(wanted.training, evaluate_every=50)
+    assert config == replace(wanted, training=training, storage="runs")
+    assert config.growth.enabled and config.growth.threshold == 0.9
+
+
+def test_resume_keeps_to_the_search_but_may_go_further(opened: Open) -> None:
+    earlier = opened("model.fixed_rank=1,2", trials=4).config
+    check_same_search(earlier, opened("model.fixed_rank=1,2", trials=8, concurrency=1).config)
+    with pytest.raises(UserError, match=r"search\.seed was 0, now 1; leave it out, or start another --name"):
+        check_same_search(earlier, opened("model.fixed_rank=1,2", seed=1).config)
+    other = replace(earlier, run=replace(RUN, training=replace(RUN.training, steps=7)))
+    with pytest.raises(UserError, match=r"training\.steps was 100, now 7"):
+        check_same_search(earlier, other)
+
+
+def test_a_sweep_has_one_process(opened: Open) -> None:
+    folder = opened("model.fixed_rank=1").folder
+    with only_one(folder), pytest.raises(UserError, match="is running already"), only_one(folder):
+        pass
+    assert not stop_wanted(folder.path)
+
+
+def test_values_are_described_in_few_letters() -> None:
+    assert describe({"model.fixed_rank": 4, "training.axiom_lambda": 0.0123456}) == "fixed_rank 4, axiom_lambda 0.01235"

@@ -1,0 +1,196 @@
+"""The model registry: a run's best model, loaded and served by MLflow itself."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from h2q.config import UserError
+from h2q.generate import generate
+from pipeline.config import RunConfig, TrackingConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.load import load_checkpoint, load_model
+from pipeline.tracking.registry import register, serve_command
+from pipeline.tracking.store import MLflowStore
+
+Registered = tuple[RunFolder, MLflowStore, str, str]
+PROMPT = "for every "
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunConfig]) -> Registered:
+    """A run that registered itself at its end: its folder, store, run id and what was said."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from pipeline.training.driver import train
+
+    config = tiny(tmp_path_factory.mktemp("registered"), tracking={"register": "tiny model"})
+    said = StringIO()
+    summary, folder, _ = train(config, preset="tiny", command="a command", console=Console(file=said, width=200))
+    assert summary.mlflow_run_id
+    return folder, MLflowStore(config.tracking), summary.mlflow_run_id, said.getvalue()
+
+
+def test_the_version_holds_the_best_checkpoint_and_no_pickle(registered: Registered) -> None:
+    folder, store, run_id, said = registered
+    version = store.client.get_model_version("tiny model", "1")
+    checkpoint, path = load_checkpoint(folder)
+    best = checkpoint.state["best"]
+    assert version.run_id == run_id and version.status == "READY"
+    assert version.tags["step"] == str(best["step"]) and float(version.tags["validation_bpb"]) == round(best["bpb"], 6)
+    assert "models:/tiny model/1" in said and "models serve" in said
+    model = store.client.get_logged_model(str(version.source).removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics or []}["validation/bpb"] == best["bpb"]
+    files = [file for file in Path(model.artifact_location.removeprefix("file://")).rglob("*") if file.is_file()]
+    [weights] = [file for file in files if file.suffix == ".safetensors"]
+    assert weights.read_bytes() == (path / "model.safetensors").read_bytes()
+    assert not [
+        file for file in files if file.suffix in (".pkl", ".pt", ".bin") or b"\x80\x04\x95" in file.read_bytes()
+    ]
+
+
+def test_the_same_checkpoint_is_registered_once(registered: Registered) -> None:
+    folder, store, run_id, _ = registered
+    assert register(folder, "tiny model", store, run_id) == 1
+    assert register(folder, "another name", store, run_id) == 1
+    assert len(store.client.search_model_versions("name='tiny model'")) == 1
+
+
+def test_registering_leaves_mlflow_s_own_store_alone(registered: Registered) -> None:
+    import mlflow
+
+    folder, store, run_id, _ = registered
+    before = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    register(folder, "yet another name", store, run_id)
+    assert (mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")) == before
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path, registered: Registered) -> None:
+    _, store, run_id, _ = registered
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        register(RunFolder(tmp_path), "nothing", store, run_id)
+    assert not store.client.search_model_versions("name='nothing'")
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"register": "a/b"}, "must be a name without"),
+        ({"register": " "}, "must be a name without"),
+        ({"register": "a", "enabled": False}, "needs tracking"),
+    ],
+)
+def test_a_name_that_mlflow_refuses_is_refused_before_training(options: dict[str, Any], rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        TrackingConfig(**options)
+
+
+def test_it_loads_without_this_project(registered: Registered, tmp_path: Path) -> None:
+    """In an interpreter where neither `pipeline` nor this copy of `h2q` can be imported."""
+    folder, store, _, _ = registered
+    code = f"""
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "pipeline":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hide())
+import mlflow
+model = mlflow.pyfunc.load_model("models:/tiny model/1")
+print(model.predict(dict(prompt=[{PROMPT!r}]), dict(length=8))["base64"][0])
+print(sys.modules["h2q.generate"].__file__)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"MLFLOW_TRACKING_URI": store.uri, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "noise on a user's screen is a defect"
+    written, place = done.stdout.splitlines()
+    model, _ = load_model(folder)
+    assert base64.b64decode(written) == generate(model, PROMPT.encode(), 8, temperature=0.8, seed=0)
+    assert Path(place).is_relative_to(Path(store.uri.removeprefix("sqlite:///")).parent / "mlartifacts")
+
+
+@pytest.fixture(scope="module")
+def server(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`mlflow models serve`, as a run's end says it, on a port of its own: its address."""
+    _, store, _, _ = registered
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = serve_command(store.uri, "tiny model", 1).replace("5001", str(port))
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as output:
+        serving = subprocess.Popen(
+            ["bash", "-c", f"exec env {command}"], stdout=output, stderr=output, start_new_session=True, cwd=log.parent
+        )
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                break
+            except OSError:
+                assert serving.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(serving.pid, signal.SIGTERM)
+        serving.wait(30)
+
+
+def ask(server: str, rows: list[dict[str, str]], **params: Any) -> list[dict[str, Any]]:
+    body = json.dumps({"dataframe_records": rows, "params": params}).encode()
+    request = urllib.request.Request(f"{server}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["predictions"]
+
+
+def test_it_is_served_over_http(registered: Registered, server: str) -> None:
+    model, _ = load_model(registered[0])
+    rows = [{"prompt": PROMPT}, {"prompt": "é"}]
+    choices: list[dict[str, Any]] = [{}, {"temperature": 0.0}, {"top_k": 3, "seed": 7}, {"top_p": 0.5}, {"min_p": 0.2}]
+    for options in choices:
+        answers = ask(server, rows, length=12, **options)
+        for row, answer in zip(rows, answers, strict=True):
+            wanted = generate(model, row["prompt"].encode(), 12, **{"temperature": 0.8, **options})
+            assert base64.b64decode(answer["base64"]) == wanted, options
+            assert answer["text"] == wanted.decode("utf-8", errors="replace")
+
+    anything = b"\x00\xff\x80 not text"
+    [answer] = ask(server, [{"prompt_bytes": base64.b64encode(anything).decode()}], length=0)
+    with torch.no_grad():
+        wanted = model(torch.tensor([list(anything[-16:])]))[0, -1].double().softmax(-1)  # type: ignore[index]
+    assert np.allclose(answer["probabilities"], wanted, rtol=1e-6) and abs(sum(answer["probabilities"]) - 1) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("row", "params", "rule"),
+    [
+        ({"prompt": ""}, {}, "must hold at least one byte"),
+        ({"prompt": "a", "prompt_bytes": "YQ=="}, {}, "either prompt (text) or prompt_bytes"),
+        ({"prompt": "a"}, {"length": -1}, "length must be at least 0"),
+        ({"prompt": "a"}, {"temperature": -1.0}, "temperature must be finite and at least 0"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_the_rule(server: str, row: dict, params: dict, rule: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(server, [row], **params)
+    assert refused.value.code == 400
+    assert rule in json.load(refused.value)["message"]

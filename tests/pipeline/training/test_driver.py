@@ -1,0 +1,251 @@
+"""One line from raw bytes to a tracked run: in this process, under Ray, and after an interruption."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from h2q.config import UserError
+from pipeline.config import RunConfig, TrackingConfig
+from pipeline.runs.checkpoint import Checkpoint, checkpoint_folder, list_checkpoints, newest_valid, read_checkpoint
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import Record, read_journal
+from pipeline.tracking.store import MLflowStore
+from pipeline.training.summary import Summary
+
+Make = Callable[..., RunConfig]
+Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
+
+TIMES = {"time", "bytes_per_second", "memory/peak_bytes"}
+
+
+def final(folder: RunFolder) -> Checkpoint:
+    found = newest_valid(folder.checkpoints)
+    assert found is not None
+    return found[0]
+
+
+def history(folder: RunFolder) -> list[Record]:
+    """The journal without what depends on the clock."""
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in read_journal(folder.journal)]
+
+
+def assert_same(one: RunFolder, other: RunFolder) -> None:
+    """Bit-equal weights, optimizer, growth and metric history."""
+    left, right = final(one), final(other)
+    for mine, yours in ((left.model, right.model), (left.optimizer, right.optimizer)):
+        assert mine.keys() == yours.keys()
+        for name in mine:
+            assert torch.equal(mine[name], yours[name]), name
+    for name in ("step", "best", "growth", "scaler", "losses"):
+        assert left.state[name] == right.state[name], name
+    assert history(one) == history(other)
+
+
+def test_a_run_leaves_all_that_it_promises(tmp_path: Path, tiny: Make, train: Train) -> None:
+    summary, folder, said = train(tiny(tmp_path))
+    promised = (
+        "name preset corpus corpus_sha256 parameters steps bytes_seen train_bpb validation_bpb test_bpb "
+        "bytes_per_second peak_memory_bytes seconds world_size device precision checkpoint "
+        "mlflow_run_id mlflow_tracking_uri"
+    )
+    written = json.loads((folder.path / "summary.json").read_text())
+    assert set(promised.split()) <= set(written)
+    assert (summary.steps, summary.bytes_seen) == (12, 12 * 4 * 16)
+    assert summary.validation_bpb and 2 < summary.validation_bpb < 8 and summary.test_bpb and 2 < summary.test_bpb < 8
+    assert read_checkpoint(Path(summary.checkpoint)).state["step"] == 12
+    for name in ("config.json", "plots/curves.png", "plots/energy.png", "samples/step-000000012.txt"):
+        assert (folder.path / name).stat().st_size > 0, name
+    assert RunConfig.from_dict(json.loads((folder.path / "config.json").read_text())["config"]) == tiny(tmp_path)
+    for word in ("order-0 entropy", "gzip", "xz", summary.corpus_sha256[:16], "mlflow ui --backend-store-uri"):
+        assert word in said
+    last = read_journal(folder.journal)[-2]
+    for name in ("train/bpb", "objective", "axiom", "energy/block_00", "energy/block_01", "gradient_norm"):
+        assert name in last, name
+
+
+def test_every_metric_is_in_mlflow_once(tmp_path: Path, tiny: Make, train: Train) -> None:
+    from mlflow.tracking import MlflowClient
+
+    summary, folder, _ = train(tiny(tmp_path))
+    client = MlflowClient(summary.mlflow_tracking_uri)
+    run = client.get_run(summary.mlflow_run_id or "")
+    for name in ("train/bpb", "validation/bpb", "test/bpb", "energy/block_01", "learning_rate", "memory/peak_bytes"):
+        wanted = [(record["step"], record[name]) for record in read_journal(folder.journal) if name in record]
+        logged = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+        assert logged == wanted and wanted, name
+    assert run.info.status == "FINISHED" and run.info.run_name == "run"
+    assert run.data.params["model.dim"] == "32" and run.data.params["training.axiom_lambda"] == "0.1"
+    assert run.data.tags["corpus_sha256"] == summary.corpus_sha256
+    assert run.data.tags["version/torch"] == torch.__version__
+    assert "python jobs/train.py tiny" in run.data.tags["mlflow.note.content"]
+    artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"config.json", "summary.json", "metrics.jsonl", "plots", "samples"} <= artifacts
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"growing": True},
+        {"accumulate": 2, "training": {"windows": "random", "save_every": 3}},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"model": {"memory": "reversible"}},
+    ],
+    ids=["plain", "growing", "accumulate-random", "bf16", "fp16", "reversible"],
+)
+@pytest.mark.parametrize("at", [4, 6])
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any], at: int
+) -> None:
+    assert_resumes_exactly(tiny(tmp_path, **changes), at, train)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_under_ray_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, tiny: Make, train: Train) -> None:
+    assert_resumes_exactly(tiny(tmp_path, growing=True, accumulate=2, precision="bf16", local=False), 6, train)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", ["store", "reversible"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_on_a_gpu_resumed_equals_uninterrupted_bit_for_bit(
+    tmp_path: Path, tiny: Make, train: Train, precision: str, memory: str
+) -> None:
+    config = tiny(tmp_path, growing=True, accumulate=2, precision=precision, use_gpu="yes", model={"memory": memory})
+    assert_resumes_exactly(config, 6, train)
+
+
+def assert_resumes_exactly(whole: RunConfig, at: int, train: Train) -> None:
+    """A run that goes on from the checkpoint nearest to step `at` ends as one that was never interrupted."""
+    _, uninterrupted, _ = train(whole)
+    stop = min((path for path in list_checkpoints(uninterrupted.checkpoints)), key=lambda path: abs(_step(path) - at))
+    interrupted = RunFolder(uninterrupted.path.parent / "interrupted")
+    (interrupted.path / "checkpoints").mkdir(parents=True)
+    # As a kill leaves it: a checkpoint, and a journal that had gone on beyond it.
+    shutil.copytree(stop, interrupted.checkpoints / stop.name)
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(uninterrupted.path / name, interrupted.path / name)
+    _, _, said = train(replace(whole, name="interrupted", resume=True))
+    assert f"continuing at step {_step(stop)}" in said
+    assert_same(uninterrupted, interrupted)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def test_growth_happened_where_growth_is_tested(tmp_path: Path, tiny: Make, train: Train) -> None:
+    summary, folder, _ = train(tiny(tmp_path, growing=True))
+    assert final(folder).state["growth"]["grown_at"] == [3, 6, 9]
+    assert summary.rank == 4
+
+
+def test_a_resumed_run_is_one_run_in_mlflow(tmp_path: Path, tiny: Make, train: Train) -> None:
+    from mlflow.tracking import MlflowClient
+
+    config = tiny(tmp_path)
+    first, folder, _ = train(config)
+    for path in list_checkpoints(folder.checkpoints)[:-1]:
+        shutil.rmtree(path)  # as if it had been killed after its first checkpoint
+    second, _, _ = train(replace(config, resume=True))
+    assert second.mlflow_run_id == first.mlflow_run_id
+    client = MlflowClient(first.mlflow_tracking_uri)
+    logged = [metric.step for metric in client.get_metric_history(first.mlflow_run_id or "", "train/bpb")]
+    assert logged == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_a_store_that_mlflow_refuses_ends_the_run_at_once_and_it_can_go_on(
+    tmp_path: Path, tiny: Make, train: Train
+) -> None:
+    good = TrackingConfig(uri=f"sqlite:///{tmp_path}/good.db")
+    MLflowStore(good)
+    shutil.copy(tmp_path / "good.db", tmp_path / "old.db")
+    with sqlite3.connect(tmp_path / "old.db") as database:
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+    endless = {"steps": 10**6, "evaluate_every": 10**6, "save_every": 10**6, "schedule": "constant"}
+    config = tiny(tmp_path, training=endless, tracking={"uri": f"sqlite:///{tmp_path}/old.db"})
+    with pytest.raises(UserError, match=r"old\.db.*out-of-date database schema.*continue with --resume --name run$"):
+        train(config)
+    stopped = read_journal(tmp_path / "runs" / "run" / "metrics.jsonl")[-1]["step"]
+    more = replace(config.training, steps=stopped + 20)
+    summary, *_ = train(replace(config, resume=True, training=more, tracking=good))
+    assert (summary.status, summary.steps) == ("finished", stopped + 20) and summary.mlflow_run_id
+
+
+def test_a_resumed_run_must_be_the_same_model_and_corpus(tmp_path: Path, tiny: Make, train: Train) -> None:
+    config = tiny(tmp_path, training={"steps": 4})
+    train(config)
+    resumed = replace(config, resume=True)
+    with pytest.raises(UserError, match=r"model\.depth was 2, now 3"):
+        train(replace(resumed, model=replace(config.model, depth=3)))
+    (tmp_path / "other.txt").write_text("Another text. " * 900)
+    with pytest.raises(UserError, match="resume needs the corpus of the run"):
+        train(replace(resumed, corpus=replace(config.corpus, path=str(tmp_path / "other.txt"))))
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, tiny: Make, train: Train) -> None:
+    config = tiny(tmp_path)
+    _, folder, _ = train(config)
+    (checkpoint_folder(folder.checkpoints, 12) / "model.safetensors").write_bytes(b"damaged")
+    _, _, said = train(replace(config, resume=True))
+    assert "damaged checkpoint passed over" in said and "step-000000012/model.safetensors: 7 bytes" in said
+    assert "continuing at step 8" in said
+
+
+def test_a_name_is_used_once(tmp_path: Path, tiny: Make, train: Train) -> None:
+    config = tiny(tmp_path, training={"steps": 1})
+    train(config)
+    with pytest.raises(UserError, match="name must be new"):
+        train(config)
+
+
+def test_a_corpus_shorter_than_a_chunk_for_every_lane_starts_nothing(tmp_path: Path, tiny: Make, train: Train) -> None:
+    with pytest.raises(UserError, match="one chunk of seq_len"):
+        train(tiny(tmp_path, training={"lanes": 24_000}))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"dropout": 0.0}},
+        {"model": {"dropout": 0.0, "memory": "reversible"}, "growing": True, "accumulate": 2},
+    ],
+    ids=["plain", "reversible-growing-accumulate"],
+)
+def test_under_ray_as_in_this_process_and_with_any_number_of_workers(
+    tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any]
+) -> None:
+    # One thread each: the order of summation, and so the last bit, depends on the number of threads.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _, alone, _ = train(tiny(tmp_path / "local", **changes))
+    finally:
+        torch.set_num_threads(threads)
+    summary, two, _ = train(tiny(tmp_path / "two", **changes, local=False, workers=2))
+    assert summary.world_size == 2
+    assert final(alone).state["growth"]["grown_at"] == final(two).state["growth"]["grown_at"]
+    for name, mine in final(alone).model.items():
+        if name.endswith("k_proj.bias"):
+            continue  # its gradient is zero but for rounding (softmax ignores it), and Adam makes steps of rounding
+        torch.testing.assert_close(final(two).model[name], mine, rtol=1e-3, atol=1e-4, msg=name)
+    for mine, yours in zip(history(alone), history(two), strict=True):
+        assert mine.keys() == yours.keys()
+        assert yours["train/bpb"] == pytest.approx(mine["train/bpb"], rel=1e-4)
+    assert not (two.path / "ray").exists()
+
+
+def test_a_run_that_diverges_goes_back_and_then_ends_clearly(tmp_path: Path, tiny: Make, train: Train) -> None:
+    exploding = {"learning_rate": 1e30, "skip_limit": 2, "rollback_limit": 2, "steps": 60, "warmup": 0}
+    with pytest.raises(UserError, match=r"training diverged 3 times, last at step \d+.*--training.learning-rate"):
+        train(tiny(tmp_path, training=exploding))

@@ -1,0 +1,121 @@
+"""The optimizer: every parameter in the group that it belongs to; the learning rate a function of the step."""
+
+import subprocess
+import sys
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from h2q.config import ModelConfig
+from h2q.model import ByteModel
+from pipeline.config import TrainingConfig
+from pipeline.runs.checkpoint import to_host
+from pipeline.training.optimizer import (
+    build_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizer,
+    set_learning_rate,
+)
+
+SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 8}
+
+
+@pytest.mark.parametrize("kind", ["hamilton", "dense"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str, tied: bool) -> None:
+    model = ByteModel(ModelConfig(kind=kind, tied_embeddings=tied, **SMALL))  # type: ignore[arg-type]
+    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.1))
+    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in model.parameters()}
+    assert len(grouped) == len({id(parameter) for parameter in grouped})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            spared = "norm" in name or "bias" in name or "emb" in name
+            assert (group["weight_decay"] == 0) == spared, name
+
+
+def test_bank_and_factors_have_their_own_learning_rates() -> None:
+    model = ByteModel(ModelConfig(**SMALL))
+    optimizer = build_optimizer(model, TrainingConfig(bank_lr=0.5, factor_lr=3.0))
+    set_learning_rate(optimizer, 1e-2)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        factor = 0.5 if name.startswith("bank") else 3.0 if name.endswith("factors") else 1.0
+        assert rates[id(parameter)] == pytest.approx(1e-2 * factor), name
+
+
+def test_cosine_rises_to_the_peak_and_falls_to_a_tenth() -> None:
+    training = TrainingConfig(steps=100, warmup=10, learning_rate=1.0)
+    rates = [learning_rate(step, training) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    assert rates[10] == 1.0 and rates[99] == pytest.approx(0.1, abs=0.01)
+
+
+def test_constant_stays_at_the_peak() -> None:
+    training = TrainingConfig(steps=100, warmup=0, schedule="constant", learning_rate=0.3)
+    assert {learning_rate(step, training) for step in range(100)} == {0.3}
+
+
+def test_a_short_run_rises_in_a_third_of_its_steps() -> None:
+    training = TrainingConfig(steps=30, warmup=300, learning_rate=1.0)
+    rates = [learning_rate(step, training) for step in range(30)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1.0 and rates[29] < 0.11
+
+
+def test_inactive_ranks_keep_still_under_decay() -> None:
+    model = ByteModel(ModelConfig(**{**SMALL, "fixed_rank": 1, "max_rank": 3}))
+    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.5, learning_rate=0.1))
+    for _ in range(3):
+        model(torch.randint(256, (2, 8))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in model.named_parameters():
+        if name.endswith(("components", "factors")):
+            assert not parameter[1:].any(), name
+
+
+def test_training_does_not_load_the_compiler_of_torch() -> None:
+    """It takes two seconds of every start."""
+    code = (
+        "import sys, torch; from pipeline.config import TrainingConfig;"
+        "from pipeline.training.optimizer import build_optimizer;"
+        "layer = torch.nn.Linear(2, 2); optimizer = build_optimizer(layer, TrainingConfig());"
+        "layer(torch.ones(1, 2)).sum().backward(); before = layer.weight.clone(); optimizer.step();"
+        "optimizer.zero_grad(); optimizer.load_state_dict(optimizer.state_dict());"
+        "assert not torch.equal(layer.weight, before); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_optimizer_goes_on_as_if_never_stopped() -> None:
+    def steps(model: torch.nn.Linear, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+        for seed in seeds:
+            x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+            model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def make() -> tuple[torch.nn.Linear, torch.optim.Optimizer, dict[torch.nn.Parameter, str]]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return model, torch.optim.AdamW(model.parameters(), fused=True), names
+
+    model, optimizer, names = make()
+    steps(model, optimizer, range(3))
+    weights, moments = to_host(model.state_dict()), to_host(optimizer_tensors(optimizer, names))
+    steps(model, optimizer, range(3, 6))
+
+    other, other_optimizer, other_names = make()
+    other.load_state_dict(weights)
+    restore_optimizer(other_optimizer, other_names, moments)
+    steps(other, other_optimizer, range(3, 6))
+    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+    assert weights["weight"].ne(model.weight).any(), "a snapshot is a copy"

@@ -1,0 +1,31 @@
+"""Precisions: the dtype of matrix products, and a clear word where a device cannot."""
+
+import pytest
+import torch
+
+from h2q.config import UserError
+from pipeline.training.precision import check_precision, setup_precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_products_on_a_cpu_have_the_dtype_that_was_asked_for(precision: str, dtype: torch.dtype) -> None:
+    with setup_precision(precision, torch.device("cpu"))():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_a_cpu_has_no_tf32() -> None:
+    with pytest.raises(UserError, match=r"tf32 needs a CUDA device .* found a CPU: use --precision fp32 or bf16"):
+        check_precision("tf32", "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_products_on_a_gpu_are_as_exact_as_asked(precision: str) -> None:
+    device = torch.device("cuda")
+    a, b = torch.randn(2, 256, 256, dtype=torch.float64, device=device)
+    with setup_precision(precision, device)():
+        error = ((a.float() @ b.float()).double() - a @ b).abs().max().item()
+    bounds = {"fp32": (0, 1e-3), "tf32": (1e-3, 0.2), "bf16": (1e-2, 2), "fp16": (1e-3, 0.3)}
+    assert bounds[precision][0] <= error <= bounds[precision][1]

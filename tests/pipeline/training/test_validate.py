@@ -1,0 +1,82 @@
+"""Bits per byte: the code length of every byte of a split, whoever computes it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from h2q.config import ModelConfig
+from h2q.model import ByteModel
+from pipeline.config import CorpusConfig
+from pipeline.prepare.prepare import Corpus, prepare
+from pipeline.training import validate as evaluate
+from pipeline.training.precision import setup_precision
+from pipeline.training.validate import bits_per_byte
+from pipeline.training.worker import Place
+
+CPU = torch.device("cpu")
+AUTOCAST = setup_precision("fp32", CPU)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    data = np.random.Generator(np.random.Philox(0)).integers(97, 123, 3000, dtype=np.uint8).tobytes()
+    for name in ("train", "valid", "test"):
+        (folder / f"wiki.{name}.raw").write_bytes(data[: 1000 + len(name)])
+    return prepare(CorpusConfig(path=str(folder), prepared=str(folder / "prepared")), local=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> ByteModel:
+    torch.manual_seed(0)
+    config = ModelConfig(dim=32, depth=1, heads=2, factor=4, fixed_rank=2, seq_len=16, init="published", dropout=0.5)
+    return ByteModel(config).train()
+
+
+def one(size: int = 1, rank: int = 0) -> Place:
+    return Place(rank=rank, size=size, device=CPU)
+
+
+def test_every_byte_is_scored_once_given_its_window(corpus: Corpus, model: ByteModel) -> None:
+    data = torch.from_numpy(corpus.test.read(0, len(corpus.test)).copy()).long()
+    nats = 0.0
+    model.eval()
+    for start in range(0, len(data) - 1, 16):
+        window = data[start : start + 17]
+        with torch.no_grad():
+            nats += float(functional.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="sum"))
+    model.train()
+    wanted = (8 + nats / math.log(2)) / len(data)
+    assert bits_per_byte(model, corpus.test, one(), AUTOCAST) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_dropout_is_off_and_the_mode_is_given_back(corpus: Corpus, model: ByteModel) -> None:
+    model.train()
+    assert bits_per_byte(model, corpus.test, one(), AUTOCAST) == bits_per_byte(model, corpus.test, one(), AUTOCAST)
+    assert model.training
+
+
+def test_the_batch_does_not_matter(corpus: Corpus, model: ByteModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bits_per_byte(model, corpus.test, one(), AUTOCAST)
+    monkeypatch.setitem(evaluate.ROWS, "cpu", 3)
+    assert bits_per_byte(model, corpus.test, one(), AUTOCAST) == pytest.approx(whole, rel=1e-6)
+
+
+def test_workers_share_the_split(corpus: Corpus, model: ByteModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bits_per_byte(model, corpus.test, one(), AUTOCAST)
+    shares = []
+    monkeypatch.setattr(Place, "sum", lambda self, tensor: tensor)  # what a worker adds before the sum over all
+    for rank in range(3):
+        shares.append(bits_per_byte(model, corpus.test, one(3, rank), AUTOCAST) - 8 / len(corpus.test))
+    assert sum(shares) + 8 / len(corpus.test) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_model_that_knows_nothing_needs_eight_bits(corpus: Corpus) -> None:
+    model = ByteModel(ModelConfig(dim=32, depth=1, heads=2, factor=4, fixed_rank=2, seq_len=16))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert bits_per_byte(model, corpus.test, one(), AUTOCAST) == pytest.approx(8.0, abs=1e-5)
