@@ -16,13 +16,13 @@ def main(args: Sequence[str]) -> int:
     from rich.console import Console
 
     from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.progress import Meter
+    from pipeline.evaluation.progress import EvaluationProgress
     from pipeline.evaluation.ray_scoring import ScoringFailed
     from pipeline.evaluation.tracking import log_evaluation
 
     console = Console(highlight=False)
     try:
-        with Meter(console) as meter:
+        with EvaluationProgress(console) as meter:
             evaluation, folder = evaluate(options, meter)
     except ScoringFailed as error:
         print(f"error: scoring failed: {error}", file=sys.stderr)

@@ -44,7 +44,8 @@ def main(args: Sequence[str]) -> int:
     require(options.run != "", f"name a run: {PROG} RUN --prompt TEXT, with RUN a name, a folder, latest or best")
     prompt = read_prompt(options)
     from h2q.generate import stream
-    from pipeline.runs.load import find_run, load_model
+    from pipeline.runs.load import load_model
+    from pipeline.tracking.find import find_run
 
     model, _ = load_model(find_run(options.run, storage=options.storage))
     stop = None if options.stop is None else os.fsencode(options.stop)

@@ -10,9 +10,9 @@ from pipeline.cli import parse, run
 from pipeline.config import CorpusConfig
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.console import Console
 
-    from pipeline.prepare.prepare import Corpus, Event
+    from pipeline.corpus.corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,64 +29,25 @@ class PrepareConfig:
 def main(args: Sequence[str]) -> None:
     """Prepare the corpus and say what it is."""
     config = parse(PrepareConfig, args, default=PrepareConfig(), prog="python jobs/prepare.py")
+    from rich.console import Console
+
     from pipeline.cluster.session import ray_session
     from pipeline.cluster.submitted import check_lasting
     from pipeline.prepare.prepare import prepare
+    from pipeline.prepare.progress import PreparationProgress
 
+    console = Console(highlight=False, soft_wrap=True)
     check_lasting("corpus.prepared", config.corpus.prepared)
-    with nullcontext() if config.local else ray_session(verbose=config.verbose), Told() as told:
-        corpus = prepare(config.corpus, local=config.local, on_event=told)
-    report(corpus)
+    with (
+        nullcontext() if config.local else ray_session(verbose=config.verbose),
+        PreparationProgress(console) as progress,
+    ):
+        corpus = prepare(config.corpus, local=config.local, on_event=progress.preparing)
+    report(corpus, console)
 
 
-class Told:
-    """Shows the events of preparation: a bar with bytes, rate and time left in a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._bar = _bar(self._console) if self._console.is_terminal else None
-        self._task = None
-        self._shown = 0
-
-    def __enter__(self) -> "Told":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def __call__(self, event: "Event") -> None:
-        if event.kind == "note":
-            self._console.print(event.text, markup=False)
-        elif self._bar:
-            if self._task is None:
-                self._task = self._bar.add_task(event.text, total=event.total)
-            self._bar.update(self._task, completed=event.done)
-        elif event.total and (tenth := 10 * event.done // event.total) > self._shown:
-            self._shown = tenth
-            self._console.print(f"{event.text}: {event.done:,} of {event.total:,} bytes", markup=False)
-
-
-def _bar(console: object) -> "Progress":
-    from rich import progress
-
-    return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-        console=console,  # type: ignore[arg-type]
-    )
-
-
-def report(corpus: "Corpus") -> None:
+def report(corpus: "Corpus", console: "Console") -> None:
     """A table of the splits, what was decided, and where the shards lie."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=corpus.name, title_justify="left")
@@ -96,7 +57,6 @@ def report(corpus: "Corpus") -> None:
         rates = [split.order0_bpb, split.gzip_bpb, split.xz_bpb]
         told = [f"{split.bytes:,}", f"{split.documents:,}", str(len(split.shards))]
         table.add_row(split.name, *told, *("–" if rate is None else f"{rate:.3f}" for rate in rates))
-    console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     samples = {split.sample_bytes for split in corpus.splits.values() if split.sample_bytes < split.bytes}
     sample = f" (gzip and xz: of the first {max(samples):,} bytes)" if samples else ""

@@ -140,8 +140,8 @@ def _watched() -> Iterator[dict[str, int]]:
 
 def _lanes(prepared: Path, options: Options) -> Iterator[dict[str, Any]]:
     """The first batch, and then every batch, from the page cache."""
+    from pipeline.corpus.corpus import open_corpus
     from pipeline.corpus.lanes import Lanes
-    from pipeline.prepare.prepare import open_corpus
 
     (folder,) = prepared.iterdir()
     began = time.perf_counter()

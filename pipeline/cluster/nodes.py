@@ -6,7 +6,6 @@ from pathlib import Path
 
 from h2q.config import UserError, require
 from pipeline.cluster.session import Resources
-from pipeline.corpus.corpus import MANIFEST
 from pipeline.storage.path import text_of, write_file
 from pipeline.storage.uri import remove
 
@@ -14,7 +13,7 @@ SECONDS = 120.0
 """How long nodes may take to answer: they start a process for it."""
 
 
-def check_nodes(storage: Path, corpus: Path, resources: Resources) -> None:
+def check_nodes(storage: Path, manifest: Path, resources: Resources) -> None:
     """Let every other node that could hold a worker look for a file written here, and write one that is found here.
 
     Costs nothing where there is no other node. Call in the driver, on the Ray that is initialised. Raises: UserError
@@ -28,7 +27,7 @@ def check_nodes(storage: Path, corpus: Path, resources: Resources) -> None:
     nodes = {node["NodeID"]: _name(node) for node in ray.nodes() if node["NodeID"] != here and _fits(node, resources)}
     if not nodes:
         return
-    digest = _digest(corpus / MANIFEST)
+    digest = _digest(manifest)
     probe = storage / f".probe-{uuid.uuid4().hex}"
     answers = {node: probe.parent / f"{probe.name}-{node[:12]}" for node in nodes}
     write_file(probe, probe.name.encode())
@@ -36,7 +35,7 @@ def check_nodes(storage: Path, corpus: Path, resources: Resources) -> None:
         look = ray.remote(num_cpus=0, max_retries=0)(_look)
         asked = {
             look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                probe, answers[node], corpus / MANIFEST, digest
+                probe, answers[node], manifest, digest
             ): node
             for node in nodes
         }
@@ -61,12 +60,12 @@ def check_nodes(storage: Path, corpus: Path, resources: Resources) -> None:
             remove(text_of(path))
 
 
-def check_here(folder: Path, corpus: Path) -> None:
+def check_here(folder: Path, manifest: Path) -> None:
     """The same for this worker's own node, which may be a new one: the folder of the run and the corpus must be there.
 
     Raises: UserError naming the node.
     """
-    for path, option in ((folder / "config.json", "--storage"), (corpus / MANIFEST, "--corpus.prepared")):
+    for path, option in ((folder / "config.json", "--storage"), (manifest, "--corpus.prepared")):
         if not path.exists():
             raise UserError(_complaint(_this_node(), str(path.parent), option))
 

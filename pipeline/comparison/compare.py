@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from h2q.config import UserError
 from pipeline.config import TrackingConfig
 from pipeline.runs.checkpoint import list_checkpoints
+from pipeline.runs.find import list_runs
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
-from pipeline.runs.load import find_run, list_runs
 from pipeline.storage.path import locate
+from pipeline.terminal import human_bytes
+from pipeline.tracking.find import find_run
 from pipeline.tracking.store import FOLDER_TAG, parameters, reading_client
-from pipeline.training.progress import human_bytes
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.comparison.compare import RESULTS, ComparedRun, Comparison
-from pipeline.runs.journal import Record
-from pipeline.training.plots import new_figure, series
-from pipeline.training.summary import printable
+from pipeline.figures import new_figure
+from pipeline.runs.journal import Record, series
+from pipeline.terminal import printable
 
 WIDE = 5
 """More runs than this are the rows of a table, not its columns."""

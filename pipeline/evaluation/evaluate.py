@@ -23,7 +23,7 @@ from pipeline.corpus.shards import histogram
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.prequential import Point, Rate, coded, learner, learning_rates, milestones, online
-from pipeline.evaluation.progress import Meter
+from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.ray_scoring import Machine, OnProgress, Weights, score_here, score_on_ray
 from pipeline.evaluation.report import Evaluation, Milestone
 from pipeline.evaluation.scoring import Tally, check_alphabet, check_window
@@ -32,7 +32,8 @@ from pipeline.prepare.manifest import entropy
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import MODEL, Checkpoint
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.load import find_run, load_checkpoint, model_of
+from pipeline.runs.load import load_checkpoint, model_of
+from pipeline.tracking.find import find_run
 from pipeline.training.precision import check_precision, setup_precision
 
 
@@ -59,7 +60,7 @@ class Way:
     lanes: int
 
 
-def evaluate(options: EvaluationConfig, meter: Meter) -> tuple[Evaluation, RunFolder | None]:
+def evaluate(options: EvaluationConfig, meter: EvaluationProgress) -> tuple[Evaluation, RunFolder | None]:
     """Evaluate as the options say; what was found, and the folder of the run.
 
     Raises: UserError for whatever the user can mend, before anything is started.
@@ -164,7 +165,7 @@ def find_machine(options: EvaluationConfig, config: RunConfig) -> Machine:
     return Machine(precision=precision, gpu=gpu, threads=threads)
 
 
-def find_data(options: EvaluationConfig, subject: Subject, meter: Meter) -> Stream:
+def find_data(options: EvaluationConfig, subject: Subject, meter: EvaluationProgress) -> Stream:
     """The file, or the split of the corpus that the run was trained on.
 
     Raises: UserError if it is not there, empty, or another corpus than the run's.
@@ -182,7 +183,7 @@ def find_data(options: EvaluationConfig, subject: Subject, meter: Meter) -> Stre
 
 
 def tally_of(
-    subject: Subject, data: Stream, way: Way, options: EvaluationConfig, machine: Machine, meter: Meter
+    subject: Subject, data: Stream, way: Way, options: EvaluationConfig, machine: Machine, meter: EvaluationProgress
 ) -> Tally:
     """Every window scored, by this process or by Ray's."""
     windows = plan(len(data), window=way.window, stride=way.stride, lanes=way.lanes)
@@ -222,7 +223,7 @@ def find_workers(options: EvaluationConfig, machine: Machine, batches: int) -> t
 
 
 def learn(
-    subject: Subject, data: Stream, way: Way, options: EvaluationConfig, machine: Machine, meter: Meter
+    subject: Subject, data: Stream, way: Way, options: EvaluationConfig, machine: Machine, meter: EvaluationProgress
 ) -> tuple[Tally, list[Point]]:
     """Once through the data, learning; the tally, and where the learner was after each step."""
     torch.set_num_threads(machine.threads)
@@ -252,7 +253,7 @@ def rate_of(subject: Subject, options: EvaluationConfig) -> Rate:
     return learning_rates(subject.config, subject.checkpoint, options.learning_rate)
 
 
-def progress(meter: Meter, data: Stream) -> OnProgress:
+def progress(meter: EvaluationProgress, data: Stream) -> OnProgress:
     """Shows how far a tally is."""
     return lambda tally: meter.show(tally.scored, len(data), lambda: tally.bits / tally.scored)
 

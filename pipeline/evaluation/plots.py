@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.training.plots import new_figure
+from pipeline.figures import new_figure
 
 FEW = 100
 """A position at which fewer bytes were scored is not drawn: their mean tells nothing."""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.evaluation.plots import draw_breakdown, draw_learning
-from pipeline.training.progress import human_bytes, human_seconds
+from pipeline.terminal import human_bytes, human_seconds
 
 
 @dataclass(frozen=True)

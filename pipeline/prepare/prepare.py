@@ -11,14 +11,15 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 from h2q.config import UserError
 from pipeline.config import CorpusConfig
-from pipeline.corpus.corpus import MANIFEST, Corpus, Split, Verify, open_corpus, read_manifest
+from pipeline.corpus.corpus import MANIFEST, Corpus, Verify, open_corpus, read_manifest
 from pipeline.corpus.shards import sha256_of
+from pipeline.events import Event, OnEvent, silent
 from pipeline.prepare import sources
 from pipeline.prepare.hub import WIKITEXT, HubUnreachable
 from pipeline.prepare.manifest import describe, fingerprint_of
@@ -28,27 +29,8 @@ from pipeline.prepare.tasks import Task, plan
 from pipeline.prepare.write import run_task
 from pipeline.storage import uri as storage
 
-__all__ = ["Corpus", "Event", "Split", "open_corpus", "prepare"]
 
-
-@dataclass(frozen=True)
-class Event:
-    """What preparation tells its caller: a `note` is a sentence in `text`; `progress` counts bytes of input."""
-
-    kind: Literal["note", "progress"]
-    text: str = ""
-    done: int = 0
-    total: int = 0
-
-
-OnEvent = Callable[[Event], None]
-
-
-def _silent(event: Event) -> None:
-    """Tells nobody."""
-
-
-def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = _silent) -> Corpus:
+def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = silent) -> Corpus:
     """The prepared corpus: reused where a matching manifest is found, otherwise made, in this process (`local`) or by
     Ray Data on the Ray that is already initialised.
 

@@ -61,6 +61,12 @@ def read_journal(path: Path) -> list[Record]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric."""
+    chosen = [(record["step"], record[name]) for record in records if name in record]
+    return [step for step, _ in chosen], [value for _, value in chosen]
+
+
 class Follower:
     """Hands the new records of a journal to a consumer, in a thread of its own; each step once.
 

@@ -13,7 +13,7 @@ from h2q.config import require
 from pipeline.cluster.nodes import check_nodes
 from pipeline.cluster.session import quiet_ray, ray_session
 from pipeline.config import RunConfig
-from pipeline.corpus.corpus import Corpus
+from pipeline.corpus.corpus import MANIFEST, Corpus
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
@@ -74,7 +74,7 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
             folder = sweep_folder(storage, config, preset)
             sweep = Sweep(folder, config, preset, check)
             sweep.first_valid()
-            check_nodes(storage, locate(corpus.folder), slots.resources)
+            check_nodes(storage, locate(corpus.folder) / MANIFEST, slots.resources)
             store = connecting.result()
             claim_sweep(folder, config, preset, command, corpus)
             with only_one(folder), track(store, sweep, corpus, command, progress) as tracking:

@@ -2,64 +2,29 @@
 
 import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.prepare.prepare import Event
 from pipeline.sweep.capacity import Slots
 from pipeline.sweep.space import growth_note
 from pipeline.sweep.sweep import Sweep, describe, grace_steps
 from pipeline.sweep.trial import Trial
-from pipeline.training.progress import human_bytes, human_seconds, live_line
+from pipeline.terminal import Display, human_seconds
 
 
-class SweepProgress:
+class SweepProgress(Display):
     """Tells what happens; Tune calls it from a thread of its own."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console, total=None)
         self._sweep: Sweep | None = None
         self._told_reasons: set[str] = set()
         self._began = time.monotonic()
         self._running: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._bar = live_line(console)
-        self._task = self._bar.add_task("", total=None, status="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._bar.stop()
-
-    def stage(self, text: str) -> None:
-        """What is being done before the first trial and after the last."""
-        if self._console.is_terminal:
-            self._bar.update(self._task, description=text, status="")
-        else:
-            self.say(text)
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def preparing(self, event: Event) -> None:
-        """What preparing the corpus tells."""
-        if event.kind == "note":
-            self.say(event.text)
-        elif event.total:
-            self._bar.update(
-                self._task,
-                description=f"preparing {event.text}",
-                status=f"{human_bytes(event.done)} of {human_bytes(event.total)}",
-                total=event.total,
-                completed=event.done,
-            )
 
     def begin(self, sweep: Sweep, slots: Slots) -> None:
         """The space and the plan."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep.space import Value, configure, show
 from pipeline.sweep.sweep import Configuration, Sweep, ranked, train_command
-from pipeline.training.progress import human_bytes, human_seconds
+from pipeline.terminal import human_bytes, human_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from h2q.config import UserError, require
 from pipeline.cluster.nodes import check_nodes
 from pipeline.cluster.session import Resources, find_address, find_resources, local_resources, quiet_ray, ray_session
 from pipeline.config import RunConfig
-from pipeline.prepare.prepare import Corpus, prepare
+from pipeline.corpus.corpus import MANIFEST, Corpus
+from pipeline.prepare.prepare import prepare
 from pipeline.runs.folder import RunFolder, check_storage, claim_folder, find_folder
 from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stop import Stopping, interruptible, request_stop, stoppable
@@ -67,7 +68,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             corpus = prepare(config.corpus, local=config.local, on_event=progress.preparing)
             check_corpus(corpus, config)
             if not config.local:
-                check_nodes(storage, locate(corpus.folder), resources)
+                check_nodes(storage, locate(corpus.folder) / MANIFEST, resources)
             checking.result()
             tracking, config, command = config.tracking, public(config), without_secrets(command)
 

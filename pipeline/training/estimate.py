@@ -21,11 +21,11 @@ from h2q.growth import RankGrowth
 from h2q.model import ByteModel
 from pipeline.cluster.session import local_resources
 from pipeline.config import RunConfig
+from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.store import is_file
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.peak import peak_bytes
 from pipeline.training.precision import setup_precision
-from pipeline.training.progress import human_bytes, human_seconds
 from pipeline.training.step import optimizer_step
 from pipeline.training.train_state import Trainee
 from pipeline.training.validate import ROWS

@@ -15,9 +15,9 @@ from h2q.growth import RankGrowth, grow
 from h2q.model import ByteModel
 from pipeline.cluster.nodes import check_here
 from pipeline.config import RunConfig
+from pipeline.corpus.corpus import MANIFEST, Corpus, open_corpus
 from pipeline.corpus.lanes import Lanes
 from pipeline.corpus.prefetch import Prefetch
-from pipeline.prepare.prepare import Corpus, open_corpus
 from pipeline.runs.checkpoint import CheckpointWriter, newest_valid
 from pipeline.runs.journal import Journal
 from pipeline.runs.stop import StopWatch
@@ -42,7 +42,7 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
     config: RunConfig = order["config"]
     place = find_place(use_gpu=order["use_gpu"], threads=order["threads"])
     autocast = setup_precision(config.precision, place.device)
-    check_here(order["folder"], order["corpus"])
+    check_here(order["folder"], order["corpus"] / MANIFEST)
     corpus = open_corpus(text_of(order["corpus"]), config.corpus)
     for rollbacks in range(config.training.rollback_limit + 1):
         try:

@@ -1,10 +1,9 @@
 """The pictures a run leaves: its curves, and a map of the energy of every block."""
 
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-from pipeline.runs.journal import Record
+from pipeline.figures import new_figure, save_figure
+from pipeline.runs.journal import Record, series
 
 
 def draw(records: list[Record], folder: Path, title: str) -> None:
@@ -12,12 +11,6 @@ def draw(records: list[Record], folder: Path, title: str) -> None:
     folder.mkdir(exist_ok=True)
     _curves(records, folder / "curves.png", title)
     _energy_map(records, folder / "energy.png", title)
-
-
-def series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric."""
-    chosen = [(record["step"], record[name]) for record in records if name in record]
-    return [step for step, _ in chosen], [value for _, value in chosen]
 
 
 def _curves(records: list[Record], path: Path, title: str) -> None:
@@ -38,7 +31,7 @@ def _curves(records: list[Record], path: Path, title: str) -> None:
     for axis in axes.flat:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _energy_map(records: list[Record], path: Path, title: str) -> None:
@@ -55,20 +48,4 @@ def _energy_map(records: list[Record], path: Path, title: str) -> None:
     axis.set_ylabel("block")
     axis.set_yticks(range(0, len(names), max(1, len(names) // 12)))
     figure.colorbar(image, label="energy: mean L2 norm of the residual stream")
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    picture = BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    path.write_bytes(picture.getvalue())
-
-
-def new_figure(rows: int, columns: int, title: str | None) -> tuple[Any, Any]:
-    """A figure and its axes (rows, columns), without pyplot: no global state, no display needed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * columns, 3.5 * rows), layout="constrained")
-    if title:
-        figure.suptitle(title)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    save_figure(figure, path)

@@ -13,8 +13,8 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.runs.checkpoint import newest_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
+from pipeline.terminal import human_bytes, human_seconds, printable
 from pipeline.tracking.store import Tracker, ui_address, ui_command
-from pipeline.training.progress import human_bytes, human_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +101,6 @@ class Summary:
 
 def _bits(bpb: float | None) -> str:
     return "–" if bpb is None else f"{bpb:.3f}"
-
-
-def printable(text: str) -> str:
-    """Text that cannot upset a terminal: control characters other than line ends as U+FFFD."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def summarise(

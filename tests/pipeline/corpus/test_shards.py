@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from h2q.config import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
+from pipeline.corpus.corpus import Corpus, open_corpus
 from pipeline.corpus.shards import ShardWriter
-from pipeline.prepare.prepare import Corpus, open_corpus, prepare
+from pipeline.prepare.prepare import prepare
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import torch
 from h2q.config import ModelConfig, UserError
 from h2q.model import ByteModel
 from pipeline.config import CorpusConfig
+from pipeline.corpus.corpus import Corpus
 from pipeline.evaluation.byte_classes import CLASSES, class_of
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.scoring import Tally, check_alphabet, check_window, score
 from pipeline.evaluation.windows import Stream, plan
-from pipeline.prepare.prepare import Corpus, prepare
+from pipeline.prepare.prepare import prepare
 from pipeline.training.precision import setup_precision
 from pipeline.training.validate import bits_per_byte
 from pipeline.training.worker import Place

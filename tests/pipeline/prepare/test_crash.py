@@ -12,7 +12,8 @@ import pytest
 
 from h2q.config import UserError
 from pipeline.config import CorpusConfig
-from pipeline.prepare.prepare import open_corpus, prepare
+from pipeline.corpus.corpus import open_corpus
+from pipeline.prepare.prepare import prepare
 
 PREPARE = """
 import sys

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from h2q.config import UserError
 from pipeline.config import CorpusConfig
-from pipeline.prepare.prepare import Corpus, Event, open_corpus, prepare
+from pipeline.corpus.corpus import Corpus, open_corpus
+from pipeline.prepare.prepare import Event, prepare
 
 
 def content(corpus: Corpus, split: str) -> bytes:

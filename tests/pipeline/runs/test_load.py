@@ -11,8 +11,10 @@ import torch
 
 from h2q.config import UserError
 from pipeline.config import RunConfig, TrackingConfig
+from pipeline.runs.find import best_bpb, list_runs
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.load import best_bpb, find_run, list_runs, load_checkpoint, load_model, run_config
+from pipeline.runs.load import load_checkpoint, load_model, run_config
+from pipeline.tracking.find import find_run
 
 Runs = tuple[str, TrackingConfig, list[RunFolder]]
 

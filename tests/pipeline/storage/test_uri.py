@@ -11,8 +11,9 @@ import pytest
 from h2q.config import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus.cache import Cache
+from pipeline.corpus.corpus import open_corpus
 from pipeline.corpus.lanes import Lanes, windows
-from pipeline.prepare.prepare import open_corpus, prepare
+from pipeline.prepare.prepare import prepare
 from pipeline.storage import uri as storage
 
 
@@ -94,7 +95,7 @@ def test_a_shard_altered_in_the_cache_is_fetched_again_and_one_altered_in_the_st
 READ_ALL = """
 import sys, numpy
 from pipeline.config import CorpusConfig
-from pipeline.prepare.prepare import open_corpus
+from pipeline.corpus.corpus import open_corpus
 split = open_corpus(sys.argv[1], CorpusConfig(cache=sys.argv[2])).train
 for at in numpy.random.default_rng(int(sys.argv[3])).permutation(len(split) // 100).tolist():
     assert split.read(at * 100, at * 100 + 3).tobytes() in ("é train – number\\n" * 2).encode()

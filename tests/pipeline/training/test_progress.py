@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig, TrainingConfig
-from pipeline.training.progress import Progress, human_bytes, human_seconds
+from pipeline.terminal import human_bytes, human_seconds
+from pipeline.training.progress import Progress
 
 RECORD = {
     "step": 10,

@@ -1,6 +1,6 @@
 """What a person reads at the end cannot upset the terminal."""
 
-from pipeline.training.summary import printable
+from pipeline.terminal import printable
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:

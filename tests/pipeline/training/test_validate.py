@@ -10,7 +10,8 @@ from torch.nn import functional
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
 from pipeline.config import CorpusConfig
-from pipeline.prepare.prepare import Corpus, prepare
+from pipeline.corpus.corpus import Corpus
+from pipeline.prepare.prepare import prepare
 from pipeline.training import validate as evaluate
 from pipeline.training.precision import setup_precision
 from pipeline.training.validate import bits_per_byte

@@ -1,0 +1,23 @@
+"""A preparation on the terminal, or as a line for each tenth of it."""
+
+from rich.console import Console
+
+from pipeline.events import Event
+from pipeline.terminal import Display
+
+
+class PreparationProgress(Display):
+    """Bytes, rate and time left on a live line; elsewhere, where a job may take hours, tenths."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._tenths = 0
+
+    def preparing(self, event: Event) -> None:
+        super().preparing(event)
+        if event.kind == "note" or self._console.is_terminal or not event.total:
+            return
+        tenths = 10 * event.done // event.total
+        if tenths > self._tenths:
+            self._tenths = tenths
+            self.say(f"{event.text}: {event.done:,} of {event.total:,} bytes")

@@ -1,0 +1,90 @@
+"""The terminal: a live line where output is one, plain lines where it is not; numbers as people read them."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from pipeline.events import Event
+
+PLAIN_SECONDS = 10.0
+"""Least time between two plain lines, those that always stay aside."""
+
+
+class Display:
+    """The base of what training, evaluation, sweeps and preparation show: a stage, a share done, lines that stay."""
+
+    def __init__(self, console: Console, *, total: float | None = 1.0) -> None:
+        """`total`: what `completed` counts up to, None where nobody knows."""
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, status="")
+        self._preparing: tuple[float, int] | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def stage(self, text: str) -> None:
+        """What is being done: on the live line, else as a line of its own."""
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=text, status="", completed=0)
+        else:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def preparing(self, event: Event) -> None:
+        """What preparing a corpus tells."""
+        if event.kind == "note":
+            self.say(event.text)
+        elif event.total:
+            now = time.monotonic()
+            began, first = self._preparing = self._preparing or (now, event.done)
+            status = f"{human_bytes(event.done)} of {human_bytes(event.total)}"
+            if event.done > first and now - began >= 1:
+                rate = (event.done - first) / (now - began)
+                status += f"  {human_bytes(rate)}/s  ETA {human_seconds((event.total - event.done) / rate)}"
+            self._bar.update(
+                self._task,
+                description=f"preparing {event.text}",
+                status=status,
+                total=event.total,
+                completed=event.done,
+            )
+
+
+def human_bytes(count: float) -> str:
+    """12,345,678 → '12.3 MB' (powers of ten)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """3725 → '1:02:05'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def printable(text: str) -> str:
+    """Text that cannot upset a terminal: control characters other than line ends as U+FFFD."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
