@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 
 from h2q.config import UserError, require
-from pipeline.cluster.session import Resources
+from pipeline.cluster.resources import Resources
 from pipeline.storage.path import text_of, write_file
 from pipeline.storage.uri import remove
 

@@ -3,16 +3,14 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from h2q.config import UserError, require
+from pipeline.cluster.ray_internals import end_autoscaler
 from pipeline.cluster.submitted import submitted
 
 _ENVIRONMENT = {
@@ -122,11 +120,7 @@ def _end() -> None:
     """Leave Ray, or end the one of our own."""
     import ray
 
-    # An autoscaler that is told to end asks the part of Ray that has ended before it, for a second, in vain.
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
-                child.kill()
+    end_autoscaler()
     ray.shutdown()
 
 
@@ -136,76 +130,3 @@ def _runtime_env() -> dict[str, Any]:
         return {}  # the folder that was submitted is there, and its environment is the job's
     root = Path(__file__).parents[2]
     return {"py_modules": [str(root / "h2q"), str(root / "pipeline")], "env_vars": dict(_ENVIRONMENT)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What each worker is given."""
-
-    gpu: bool
-    cpus: int = 1
-    threads: int | None = None
-    """Threads of torch: one for each CPU, or OMP_NUM_THREADS if that is less; None: torch's own choice."""
-
-
-def local_resources(workers: int, use_gpu: str) -> Resources:
-    """What this process can use.
-
-    Raises: UserError if a GPU was asked for and there is none.
-    """
-    import torch
-
-    found = torch.cuda.is_available()
-    require(use_gpu != "yes" or found, "use_gpu is yes, but this machine has no CUDA GPU: use --use-gpu no")
-    return Resources(gpu=found and use_gpu != "no")
-
-
-def find_resources(workers: int, use_gpu: str, *, wait: int = 0, say: Callable[[str], None] = print) -> Resources:
-    """What the cluster can give each of so many workers, before anything is started.
-
-    A cluster that grows by itself is asked for what is missing, and waited for so many seconds; `say` is told.
-    Raises: UserError with what there is and what was asked.
-    """
-    import ray
-
-    def found(kind: str) -> int:
-        return int(ray.cluster_resources().get(kind, 0))
-
-    gpu = use_gpu == "yes" or (use_gpu == "auto" and found("GPU") > 0)
-    needed = ("CPU", "GPU") if gpu else ("CPU",)
-    lacking = [kind for kind in needed if found(kind) < workers]
-    if wait and lacking:
-        say(f"waiting for {workers} {lacking[-1]}s: the cluster has {found(lacking[-1])}")
-        _grow(dict.fromkeys(needed, 1.0), workers, wait)
-    for kind in needed:
-        require(found(kind) >= workers, _lack(kind, workers, found(kind), wait))
-    per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    each = cpus_per_worker([cpus for cpus in per_node if cpus], workers)
-    return Resources(gpu=gpu, cpus=each, threads=min(each, int(os.environ.get("OMP_NUM_THREADS") or each)))
-
-
-def _lack(kind: str, workers: int, there: int, wait: int) -> str:
-    several = f"{workers} workers need {workers} {kind}s" if workers > 1 else f"1 worker needs 1 {kind}"
-    ways = [f"--workers {there}"] * (there > 0) + ["--use-gpu no"] * (kind == "GPU")
-    # Only of a cluster that was joined: a Ray of this machine does not grow.
-    ways += ["--wait SECONDS where the cluster grows by itself"] * (not wait and "RAY_ADDRESS" in os.environ)
-    after = f" after {wait} s" if wait else ""
-    advice = f"use {' or '.join(ways)}" if ways else "start nodes that have some"
-    return f"{several}, the cluster has {there or 'none'}{after}: {advice}"
-
-
-def _grow(each: dict[str, float], workers: int, wait: int) -> None:
-    """Ask the cluster for room for all workers at once, and wait until it is there or the time is up."""
-    from ray.util import placement_group, remove_placement_group
-
-    # What is asked for in this way is forgotten when this process ends, however it ends: nodes may then go idle.
-    room = placement_group([each] * workers)
-    try:
-        room.wait(wait)
-    finally:
-        remove_placement_group(room)
-
-
-def cpus_per_worker(nodes: list[int], workers: int) -> int:
-    """Most CPUs that each of the workers can have, packed onto nodes with so many CPUs."""
-    return next(cpus for cpus in range(max(nodes), 0, -1) if sum(node // cpus for node in nodes) >= workers)

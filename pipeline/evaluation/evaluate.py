@@ -16,7 +16,8 @@ import torch
 
 from h2q.config import require
 from h2q.model import ByteModel
-from pipeline.cluster.session import find_resources, local_resources, ray_session
+from pipeline.cluster.resources import find_resources, local_resources
+from pipeline.cluster.session import ray_session
 from pipeline.config import PRESETS, RunConfig
 from pipeline.corpus.compressors import compressors, xz_bytes
 from pipeline.corpus.shards import histogram

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from h2q.config import require
-from pipeline.cluster.session import Resources, cpus_per_worker
+from pipeline.cluster.resources import Resources, cpus_per_worker
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.sampler import DEFAULT_TRIALS
 

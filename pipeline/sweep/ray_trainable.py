@@ -16,7 +16,7 @@ from typing import Any
 from ray import tune
 
 from h2q.config import UserError
-from pipeline.cluster.session import Resources
+from pipeline.cluster.resources import Resources
 from pipeline.corpus.corpus import open_corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Follower, Record

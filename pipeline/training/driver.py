@@ -18,7 +18,9 @@ from rich.console import Console
 
 from h2q.config import UserError, require
 from pipeline.cluster.nodes import check_nodes
-from pipeline.cluster.session import Resources, find_address, find_resources, local_resources, quiet_ray, ray_session
+from pipeline.cluster.ray_internals import start_coordinator_early
+from pipeline.cluster.resources import Resources, find_resources, local_resources
+from pipeline.cluster.session import find_address, quiet_ray, ray_session
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import MANIFEST, Corpus
 from pipeline.prepare.prepare import prepare
@@ -193,7 +195,7 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     """
     import ray.train
 
-    from pipeline.training.ray_trainer import LeanTrainer, begin_early, train_loop_per_worker
+    from pipeline.training.ray_trainer import lean_trainer, train_loop_per_worker
 
     order = {
         "config": config,
@@ -210,10 +212,10 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     # Only its controller writes there, and Ray keeps that on this node.
     notes = tempfile.TemporaryDirectory(prefix="h2q-ray-")
     if own:
-        begin_early()
-    trainer = LeanTrainer(
+        start_coordinator_early()
+    trainer = lean_trainer(
         train_loop_per_worker,
-        own=own,
+        private=own,
         timeout=config.timeout,
         train_loop_config=order,
         scaling_config=ray.train.ScalingConfig(

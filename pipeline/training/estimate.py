@@ -19,7 +19,7 @@ from torch import nn
 from h2q.config import UserError
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
-from pipeline.cluster.session import local_resources
+from pipeline.cluster.resources import local_resources
 from pipeline.config import RunConfig
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.store import is_file

@@ -1,30 +1,25 @@
-"""Ray Train's trainer, with no process and no library that a run of ours has no use for: each takes 1.5 to 2 seconds
-of a CPU, just when the workers start."""
+"""Ray Train's trainer, with no process and no library that a run here has no use for: each takes 1.5 to 2 seconds of a
+CPU, just when the workers start."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from pipeline.cluster.ray_internals import drop_needless_callbacks
 
-class LeanTrainer(DataParallelTrainer):
+
+def lean_trainer(*args: Any, private: bool, timeout: int, **options: Any) -> DataParallelTrainer:
     """A TorchTrainer that hands out no data sets, as workers read their lanes themselves, and computes nothing in the
     driver and in Ray's controller, so that neither loads torch.
 
-    Ray's callbacks and the method that lists them are its own affair: where it renames one, a run starts more slowly.
+    `private`: Ray is this process's own and ends with it, so that nothing is left to clean up. `timeout`: seconds for
+    which torch's collectives wait for a worker.
     """
-
-    def __init__(self, *args: Any, own: bool, timeout: int, **options: Any) -> None:
-        """`own`: the Ray is this process's own, and ends with it: nothing is left for anybody to clean up. `timeout`:
-        seconds for which the collectives of torch wait for a worker."""
-        super().__init__(*args, backend_config=LateTorchConfig(timeout_s=timeout), **options)
-        self._needless = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if own else set())
-
-    def _create_default_callbacks(self) -> list[Any]:
-        """Ray Train's callbacks, less those that start a process in vain."""
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in self._needless]
+    trainer = DataParallelTrainer(*args, backend_config=LateTorchConfig(timeout_s=timeout), **options)
+    drop_needless_callbacks(trainer, private=private)
+    return trainer
 
 
 @dataclass
@@ -70,11 +65,3 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
     from pipeline.training import loop as worker
 
     worker.train_loop_per_worker(order)
-
-
-def begin_early() -> None:
-    """Start an actor that Ray Train's controller will ask for and wait for, while the controller starts itself."""
-    with suppress(Exception):
-        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
-
-        coordinator.get_or_create_autoscaling_coordinator()

@@ -6,22 +6,23 @@ import sys
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from pipeline.training.ray_trainer import LateTorchConfig, LeanTrainer
+from pipeline.training.ray_trainer import LateTorchConfig, lean_trainer
 
 
 def test_needless_callbacks_are_left_out_and_no_others() -> None:
     scaling = ray.train.ScalingConfig(num_workers=1)
 
-    def names(trainer: TorchTrainer | LeanTrainer) -> set[str]:
+    def names(trainer: DataParallelTrainer) -> set[str]:
         return {type(callback).__name__ for callback in trainer._create_default_callbacks()}
 
     def loop(_: dict) -> None: ...
 
     all_of_them = names(TorchTrainer(loop, scaling_config=scaling))
-    on_a_cluster = names(LeanTrainer(loop, scaling_config=scaling, own=False, timeout=1))
+    on_a_cluster = names(lean_trainer(loop, scaling_config=scaling, private=False, timeout=1))
     assert all_of_them - on_a_cluster == {"DatasetsCallback"}
-    alone = names(LeanTrainer(loop, scaling_config=scaling, own=True, timeout=1))
+    alone = names(lean_trainer(loop, scaling_config=scaling, private=True, timeout=1))
     assert on_a_cluster - alone == {"PlacementGroupCleanerCallback"}
 
 
