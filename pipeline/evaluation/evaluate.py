@@ -14,7 +14,7 @@ from threading import Event
 import numpy as np
 import torch
 
-from h2q.config import require
+from h2q.errors import require
 from h2q.model import ByteModel
 from pipeline.cluster.session import find_resources, local_resources, ray_session
 from pipeline.config import PRESETS, RunConfig

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cluster.session import cpus_per_worker, find_address, find_resources, local_resources
 
 
