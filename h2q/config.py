@@ -3,15 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-
-class UserError(ValueError):
-    """A mistake that the user can mend. One line: the rule, the value found, what to do next. Jobs print it, exit 2."""
-
-
-def require(rule_holds: bool, message: str) -> None:
-    """Raise UserError(message) unless the rule holds."""
-    if not rule_holds:
-        raise UserError(message)
+from h2q.errors import require
 
 
 class FromDict:

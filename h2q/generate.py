@@ -7,8 +7,9 @@ from random import Random
 import torch
 from torch import Tensor
 
-from h2q.config import SamplingConfig, require
+from h2q.config import SamplingConfig
 from h2q.decode.cache import NextLogits, decoder
+from h2q.errors import require
 from h2q.model import ByteModel
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from h2q.config import GrowthConfig, require
+from h2q.config import GrowthConfig
+from h2q.errors import require
 from h2q.model import ByteModel, component
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from h2q.bank import StructureBank
 from h2q.block import Block, DenseLinear, stream_energy
-from h2q.config import ModelConfig, require
+from h2q.config import ModelConfig
+from h2q.errors import require
 from h2q.kernels.linear import linear
 from h2q.layers.hamilton import HamiltonLinear
 from h2q.reversible import Stack, run_reversible

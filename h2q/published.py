@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from h2q.config import ModelConfig, require
+from h2q.config import ModelConfig
+from h2q.errors import require
 from h2q.model import ByteModel
 
 HEADS = 8

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.cli import parse, quiet_profiler, run
 
 BENCHMARKS = {

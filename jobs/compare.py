@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 
 PROG = "python jobs/compare.py"

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from h2q.config import SamplingConfig, UserError, require
+from h2q.config import SamplingConfig
+from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 
 PROG = "python jobs/generate.py"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 from pipeline.config import RunConfig
 from pipeline.runs.folder import check_storage, claim_folder

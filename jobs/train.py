@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cli import parse, quiet_profiler, run
 from pipeline.cluster.submitted import placed
 from pipeline.config import PRESETS, RunConfig, describe_presets

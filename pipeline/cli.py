@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from h2q.config import UserError
+from h2q.errors import UserError
 
 Config = TypeVar("Config")
 

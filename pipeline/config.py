@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from h2q.config import FromDict, GrowthConfig, ModelConfig, require
+from h2q.config import FromDict, GrowthConfig, ModelConfig
+from h2q.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

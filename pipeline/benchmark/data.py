@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.benchmark.timing import interleave
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from h2q.config import SamplingConfig, require
+from h2q.config import SamplingConfig
 from h2q.decode.cache import Cached, NextLogits, Recomputing
+from h2q.errors import require
 from h2q.generate import stream
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import interleave, ratio

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from h2q.config import ModelConfig, require
+from h2q.config import ModelConfig
+from h2q.errors import require
 from h2q.model import ByteModel
 from h2q.reversible import run_reversible_ref
 from pipeline.benchmark.model import PRECISIONS

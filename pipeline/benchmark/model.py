@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from h2q.axioms import orthogonality
 from h2q.block import Block
-from h2q.config import ModelConfig, require
+from h2q.config import ModelConfig
+from h2q.errors import require
 from h2q.layers.hamilton import HamiltonLinear, hamilton_linear_ref
 from h2q.mixers.attention import rotate_phase_ref
 from h2q.model import ByteModel

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from h2q.baselines import dense_of_equal_multiply_adds, dense_of_equal_parameters, multiply_adds, parameters
-from h2q.config import GrowthConfig, ModelConfig, require
+from h2q.config import GrowthConfig, ModelConfig
+from h2q.errors import require
 from h2q.growth import RankGrowth, grow
 from h2q.model import ByteModel
 from pipeline.benchmark.quality_plot import draw

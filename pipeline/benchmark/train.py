@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from h2q.config import ModelConfig, require
+from h2q.config import ModelConfig
+from h2q.errors import require
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import wait

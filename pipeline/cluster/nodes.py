@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from pathlib import Path
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.cluster.resources import Resources
 from pipeline.storage.path import text_of, write_file
 from pipeline.storage.uri import remove

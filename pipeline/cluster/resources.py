@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from h2q.config import require
+from h2q.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

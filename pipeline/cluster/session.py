@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, first_line, require
 from pipeline.cluster.ray_internals import end_autoscaler
 from pipeline.cluster.submitted import submitted
 
@@ -71,10 +71,9 @@ def find_address(address: str | None) -> str:
 
 
 def _unanswered(address: str, error: BaseException) -> UserError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return UserError(
-        f"no Ray cluster answers at {address} ({reason}): start one with ray start --head, or leave out --address and "
-        "RAY_ADDRESS for a Ray of this machine"
+        f"no Ray cluster answers at {address} ({first_line(error)}): start one with ray start --head, or leave out "
+        "--address and RAY_ADDRESS for a Ray of this machine"
     )
 
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
 from pipeline.storage import uri as storage
 

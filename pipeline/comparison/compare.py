@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import TrackingConfig
 from pipeline.runs.checkpoint import list_checkpoints
 from pipeline.runs.find import list_runs

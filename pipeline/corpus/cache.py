@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.corpus.shards import Shard, sha256_of
 from pipeline.corpus.verified import is_verified, remember_verified
 from pipeline.storage import uri as storage

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
 from pipeline.corpus.cache import Cache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.corpus.corpus import Split
 
 if TYPE_CHECKING:  # torch takes seconds to load: who only checks that the text will do need not wait for it

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.storage import uri as storage
 
 VERSION = "1"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.config import PRESETS, TrackingConfig
 
 Mode = Literal["sliding", "lanes", "prequential"]

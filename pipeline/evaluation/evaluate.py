@@ -14,7 +14,7 @@ from threading import Event
 import numpy as np
 import torch
 
-from h2q.config import require
+from h2q.errors import require
 from h2q.model import ByteModel
 from pipeline.cluster.resources import find_resources, local_resources
 from pipeline.cluster.session import ray_session

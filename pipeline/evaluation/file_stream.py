@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from h2q.config import require
+from h2q.errors import require
 
 _BLOCK = 1 << 24
 

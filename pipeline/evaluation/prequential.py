@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
 from pipeline.config import RunConfig

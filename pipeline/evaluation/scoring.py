@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from h2q.config import require
+from h2q.errors import require
 from h2q.model import ByteModel
 from pipeline.evaluation.byte_classes import CLASSES, class_of
 from pipeline.training.precision import Autocast

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from h2q.errors import first_line
 from pipeline.config import TrackingConfig
 from pipeline.runs.folder import RunFolder
 
@@ -34,6 +35,6 @@ def log_evaluation(
         for file in files:
             client.log_artifact(run_id, str(file), "evaluation")
     except MlflowException as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         return f"MLflow did not take the evaluation ({reason}): repeat it when {uri} answers"
     return None

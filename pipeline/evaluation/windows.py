@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from h2q.config import require
+from h2q.errors import require
 
 ROWS = 64
 """Windows of one forward pass. Fixed, like all of the plan: a figure must not depend on who computes it."""

@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
 _PATIENCE = 3.0

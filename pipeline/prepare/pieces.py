@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from h2q.config import UserError
+from h2q.errors import UserError
 
 BLOCK = 8 << 20
 """Bytes read at once."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import MANIFEST, Corpus, Verify, open_corpus, read_manifest
 from pipeline.corpus.shards import sha256_of

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.config import CorpusConfig
 from pipeline.prepare import hub, tables
 from pipeline.prepare.pieces import Format, Piece

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.prepare.pieces import BLOCK, Block, Format, Invalid, Piece, Reading, is_utf8, mend, raise_invalid
 from pipeline.prepare.texts import ARTICLE
 from pipeline.storage import uri as storage

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.prepare.pieces import BLOCK, Block, Invalid, Piece, Reading, is_utf8, mend, raise_invalid
 from pipeline.storage import uri as storage
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from safetensors import SafetensorError
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.storage.path import is_whole, remove_whole, write_whole
 
 if TYPE_CHECKING:  # torch takes seconds to load: who only looks at a state need not wait for it

@@ -3,7 +3,7 @@
 import difflib
 import math
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import read_journal
 from pipeline.storage.path import locate

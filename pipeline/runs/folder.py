@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.config import RunConfig
 from pipeline.storage.path import locate, text_of, write_file
 from pipeline.storage.uri import make_folder, remove, write_atomic

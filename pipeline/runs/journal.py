@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.storage.append_log import Growing, growing, tail
 
 Record = dict[str, Any]

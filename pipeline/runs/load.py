@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_folder, newest_valid, read_checkpoint
 from pipeline.runs.folder import RunFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from h2q.config import UserError
+from h2q.errors import UserError
 
 _NAME = "stop"
 _SECONDS = 0.5

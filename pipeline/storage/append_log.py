@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.storage.path import UriPath
 
 PUT_SECONDS = 5.0

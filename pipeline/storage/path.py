@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from h2q.errors import UserError
 from pipeline.storage import uri as storage
 from pipeline.storage.uri import sync_folder
 
@@ -72,7 +73,7 @@ class UriPath:
         for wait in PATIENCE:
             try:
                 return storage.write_atomic(self.uri, data)
-            except storage.UserError:
+            except UserError:
                 time.sleep(wait)
         storage.write_atomic(self.uri, data)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, first_line, require
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -91,9 +91,7 @@ def filesystem(path: str) -> tuple["FileSystem", str]:
         return fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
         shown = without_secrets(path)
-        raise UserError(
-            f"cannot open {shown}: {_first_line(error)}; give a path or a URI that pyarrow knows"
-        ) from error
+        raise UserError(f"cannot open {shown}: {first_line(error)}; give a path or a URI that pyarrow knows") from error
 
 
 @contextlib.contextmanager
@@ -103,7 +101,7 @@ def opened(path: str) -> Iterator["NativeFile"]:
     try:
         file = where.open_input_file(inner)
     except OSError as error:
-        raise UserError(f"cannot read {without_secrets(path)}: {_first_line(error)}") from error
+        raise UserError(f"cannot read {without_secrets(path)}: {first_line(error)}") from error
     with file:
         yield file
 
@@ -119,7 +117,7 @@ def read(path: str) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"cannot read {without_secrets(path)}: {_first_line(error)}") from error
+        raise UserError(f"cannot read {without_secrets(path)}: {first_line(error)}") from error
 
 
 def write_atomic(path: str, data: Any) -> None:
@@ -144,7 +142,7 @@ def write_atomic(path: str, data: Any) -> None:
             where.move(target, inner)
     except OSError as error:
         shown = without_secrets(path)
-        raise UserError(f"cannot write {shown}: {_first_line(error)}; choose a folder that can be written") from error
+        raise UserError(f"cannot write {shown}: {first_line(error)}; choose a folder that can be written") from error
 
 
 def _write_local(path: Path, data: Any) -> None:
@@ -178,7 +176,7 @@ def make_folder(path: str, option: str = "--corpus.prepared") -> None:
             where.create_dir(inner, recursive=True)
     except OSError as error:
         shown = without_secrets(path)
-        raise UserError(f"cannot make the folder {shown}: {_first_line(error)}; choose another {option}") from error
+        raise UserError(f"cannot make the folder {shown}: {first_line(error)}; choose another {option}") from error
 
 
 def remove(path: str) -> None:
@@ -199,7 +197,7 @@ def _delete(delete: Callable[[str], None], inner: str, path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise UserError(f"cannot delete {without_secrets(path)}: {_first_line(error)}") from error
+        raise UserError(f"cannot delete {without_secrets(path)}: {first_line(error)}") from error
 
 
 def info(path: str) -> "FileInfo":
@@ -208,7 +206,7 @@ def info(path: str) -> "FileInfo":
     try:
         return where.get_file_info(inner)
     except OSError as error:
-        raise UserError(f"cannot look at {without_secrets(path)}: {_first_line(error)}") from error
+        raise UserError(f"cannot look at {without_secrets(path)}: {first_line(error)}") from error
 
 
 def names_in(folder: str) -> list[str]:
@@ -230,7 +228,7 @@ def _infos_in(folder: str) -> list["FileInfo"]:
     try:
         return where.get_file_info(fs.FileSelector(inner, recursive=False, allow_not_found=True))
     except OSError as error:
-        raise UserError(f"cannot list {without_secrets(folder)}: {_first_line(error)}") from error
+        raise UserError(f"cannot list {without_secrets(folder)}: {first_line(error)}") from error
 
 
 def find(pattern: str) -> list[Found]:
@@ -253,7 +251,7 @@ def find(pattern: str) -> list[Found]:
         )
         infos = where.get_file_info(fs.FileSelector(inner, recursive=True))
     except OSError as error:
-        raise UserError(f"cannot list {without_secrets(root)}: {_first_line(error)}") from error
+        raise UserError(f"cannot list {without_secrets(root)}: {first_line(error)}") from error
     found = []
     for info in infos:
         label = info.path[len(inner.rstrip("/")) + 1 :]
@@ -286,7 +284,3 @@ def _fits(pattern: list[str], path: list[str]) -> bool:
     if pattern[0] == "**":
         return any(_fits(pattern[1:], path[i:]) for i in range(len(path) + 1))
     return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(pattern[1:], path[1:])
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

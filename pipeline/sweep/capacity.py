@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.cluster.resources import Resources, cpus_per_worker
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.sampler import DEFAULT_TRIALS

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from h2q.config import FromDict, require
+from h2q.config import FromDict
+from h2q.errors import require
 from pipeline.config import RunConfig
 
 DEFAULT_MODEL = "h2q"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from h2q.config import require
+from h2q.errors import require
 from pipeline.cluster.nodes import check_nodes
 from pipeline.cluster.session import quiet_ray, ray_session
 from pipeline.config import RunConfig

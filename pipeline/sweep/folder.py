@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.config import TrackingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder

@@ -15,7 +15,7 @@ from typing import Any
 
 from ray import tune
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cluster.resources import Resources
 from pipeline.corpus.corpus import open_corpus
 from pipeline.runs.folder import RunFolder

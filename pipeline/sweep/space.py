@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, require
 from pipeline.config import RunConfig
 
 Value = int | float | bool | str | None

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
 from pipeline.runs.folder import RunFolder

@@ -18,7 +18,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from safetensors.torch import load_file
 
-from h2q.config import ModelConfig, UserError, require
+from h2q.config import ModelConfig
+from h2q.errors import UserError, require
 from h2q.generate import generate
 from h2q.model import ByteModel
 

@@ -18,13 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2q.config import UserError
+from h2q.errors import UserError, first_line
 from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint
 from pipeline.storage.path import on_disk
-from pipeline.tracking.store import MLflowStore, first_line, mlflow_program
+from pipeline.tracking.store import MLflowStore, mlflow_program
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

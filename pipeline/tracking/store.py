@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
-from h2q.config import UserError
+from h2q.errors import UserError, first_line
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
@@ -431,8 +431,3 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind, if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from h2q.config import UserError, require
+from h2q.errors import UserError, first_line, require
 from pipeline.cluster.nodes import check_nodes
 from pipeline.cluster.ray_internals import start_coordinator_early
 from pipeline.cluster.resources import Resources, find_resources, local_resources
@@ -29,7 +29,7 @@ from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stop import Stopping, interruptible, request_stop, stoppable
 from pipeline.storage.path import locate
 from pipeline.storage.uri import without_secrets
-from pipeline.tracking.store import LateRun, Tracker, check_store, first_line, follow, is_file, versions
+from pipeline.tracking.store import LateRun, Tracker, check_store, follow, is_file, versions
 from pipeline.training.plots import draw
 from pipeline.training.progress import Progress
 

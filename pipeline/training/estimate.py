@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
 from pipeline.cluster.resources import local_resources

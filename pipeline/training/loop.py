@@ -10,7 +10,7 @@ import ray.train.torch
 import torch
 from torch import Tensor
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from h2q.growth import RankGrowth, grow
 from h2q.model import ByteModel
 from pipeline.cluster.nodes import check_here

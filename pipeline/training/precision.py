@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from h2q.config import require
+from h2q.errors import require
 
 if TYPE_CHECKING:  # torch takes seconds to load: what a CPU can do is known without it
     import torch

@@ -2,7 +2,8 @@
 
 import pytest
 
-from h2q.config import GrowthConfig, ModelConfig, UserError
+from h2q.config import GrowthConfig, ModelConfig
+from h2q.errors import UserError
 
 SMALL: dict = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2}
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q.config import ModelConfig, SamplingConfig, UserError
+from h2q.config import ModelConfig, SamplingConfig
 from h2q.decode.cache import Recomputing
+from h2q.errors import UserError
 from h2q.generate import generate, sample, slide, stream
 from h2q.model import ByteModel
 

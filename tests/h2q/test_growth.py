@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from h2q.bank import StructureBank
-from h2q.config import GrowthConfig, ModelConfig, UserError
+from h2q.config import GrowthConfig, ModelConfig
+from h2q.errors import UserError
 from h2q.growth import RankGrowth, easing, grow
 from h2q.layers.hamilton import HamiltonLinear
 from h2q.model import ByteModel

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from h2q.axioms import independence, orthogonality
-from h2q.config import ModelConfig, UserError
+from h2q.config import ModelConfig
+from h2q.errors import UserError
 from h2q.generate import generate
 from h2q.model import ByteModel
 

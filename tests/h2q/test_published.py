@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from h2q.published import from_state_dict
 
 HEADS, DEPTH, F, T = 8, 2, 4, 24

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cli import options_of, parse, run
 from pipeline.config import PRESETS, RunConfig
 

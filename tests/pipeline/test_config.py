@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import PRESETS, RunConfig, TrainingConfig, describe_presets
 
 

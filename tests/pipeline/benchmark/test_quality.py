@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from h2q.baselines import multiply_adds, parameters
-from h2q.config import ModelConfig, UserError
+from h2q.config import ModelConfig
+from h2q.errors import UserError
 from pipeline.benchmark.quality import PUBLISHED, Options, families, learn, run
 from pipeline.config import PRESETS, CorpusConfig
 from pipeline.prepare.prepare import prepare

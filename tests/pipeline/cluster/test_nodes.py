@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cluster.nodes import check_here
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cluster.resources import cpus_per_worker, find_resources, local_resources
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cluster.session import find_address
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.cluster.submitted import check_lasting, placed
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
 

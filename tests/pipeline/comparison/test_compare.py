@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.comparison.compare import RESULTS, compare, experiment_runs, find_runs, from_folder
 from pipeline.comparison.page import grid, page, picture
 from pipeline.config import RunConfig

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.corpus import shards
 from pipeline.corpus.corpus import Split
 from pipeline.corpus.lanes import Lanes, windows

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
 from pipeline.corpus.corpus import Corpus, open_corpus

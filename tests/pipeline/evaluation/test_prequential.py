@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.prequential import Point, coded, learner, learning_rates, milestones, online

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from h2q.config import ModelConfig, UserError
+from h2q.config import ModelConfig
+from h2q.errors import UserError
 from h2q.model import ByteModel
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus

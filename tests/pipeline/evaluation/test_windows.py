@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.windows import plan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import open_corpus
 from pipeline.prepare.prepare import prepare

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.prepare import hub
 from pipeline.prepare.prepare import Event, prepare

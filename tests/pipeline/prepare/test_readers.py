@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.prepare import pieces, tables, texts
 from pipeline.prepare.pieces import Block, Piece, Reading
 from pipeline.prepare.readers import blocks

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.runs.checkpoint import (
     Checkpoint,
     CheckpointWriter,

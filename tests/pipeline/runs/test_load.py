@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.find import best_bpb, list_runs
 from pipeline.runs.folder import RunFolder

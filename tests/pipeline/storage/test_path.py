@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, write_checkpoint
 from pipeline.runs.folder import RunFolder, check_storage

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus.cache import Cache
 from pipeline.corpus.corpus import open_corpus

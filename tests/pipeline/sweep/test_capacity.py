@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import PRESETS
 from pipeline.sweep.capacity import share_out
 from pipeline.sweep.config import SearchConfig, SweepConfig

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q.config import ModelConfig, UserError
+from h2q.config import ModelConfig
+from h2q.errors import UserError
 from pipeline.config import PRESETS, RunConfig, TrainingConfig
 from pipeline.sweep.space import Choices, Range, configure, grid, growth_note, parse_space, searchable, size
 

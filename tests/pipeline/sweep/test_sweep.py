@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from h2q.baselines import parameters
-from h2q.config import ModelConfig, UserError, require
+from h2q.config import ModelConfig
+from h2q.errors import UserError, require
 from pipeline.cli import parse
 from pipeline.config import PRESETS, RunConfig, TrainingConfig
 from pipeline.runs.folder import RunFolder

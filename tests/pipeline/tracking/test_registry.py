@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from h2q.generate import generate
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder

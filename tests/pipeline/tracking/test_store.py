@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.store import (

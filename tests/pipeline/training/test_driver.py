@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.checkpoint import Checkpoint, checkpoint_folder, list_checkpoints, newest_valid, read_checkpoint
 from pipeline.runs.folder import RunFolder

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from h2q.config import UserError
+from h2q.errors import UserError
 from pipeline.training.precision import check_precision, setup_precision
 
 
