@@ -55,4 +55,4 @@ def _factors(model: ByteModel) -> list[Tensor]:
 
 
 def _stack(layers: list[HamiltonLinear], rank: int) -> Tensor:
-    return torch.stack([layer.factors[:rank] for layer in layers])
+    return torch.stack([layer.factors for layer in layers])[:, :rank]

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from h2q.config import ModelConfig
 from h2q.kernels.linear import linear
+from h2q.kernels.packed import can_pack, rotate_packed
 from h2q.layers.hamilton import HamiltonLinear, generate_weights
 from h2q.mixers.attention import (
     attend,
@@ -37,12 +38,27 @@ def new_layer(config: ModelConfig, inputs: int = 1, outputs: int = 1) -> nn.Modu
     return HamiltonLinear(config.storage_rank, config.blocks, config.factor)
 
 
-def weight_of(layers: list, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
+Source = Tensor | dict[nn.Module, tuple[Tensor, Tensor]] | None
+"""What the weights of a block's layers come from: Hamilton matrices (R, S, S), None if the layers are dense, or made
+already, with the biases, by `prepare_weights`."""
+
+
+def weight_of(layers: list, matrices: Source, dtype: torch.dtype) -> Tensor:
     """Weights of N layers of one kind below one another, (N D, D), cast once to the dtype of the matrix products."""
+    if isinstance(matrices, dict):
+        return matrices[layers[0]][0]
     if matrices is not None:
         return generate_weights(matrices, layers, dtype).flatten(0, 1)
     weights = [layer.weight for layer in layers]
     return (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype)
+
+
+def bias_of(layers: list, matrices: Source, dtype: torch.dtype) -> Tensor:
+    """Biases of N layers one behind the other, (N D,)."""
+    if isinstance(matrices, dict):
+        return matrices[layers[0]][1]
+    biases = [layer.bias for layer in layers]
+    return (torch.cat(biases) if len(biases) > 1 else biases[0]).to(dtype)
 
 
 class Attention(nn.Module):
@@ -55,13 +71,14 @@ class Attention(nn.Module):
         self.phase_rotation = config.phase_rotation
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (new_layer(config) for _ in range(4))
 
-    def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, matrices: Source) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
         inward = [self.q_proj, self.k_proj, self.v_proj]
         inward_weight, output_weight = (weight_of(layers, matrices, x.dtype) for layers in (inward, [self.o_proj]))
-        bias = torch.cat([layer.bias for layer in inward]).to(x.dtype)  # type: ignore[arg-type]
-        planar = self.phase_rotation and not self.published_layout
-        if planar:
+        bias = bias_of(inward, matrices, x.dtype)
+        packed = can_pack(x.device, x.dtype)
+        planar = self.phase_rotation and not self.published_layout and not packed
+        if planar and not isinstance(matrices, dict):
             # Queries and keys come along: their dot product does not depend on the order of channels.
             inward_weight, bias = (planar_rows(rows, 3 * self.heads) for rows in (inward_weight, bias))
             output_weight = planar_columns(output_weight)
@@ -73,7 +90,8 @@ class Attention(nn.Module):
             y = rotate_phase(planar_heads(attend(qkv, self.heads))).reshape(x.shape)
         else:
             y = attend(qkv, self.heads).transpose(1, 2).flatten(-2)
-        return linear(y, output_weight, self.o_proj.bias.to(x.dtype))  # type: ignore[union-attr]
+            y = rotate_packed(y) if self.phase_rotation else y
+        return linear(y, output_weight, bias_of([self.o_proj], matrices, x.dtype))
 
 
 class FeedForward(nn.Module):
@@ -84,11 +102,11 @@ class FeedForward(nn.Module):
         self.fc1 = new_layer(config, outputs=config.ffn_expansion)
         self.fc2 = new_layer(config, inputs=config.ffn_expansion)
 
-    def forward(self, x: Tensor, matrices: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, matrices: Source) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
         for layer in (self.fc1, self.fc2):
             x = functional.gelu(x) if layer is self.fc2 else x
-            x = linear(x, weight_of([layer], matrices, x.dtype), layer.bias.to(x.dtype))  # type: ignore[union-attr]
+            x = linear(x, weight_of([layer], matrices, x.dtype), bias_of([layer], matrices, x.dtype))
         return x
 
 
@@ -100,13 +118,47 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.attention, self.ffn = Attention(config), FeedForward(config)
 
-    def attention_branch(self, x: Tensor, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def attention_branch(self, x: Tensor, matrices: Source, dtype: torch.dtype) -> Tensor:
         """What attention adds to the residual stream, (B, T, D) → (B, T, D) in `dtype`."""
         return self.attention(self.norm1(x).to(dtype), matrices)
 
-    def ffn_branch(self, x: Tensor, matrices: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def ffn_branch(self, x: Tensor, matrices: Source, dtype: torch.dtype) -> Tensor:
         """What the feed-forward layers add to the residual stream, (B, T, D) → (B, T, D) in `dtype`."""
         return self.ffn(self.norm2(x).to(dtype), matrices)
+
+
+def prepare_weights(
+    blocks: list[Block], for_attention: Tensor, for_ffn: Tensor, dtype: torch.dtype
+) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    """Weights and biases of all Hamilton layers at once, by the first of the layers that are asked for together.
+
+    For a GPU: two products and a few copies instead of some thirty small ones for each block. A CPU does better to make
+    a weight just before it is used, while it is in its cache.
+    """
+    first, count = blocks[0].attention, len(blocks)
+    inward = [layer for b in blocks for layer in (b.attention.q_proj, b.attention.k_proj, b.attention.v_proj)]
+    outward = [block.attention.o_proj for block in blocks]
+    hidden = [layer for block in blocks for layer in (block.ffn.fc1, block.ffn.fc2)]
+
+    made = generate_weights(for_attention, [*inward, *outward], dtype)  # type: ignore[list-item]
+    rows, columns = (part.flatten(0, 1) for part in made.split([len(inward), len(outward)]))
+    biases = torch.cat([layer.bias for layer in (*inward, *outward, *hidden)]).to(dtype)  # type: ignore[arg-type]
+    bias_rows, *others = biases.split([len(rows), len(columns), len(hidden) * rows.shape[1]])
+    if first.phase_rotation and not first.published_layout and not can_pack(rows.device, dtype):
+        rows, bias_rows = (planar_rows(part, 3 * first.heads * count) for part in (rows, bias_rows))
+        columns = planar_columns(columns)
+    groups = (
+        (inward[::3], rows, bias_rows),
+        (outward, columns, others[0]),
+        (hidden, generate_weights(for_ffn, hidden, dtype).flatten(0, 1), others[1]),  # type: ignore[arg-type]
+    )
+    return {
+        layer: (weight, bias)
+        for layers, weights, bias in groups
+        for layer, weight, bias in zip(
+            layers, *(part.unflatten(0, (len(layers), -1)).unbind() for part in (weights, bias))
+        )
+    }
 
 
 @torch.no_grad()

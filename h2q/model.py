@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from h2q.bank import StructureBank
-from h2q.block import Block, DenseLinear, stream_energy
+from h2q.block import Block, DenseLinear, prepare_weights, stream_energy
 from h2q.config import ModelConfig
 from h2q.errors import require
 from h2q.kernels.linear import linear
@@ -83,6 +83,9 @@ class ByteModel(nn.Module):
             return torch.cat((first, second), dim=-1), energies
         for_attention = None if matrices is None else matrices[: self.attention_rank]
         for_ffn = None if matrices is None else matrices[: self.ffn_rank]
+        if matrices is not None and matrices.device.type == "cuda":
+            ranks = matrices[: self.attention_rank], matrices[: self.ffn_rank]
+            for_attention = for_ffn = prepare_weights(blocks, *ranks, dtype)
         energies = []
         first, second = stream.chunk(2, dim=-1) if self.config.halves else (stream, stream)
         for block in blocks:

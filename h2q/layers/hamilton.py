@@ -42,13 +42,13 @@ class _WeightSum(Function):
     """Σ_r H_r ⊗ B_r for H (R, S, S) and N times B (max rank, F, F) → (N, S F, S F): products over r, and one copy that
     reorders and casts. Autograd's own backward of the same lines reorders twice and takes four times as long.
 
-    The product over r, (S², R) by (R, N F²), is cut into PARTS products for each layer, of (S², R) by (R, F² / PARTS).
+    The product over r, (S², R) by (R, N F²), is cut into one for each layer, on a CPU into PARTS: (R, F² / PARTS) each.
     """
 
     @staticmethod
     def forward(ctx, matrices: Tensor, dtype: torch.dtype, *factors: Tensor) -> Tensor:  # type: ignore[override]
         (rank, blocks, _), (ranks, size, _), count = matrices.shape, factors[0].shape, len(factors)
-        parts = math.gcd(size, PARTS)
+        parts = math.gcd(size, PARTS) if matrices.device.type == "cpu" else 1
         columns = torch.stack([factor[:rank] for factor in factors]).view(count, rank, parts, -1).transpose(1, 2)
         columns = columns.reshape(count * parts, rank, -1)
         rows = matrices.reshape(rank, -1)

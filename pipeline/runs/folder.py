@@ -7,6 +7,7 @@ runs/NAME/
     checkpoints/    step-000001000/ …
     samples/        step-000001000.txt …
     plots/          curves.png, energy.png
+    profile/        trace.json.gz, with --profile
     summary.json    the result, when it has ended
 """
 

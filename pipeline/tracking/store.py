@@ -32,12 +32,13 @@ FOLDER_TAG = "run_folder"
 """Tag of an MLflow run: where its folder is."""
 
 _SQLITE, _SQLITE_MAGIC = "sqlite:///", b"SQLite format 3\0"
-_ELSEWHERE = ("name", "storage", "resume", "verbose", "tracking.", "corpus.prepared", "corpus.cache")
+_ELSEWHERE = ("name", "storage", "resume", "verbose", "profile", "tracking.", "corpus.prepared", "corpus.cache")
 _ABOUT = """Byte-level language models, trained by `python jobs/train.py`.
 
 * `validation/bpb`, `test/bpb`: bits per byte of the whole split, lower is better; comparable on one corpus only (the
   dataset of a run). `train/bpb`: mean over the steps since the last record.
 * `energy/block_NN`: mean L2 norm of the residual stream behind each block. `growth/rank`: active Kronecker terms.
+* `mfu`: share of a GPU's bfloat16 peak that the products of the model take.
 * `system/…`: load of the machine that started the run.
 
 Side by side, with the fields in which runs differ: `python jobs/compare.py --experiment NAME`.
@@ -245,8 +246,8 @@ class MLflowRun:
         self._client.set_terminated(self._id, status)
 
     def attach(self, folder: Path) -> None:
-        """Upload the pictures and samples that the run left."""
-        for name in ("plots", "samples"):
+        """Upload the pictures, samples and traces that the run left."""
+        for name in ("plots", "samples", "profile"):
             if (folder / name).exists():
                 with on_disk(folder / name) as path:
                     self._client.log_artifacts(self._id, str(path), name)

@@ -30,6 +30,7 @@ from pipeline.runs.stop import Stopping, interruptible, request_stop, stoppable
 from pipeline.storage.path import locate
 from pipeline.storage.uri import without_secrets
 from pipeline.tracking.store import LateRun, Tracker, check_store, follow, is_file, versions
+from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.plots import draw
 from pipeline.training.progress import Progress
 
@@ -66,6 +67,9 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
                 from pipeline.training.precision import check_precision
 
                 check_precision(config.precision, "cpu")  # what a GPU can do, its worker will find out
+            use_graph(config.graph, cuda=resources.gpu, workers=config.workers)
+            if reason := why_eager(config.graph, cuda=resources.gpu, workers=config.workers):
+                progress.say(reason)
             progress.stage("preparing the corpus")
             corpus = prepare(config.corpus, local=config.local, on_event=progress.preparing)
             check_corpus(corpus, config)
@@ -122,6 +126,8 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         end(tracker, folder, "FINISHED" if summary.status == "finished" else "KILLED", progress)
         if summary.status == "stopped":
             progress.say(f"stopped at step {summary.steps}; continue with --resume --name {folder.name}")
+        if config.profile and (trace := folder.path / "profile" / "trace.json.gz").exists():
+            progress.say(f"profile {trace} (open it in https://ui.perfetto.dev)")
         progress.stage("drawing")
         draw(records, folder.path / "plots", folder.name)
         with suppress(Exception):  # `end` has said what to do where the server is away

@@ -7,6 +7,7 @@ number of rows is continued as a straight line to the number that the run will h
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -23,10 +24,11 @@ from pipeline.cluster.resources import local_resources
 from pipeline.config import RunConfig
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.store import is_file
+from pipeline.training.graph_rule import use_graph
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.peak import peak_bytes
 from pipeline.training.precision import setup_precision
-from pipeline.training.step import optimizer_step
+from pipeline.training.step import make_step
 from pipeline.training.train_state import Trainee
 from pipeline.training.validate import ROWS
 
@@ -87,9 +89,12 @@ def estimate(config: RunConfig) -> Estimate:
     trainee = Trainee(model, optimizer, scaler, RankGrowth(config.growth, 0), about={})
     whole = replace(config, accumulate=1)
 
-    def training(rows: int) -> Callable[[], object]:
+    graph = use_graph(config.graph, cuda=cuda, workers=config.workers)
+
+    def training(rows: int, graph: bool = False) -> Callable[[], object]:
         x, y = (torch.randint(config.model.vocab, (rows, config.model.seq_len), device=device) for _ in range(2))
-        return lambda: optimizer_step(trainee, model, x, y, whole, autocast, detailed=False)
+        step = make_step(trainee, model, whole, autocast, graph=graph)
+        return lambda: step(x, y, detailed=False)
 
     def scoring(rows: int) -> Callable[[], object]:
         x = torch.randint(config.model.vocab, (rows, config.model.seq_len), device=device)
@@ -104,8 +109,9 @@ def estimate(config: RunConfig) -> Estimate:
 
     rows = config.training.lanes // (config.workers * config.accumulate)
     try:
-        step, measured = _time(training, rows, device)
-        update = _seconds(lambda: _update(trainee, config), device)
+        step, measured = _time(partial(training, graph=graph), rows, device)
+        # Within a graph it takes next to nothing.
+        update = 0.0 if graph else _seconds(lambda: _update(trainee, config), device)
         windows = ROWS[device.type]
         evaluation, _ = _time(scoring, windows, device)
         activations = max(_peak(training, rows, device), _peak(scoring, windows, device))

@@ -23,10 +23,14 @@ from pipeline.runs.journal import Journal
 from pipeline.runs.stop import StopWatch
 from pipeline.storage.path import text_of
 from pipeline.training.clock import Stopwatch
+from pipeline.training.flops import utilisation
+from pipeline.training.graph_rule import use_graph
 from pipeline.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from pipeline.training.out_of_memory import ran_out, too_large
 from pipeline.training.precision import Autocast, setup_precision
+from pipeline.training.profile import StepProfile
 from pipeline.training.samples import write_sample
-from pipeline.training.step import optimizer_step
+from pipeline.training.step import make_step
 from pipeline.training.train_state import Diverged, Trainee, mean_bits, scalars
 from pipeline.training.validate import bits_per_byte
 from pipeline.training.worker import Place, find_place
@@ -37,7 +41,7 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
 
     `order` holds `config` (RunConfig), `folder` (of the run), `corpus` (folder of the prepared corpus; both as `locate`
     gives them), `use_gpu`, `threads` (of the CPU, or None) and `about` (what every checkpoint says of its origin).
-    Raises: UserError if it diverges more often than `training.rollback_limit`.
+    Raises: UserError if it diverges more often than `training.rollback_limit`, or does not fit into memory.
     """
     config: RunConfig = order["config"]
     place = find_place(use_gpu=order["use_gpu"], threads=order["threads"])
@@ -48,7 +52,11 @@ def train_loop_per_worker(order: dict[str, Any]) -> None:
         try:
             return train(config, order["folder"], corpus, place, autocast, order["about"], rollbacks)
         except Diverged as error:
-            diverged = error
+            diverged = error.with_traceback(None)  # which would keep the model in memory
+        except RuntimeError as error:
+            if ran_out(error):
+                raise too_large(config, place.name) from error
+            raise
     raise UserError(
         f"training diverged {config.training.rollback_limit + 1} times, {diverged}: lower --training.learning-rate, or "
         "raise --training.warmup"
@@ -73,6 +81,8 @@ def train(
         move_to_device=False,
         parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True},
     )
+    graph = use_graph(config.graph, cuda=place.cuda, workers=place.size)
+    optimizer_step = make_step(trainee, forward, config, autocast, graph=graph)
 
     state, start = trainee.state, trainee.state.step
     state.rollbacks = max(state.rollbacks, rollbacks)
@@ -86,6 +96,7 @@ def train(
         CheckpointWriter(folder / "checkpoints", keep=training.keep, before=journal.sync, active=place.first) as writer,
         StopWatch(folder, active=place.first) as stop,
         Prefetch(lanes, world_rank=place.rank, world_size=place.size, device=place.device) as batches,
+        StepProfile(folder / "profile", config.profile, place.device, active=place.first) as profile,
     ):
         for step in range(start, training.steps + 1):
             state.step, last, fresh = step, step == training.steps, step > start
@@ -115,8 +126,9 @@ def train(
                 # What is drawn (dropout) is a function of seed, step and rank: a run that resumes draws the same.
                 torch.manual_seed(zlib.crc32(f"{training.seed} {step} {place.rank}".encode()))
                 x, y = batches(step)
-                measured = optimizer_step(trainee, forward, x, y, config, autocast, detailed=logging)
+                measured = optimizer_step(x, y, detailed=logging)
                 losses.append(measured.pop("loss"))
+                profile.next()
                 if growth.decides_at(step + 1):
                     trainee.note(place.means(losses))
                     if growth.decide():
@@ -128,12 +140,14 @@ def train(
                 state.losses = []
             if logging and not last:
                 trainee.check_divergence(training.skip_limit)
+                speed = clock.steps_per_second(step + 1) * training.lanes * config.model.seq_len
                 state.record |= scalars(measured) | {
                     "learning_rate": rate,
                     "growth/rank": model.rank,
                     "skipped_steps": state.skipped,
-                    "bytes_per_second": clock.steps_per_second(step + 1) * training.lanes * config.model.seq_len,
+                    "bytes_per_second": speed,
                     "memory/peak_bytes": place.peak_memory_bytes(),
+                    **utilisation(config.model, speed / place.size, place.name),
                 }
             if state.record:
                 journal.write({"step": step, "time": time.time(), **state.record})

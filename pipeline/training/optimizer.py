@@ -18,6 +18,9 @@ class AdamW(torch.optim.AdamW):
     plain function that torch wraps, and the exemption is noted under the name where torch looks before it makes one.
     """
 
+    # torch would warn that what can be captured also runs without: evaluation, warm-up and `--graph no` do.
+    _warned_capturable_if_run_uncaptured = True
+
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
     for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
@@ -30,8 +33,11 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
     """AdamW with a group each for the structure bank, the factors, weight matrices, and all that is not decayed.
 
     The bank moves every layer at once and a factor is one core of a product, so each has its own factor on the learning
-    rate (`scale` of its group). Norms, biases and embeddings are not decayed.
+    rate (`scale` of its group). Norms, biases and embeddings are not decayed. On CUDA each group's rate is a tensor
+    there, which a captured step reads anew at each replay.
     """
+    device = next(model.parameters()).device
+    cuda = device.type == "cuda"
     groups: dict[str, list[nn.Parameter]] = {"bank": [], "factors": [], "matrices": [], "undecayed": []}
     for name, parameter in model.named_parameters():
         groups[_group(name, parameter)].append(parameter)
@@ -43,6 +49,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
                 "name": name,
                 "params": parameters,
                 "scale": scales.get(name, 1.0),
+                "lr": torch.tensor(training.learning_rate, device=device) if cuda else training.learning_rate,
                 "weight_decay": decays.get(name, training.weight_decay),
             }
             for name, parameters in groups.items()
@@ -51,6 +58,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
         lr=training.learning_rate,
         betas=(0.9, training.beta2),
         fused=True,
+        capturable=cuda,
     )
 
 
@@ -78,7 +86,10 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group its share of the rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate * group["scale"])
+        else:
+            group["lr"] = rate * group["scale"]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> Tensors:
@@ -97,5 +108,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Par
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
         parameter = parameters[name]
-        # AdamW's fused step counts on the parameter's device.
-        state[parameter][kind] = value.to(parameter.device)
+        if kind in state[parameter]:
+            state[parameter][kind].copy_(value)  # in place: a captured step knows its tensors by their addresses
+        else:
+            # AdamW's fused step counts on the parameter's device.
+            state[parameter][kind] = value.to(parameter.device)

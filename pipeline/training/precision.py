@@ -25,7 +25,8 @@ def setup_precision(precision: str, device: "torch.device") -> Autocast:
 
     check_precision(precision, device)
     if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        # Sets torch's older and newer switches alike: where they differ, torch refuses to read the older ones.
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision in _AUTOCAST:
         dtype = getattr(torch, _AUTOCAST[precision])
         # The generated weight is used once a forward pass, so autocast's cache would only hold memory.

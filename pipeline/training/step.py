@@ -1,7 +1,8 @@
 """One optimizer step: gradients over micro-batches, clipped, applied unless they are not finite."""
 
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from h2q.axioms import independence, orthogonality
 from h2q.growth import easing
 from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrainingConfig
+from pipeline.training.graph import CapturedStep
 from pipeline.training.precision import Autocast
 from pipeline.training.train_state import Trainee
 
@@ -26,6 +28,32 @@ def optimizer_step(
     (cross-entropy in nats per byte); if `detailed` also `objective`, `axiom`, `independence`, `gradient_norm` and
     `energy` (depth,).
     """
+    return make_step(trainee, forward, config, autocast)(x, y, detailed=detailed)
+
+
+class Step(Protocol):
+    """`step(x, y, detailed=…)`: one optimizer step, see `optimizer_step`."""
+
+    def __call__(self, x: Tensor, y: Tensor, *, detailed: bool) -> dict[str, Tensor]: ...
+
+
+def make_step(trainee: Trainee, forward: Any, config: RunConfig, autocast: Autocast, *, graph: bool = False) -> Step:
+    """The optimizer step of a run, eager or (`graph`, on CUDA) captured once and replayed."""
+    work: Step = partial(_update, trainee, forward, config, autocast)
+    run = CapturedStep(work, trainee) if graph else work
+
+    def step(x: Tensor, y: Tensor, *, detailed: bool) -> dict[str, Tensor]:
+        # Around the whole step, which changes weights only at its end: what eases new ranks reads the host's counters.
+        with easing(trainee.model, trainee.growth):
+            return run(x, y, detailed=detailed)
+
+    return step
+
+
+def _update(
+    trainee: Trainee, forward: Any, config: RunConfig, autocast: Autocast, x: Tensor, y: Tensor, *, detailed: bool
+) -> dict[str, Tensor]:
+    """All of a step that the device does by itself: never looks at a result, so that it can be captured."""
     scaler, optimizer = trainee.scaler, trainee.optimizer
     measured = _gradients(forward, scaler, x, y, config, autocast, detailed)
     scaler.unscale_(optimizer)
@@ -35,8 +63,7 @@ def optimizer_step(
     if not scaler.is_enabled():
         # The fused optimizer leaves everything as it was where this is 1: no look at the value by the host.
         optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
-    with easing(trainee.model, trainee.growth):
-        scaler.step(optimizer)
+    scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
     return measured | ({"gradient_norm": norm} if detailed else {})

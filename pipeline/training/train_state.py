@@ -64,7 +64,8 @@ class Trainee:
         self.state = TrainingState()
         self._about = about
         # Counted on the device, read when a record is written: all skipped steps, and the last ones in a row.
-        self._skipped = torch.zeros(2, device=next(model.parameters()).device)
+        # Always the same tensor: a captured step knows it by its address.
+        self.skipped = torch.zeros(2, device=next(model.parameters()).device)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
 
     def note(self, losses: list[float]) -> None:
@@ -76,19 +77,20 @@ class Trainee:
     def count(self, finite: torch.Tensor) -> None:
         """One more step, applied or skipped: `finite` is a truth value on the device."""
         skipped = 1.0 - finite.float()
-        self._skipped = torch.stack([self._skipped[0] + skipped, (self._skipped[1] + 1.0) * skipped])
+        self.skipped += skipped
+        self.skipped[1] *= skipped
 
     def check_divergence(self, limit: int) -> None:
         """Bring the counts to the host. Raises: Diverged after `limit` skipped steps in a row."""
-        total, in_a_row = (int(count) for count in self._skipped.tolist())
+        total, in_a_row = (int(count) for count in self.skipped.tolist())
         self.state.skipped += total
-        self._skipped[0] = 0
+        self.skipped[0] = 0
         if in_a_row >= limit:
             raise Diverged(f"last at step {self.state.step}, where {in_a_row} steps in a row had no finite gradient")
 
     def snapshot(self) -> Checkpoint:
         """A copy in host memory that later steps do not change."""
-        skipped, in_a_row = self._skipped.tolist()
+        skipped, in_a_row = self.skipped.tolist()
         return Checkpoint(
             model=to_host(self.model.state_dict()),
             optimizer=to_host(optimizer_tensors(self.optimizer, self._names)),
@@ -108,7 +110,7 @@ class Trainee:
         restore_optimizer(self.optimizer, self._names, checkpoint.optimizer)
         self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.growth.load_state_dict(checkpoint.state["growth"])
-        self._skipped = torch.tensor(checkpoint.state["uncounted"], device=self._skipped.device)
+        self.skipped.copy_(torch.tensor(checkpoint.state["uncounted"]))
         self.state = TrainingState(**{name: checkpoint.state[name] for name in asdict(self.state)})
 
 

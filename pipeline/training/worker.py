@@ -53,12 +53,16 @@ class Place:
         """Whether it holds on any worker; the same answer on each."""
         return here if self.size == 1 else bool(self.sum(torch.tensor(float(here), device=self.device)).item())
 
-    def describe(self) -> dict[str, Any]:
-        """Device and number of workers, for people."""
+    @property
+    def name(self) -> str:
+        """The device, for people."""
         threads = torch.get_num_threads()
         named = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
-        device = torch.cuda.get_device_name(self.device) if self.cuda else named
-        return {"device": device, "world_size": self.size}
+        return torch.cuda.get_device_name(self.device) if self.cuda else named
+
+    def describe(self) -> dict[str, Any]:
+        """Device and number of workers, for people."""
+        return {"device": self.name, "world_size": self.size}
 
     def peak_memory_bytes(self) -> int:
         """Largest memory held so far: allocated on the GPU, or resident in this process."""

@@ -1,5 +1,6 @@
 """One line from raw bytes to a tracked run: in this process, under Ray, and after an interruption."""
 
+import gzip
 import json
 import shutil
 import sqlite3
@@ -22,7 +23,7 @@ from pipeline.training.summary import Summary
 Make = Callable[..., RunConfig]
 Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
 
-TIMES = {"time", "bytes_per_second", "memory/peak_bytes"}
+TIMES = {"time", "bytes_per_second", "memory/peak_bytes", "mfu"}
 
 
 def final(folder: RunFolder) -> Checkpoint:
@@ -249,3 +250,29 @@ def test_a_run_that_diverges_goes_back_and_then_ends_clearly(tmp_path: Path, tin
     exploding = {"learning_rate": 1e30, "skip_limit": 2, "rollback_limit": 2, "steps": 60, "warmup": 0}
     with pytest.raises(UserError, match=r"training diverged 3 times, last at step \d+.*--training.learning-rate"):
         train(tiny(tmp_path, training=exploding))
+
+
+def test_a_profile_is_a_trace_of_some_steps(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, said = train(tiny(tmp_path, profile=2, training={"steps": 8}))
+    trace = folder.path / "profile" / "trace.json.gz"
+    assert f"profile {trace}" in said
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = {event["name"] for event in events if event.get("name", "").startswith("ProfilerStep")}
+    assert steps == {"ProfilerStep#3", "ProfilerStep#4"}
+
+
+def test_a_graph_where_there_is_no_gpu_starts_nothing(tmp_path: Path, tiny: Make, train: Train) -> None:
+    with pytest.raises(UserError, match="graph yes needs a CUDA device, found a CPU: use --graph auto"):
+        train(tiny(tmp_path, graph="yes", use_gpu="no"))
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_step_too_large_for_memory_ends_with_what_to_do(
+    tmp_path: Path, tiny: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("pipeline.training.step._update", full)
+    with pytest.raises(UserError, match=r"4 rows of 16 bytes do not: raise --accumulate to 2, use .* reversible or"):
+        train(tiny(tmp_path))
