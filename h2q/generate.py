@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from random import Random
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from h2q.config import SamplingConfig
 from h2q.decode.cache import NextLogits, decoder
+from h2q.decode.graph import Writer
 from h2q.errors import require
 from h2q.model import ByteModel
 
@@ -45,35 +47,90 @@ def stream(
     is full slides by half a window before it takes one more byte, so that its positions keep their meaning for half a
     window. The last byte is the one that completes `stop` (in the new bytes alone). The same seed gives the same
     bytes. `next_logits` replaces the model's `decoder`. The model must not change meanwhile; its mode does not matter.
+    On a GPU bytes are drawn there, a few ahead of the one that is taken.
 
     Raises: UserError, before the first byte, for an empty prompt or stop, a byte that is not of the model's alphabet,
     a negative length; with the byte it would have been, if the logits are not finite.
     """
+    _check(model, prompt, length)
+    require(stop is None or len(stop) > 0, "the stop string must hold at least one byte")
+    window = model.config.seq_len
+    if next_logits is None and model.pos_emb.device.type == "cuda" and model.config.head_layout == "split":
+        drawn = _written(model, prompt[-window:], length, config)
+    else:
+        drawn = _drawn(next_logits or decoder(model), prompt[-window:], length, config, window)
+    return drawn if stop is None else _until(drawn, stop)
+
+
+def generate_batch(
+    model: ByteModel, prompts: list[bytes], length: int, config: SamplingConfig, *, dtype: torch.dtype | None = None
+) -> list[bytes]:
+    """`length` new bytes behind each prompt, all streams in step, drawn on the model's device.
+
+    Stream i is what `stream` gives with the seed `config.seed` + i, up to rounding. `dtype` is that of matrix products
+    and of the keys and values that are kept (None: the parameters').
+
+    Raises: UserError as `stream`; for prompts whose last `seq_len` bytes differ in number; for the published head
+    layout, which keeps nothing.
+    """
+    window = model.config.seq_len
+    for prompt in prompts:
+        _check(model, prompt, length)
+    contexts = [prompt[-window:] for prompt in prompts]
+    lengths = sorted({len(context) for context in contexts})
+    require(len(lengths) <= 1, f"the prompts must have one length, got {' and '.join(map(str, lengths))} bytes")
+    if not prompts or length == 0:
+        return [b"" for _ in prompts]
+    randoms = [Random(config.seed + i) for i in range(len(prompts))]
+    pieces = []
+    for piece in Writer(model, len(prompts), config, dtype).write(contexts, length, randoms):
+        _require_finite(int(piece.max()) < model.config.vocab)
+        pieces.append(piece)
+    return [row.tobytes() for row in torch.cat(pieces, dim=1).to(torch.uint8).numpy()]
+
+
+def _check(model: ByteModel, prompt: bytes, length: int) -> None:
     vocab = model.config.vocab
     require(len(prompt) > 0, "the prompt must hold at least one byte")
     require(length >= 0, f"length must be at least 0 bytes, got {length}")
-    require(stop is None or len(stop) > 0, "the stop string must hold at least one byte")
     require(vocab <= 256, f"the model's alphabet has {vocab} symbols: only one of at most 256 can be written as bytes")
     foreign = next((i for i, byte in enumerate(prompt) if byte >= vocab), None)
     if foreign is not None:
         found = f"byte {prompt[foreign]} at offset {foreign}"
         require(False, f"the prompt must be of the model's alphabet, 0 to {vocab - 1}, got {found}")
-    return _stream(next_logits or decoder(model), prompt, length, config, stop, model.config.seq_len)
 
 
-def _stream(
-    next_logits: NextLogits, prompt: bytes, length: int, config: SamplingConfig, stop: bytes | None, window: int
-) -> Iterator[int]:
+def _require_finite(finite: bool) -> None:
+    require(finite, "the model's logits are not finite: its training has diverged")
+
+
+def _drawn(next_logits: NextLogits, context: bytes, length: int, config: SamplingConfig, window: int) -> Iterator[int]:
+    """Bytes drawn on the host, one at a time."""
     random = Random(config.seed)
-    context, end = prompt[-window:], b""
     for _ in range(length):
         byte = sample(next_logits(context), config, random)
         yield byte
-        if stop is not None:
-            end = (end + bytes((byte,)))[-len(stop) :]
-            if end == stop:
-                return
         context = slide(context, window) + bytes((byte,))
+
+
+def _written(model: ByteModel, context: bytes, length: int, config: SamplingConfig) -> Iterator[int]:
+    """Bytes drawn on the device."""
+    if length == 0:
+        return
+    pieces = Writer(model, 1, config).write([context], length, [Random(config.seed)])
+    for byte in chain.from_iterable(piece[0].tolist() for piece in pieces):
+        _require_finite(byte < model.config.vocab)
+        yield byte
+
+
+def _until(drawn: Iterator[int], stop: bytes) -> Iterator[int]:
+    """The bytes up to and with the one that completes `stop`."""
+    end = b""
+    for byte in drawn:
+        yield byte
+        end = (end + bytes((byte,)))[-len(stop) :]
+        if end == stop:
+            return
 
 
 def slide(context: bytes, window: int) -> bytes:
@@ -88,7 +145,7 @@ def sample(logits: Tensor, config: SamplingConfig, random: Random) -> int:
     """
     logits = logits.to("cpu", torch.float64, copy=True)
     best = logits.max().item()
-    require(math.isfinite(best), "the model's logits are not finite: its training has diverged")
+    _require_finite(math.isfinite(best))
     if config.temperature == 0:
         return int(logits.argmax())
     # Less the largest first: a small temperature must not overflow.

@@ -12,6 +12,7 @@ from pipeline.cli import parse, quiet_profiler, run
 
 BENCHMARKS = {
     "model": "pipeline.benchmark.model",
+    "gpu": "pipeline.benchmark.gpu",
     "memory": "pipeline.benchmark.memory",
     "data": "pipeline.benchmark.data",
     "generate": "pipeline.benchmark.generate",

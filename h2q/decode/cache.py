@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from h2q.block import Block, weight_of
+from h2q.decode.graph import Replayed
 from h2q.mixers.attention import PHASE_EPS, rotate_phase_ref
 from h2q.model import ByteModel
 
@@ -37,13 +38,15 @@ def decoder(model: ByteModel, products: Literal["auto", "factors", "weights"] = 
 
     `products`: `factors` applies Hamilton layers as their Kronecker terms, S D R + D F R multiply-adds for a byte;
     `weights` builds every weight once. `auto` is what was measured faster: the factors on a CPU whose cache the weights
-    would overflow, else the weights. The published head layout has no cache, because all that a position sees there
-    depends on the length of the window: it is computed anew for every byte.
+    would overflow, a CUDA graph of the weights on a GPU, else the weights. The published head layout has no cache,
+    because all that a position sees there depends on the length of the window: it is computed anew for every byte.
 
     The model must not change while the decoder is used. Dropout is off whatever the model's mode.
     """
     if model.config.head_layout == "published":
         return Recomputing(model)
+    if products == "auto" and model.pos_emb.device.type == "cuda":
+        return Replayed(model)
     if model.bank is None:
         products = "weights"
     elif products == "auto":

@@ -111,23 +111,33 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def training_step(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype) -> Callable[[], None]:
-    """One whole step of the loop every case shares: forward, backward, clipping, fused AdamW."""
+def training_step(
+    model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype, *, rate: float = 1e-4, scaled: bool = False
+) -> Callable[[], Tensor]:
+    """One whole step of the loop every case shares: forward, backward, clipping, fused AdamW; gives the loss.
+
+    The host looks at no value, so that a CUDA graph can hold the step. `scaled`: with a gradient scaler, as float16
+    needs it.
+    """
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.02, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02, fused=True, capturable=x.is_cuda)
+    scaler = torch.amp.GradScaler(x.device.type, enabled=scaled)
     axiom = orthogonality_ref if isinstance(model, PublishedFormulation) else orthogonality
     original = getattr(model, "_orig_mod", model)
     body = original.model if isinstance(original, PublishedFormulation) else original
     assert isinstance(body, ByteModel)
 
-    def step() -> None:
+    def step() -> Tensor:
         optimizer.zero_grad()
         with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = model(x)
             loss = functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
-        (loss + 1e-3 * axiom(body)).backward()
+        scaler.scale(loss + 1e-3 * axiom(body)).backward()
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
 
     return step
 

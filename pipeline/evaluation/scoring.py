@@ -74,15 +74,26 @@ def score(model: ByteModel, rows: np.ndarray, skip: int, window: int, autocast: 
 
     The model must be in evaluation mode; it computes on the device where it lies.
     """
-    data = torch.from_numpy(rows.astype(np.int64)).to(model.pos_emb.device)
+    data = torch.from_numpy(rows.copy()).to(model.pos_emb.device)
+    return tabulate(code_lengths(model, data, skip, autocast), rows, skip, window)
+
+
+def code_lengths(model: ByteModel, data: torch.Tensor, skip: int, autocast: Autocast) -> torch.Tensor:
+    """Nats of the targets of windows, (B, T + 1) uint8 → (B, T − skip), on the device where both lie."""
+    data = data.long()
     with autocast():
         logits = model(data[:, :-1])
     assert isinstance(logits, torch.Tensor)
     targets = data[:, 1 + skip :]
     nats = functional.cross_entropy(logits[:, skip:].flatten(0, 1), targets.flatten(), reduction="none")
-    nats = nats.double().cpu().numpy().reshape(targets.shape)
+    return nats.view(targets.shape)
+
+
+def tabulate(found: torch.Tensor, rows: np.ndarray, skip: int, window: int) -> np.ndarray:
+    """The table of windows from the nats of their targets."""
+    nats = found.cpu().double().numpy()
     table, values = np.zeros((2, window + 256)), rows[:, 1 + skip :].ravel()
-    scored = slice(skip, skip + targets.shape[1])
+    scored = slice(skip, skip + nats.shape[1])
     table[0, scored], table[1, scored] = nats.sum(axis=0), len(rows)
     table[0, window:] = np.bincount(values, weights=nats.ravel(), minlength=256)
     table[1, window:] = np.bincount(values, minlength=256)

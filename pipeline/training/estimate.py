@@ -30,7 +30,7 @@ from pipeline.training.peak import peak_bytes
 from pipeline.training.precision import setup_precision
 from pipeline.training.step import make_step
 from pipeline.training.train_state import Trainee
-from pipeline.training.validate import ROWS
+from pipeline.training.validate import batch_rows
 
 ENOUGH_SECONDS = 2.0
 """A step that takes so long is not measured with more rows."""
@@ -112,7 +112,7 @@ def estimate(config: RunConfig) -> Estimate:
         step, measured = _time(partial(training, graph=graph), rows, device)
         # Within a graph it takes next to nothing.
         update = 0.0 if graph else _seconds(lambda: _update(trainee, config), device)
-        windows = ROWS[device.type]
+        windows = batch_rows(device.type, config.model.seq_len)
         evaluation, _ = _time(scoring, windows, device)
         activations = max(_peak(training, rows, device), _peak(scoring, windows, device))
     except torch.OutOfMemoryError as error:

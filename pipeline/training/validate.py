@@ -1,6 +1,7 @@
 """Bits per byte of a whole split."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -9,15 +10,25 @@ from h2q.model import ByteModel
 from pipeline.corpus.corpus import Split
 from pipeline.corpus.lanes import windows
 from pipeline.training.precision import Autocast
-from pipeline.training.worker import Place
+
+if TYPE_CHECKING:  # It loads Ray.
+    from pipeline.training.worker import Place
 
 ROWS = {"cpu": 16, "cuda": 64}
 """Windows to a batch, by device; fixed, so that a result does not depend on the batch of the training. With 64 a CPU is
 no faster, and a worker of preset `laptop` holds 120 MB more."""
 
+POSITIONS = 1 << 16
+"""Bytes to a batch on a GPU, where they make more than its rows: fewer would leave it waiting for launches."""
+
+
+def batch_rows(device: str, seq_len: int) -> int:
+    """Windows to a batch on a device of this type."""
+    return ROWS[device] if device == "cpu" else max(ROWS[device], POSITIONS // seq_len)
+
 
 @torch.no_grad()
-def bits_per_byte(model: ByteModel, split: Split, place: Place, autocast: Autocast) -> float:
+def bits_per_byte(model: ByteModel, split: Split, place: "Place", autocast: Autocast) -> float:
     """Code length of the split under the model, over its bytes: every byte once, in windows of `seq_len` side by side.
 
     The first byte, which nothing predicts, is charged the 8 bits of a uniform guess, so that the figure is that of a
@@ -26,7 +37,7 @@ def bits_per_byte(model: ByteModel, split: Split, place: Place, autocast: Autoca
     training = model.training
     model.eval()
     nats = torch.zeros((), dtype=torch.float64, device=place.device)
-    rows = ROWS[place.device.type]
+    rows = batch_rows(place.device.type, model.config.seq_len)
     for x, y in windows(split, model.config.seq_len, rows, place.rank, place.size, place.device):
         with autocast():
             logits = model(x)

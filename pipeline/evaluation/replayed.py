@@ -1,0 +1,47 @@
+"""Scoring on a GPU by a CUDA graph: a batch of windows costs launches more than arithmetic."""
+
+import numpy as np
+import torch
+
+from h2q.decode.graph import recorded
+from h2q.model import ByteModel
+from pipeline.evaluation.scoring import code_lengths, tabulate
+from pipeline.training.precision import Autocast
+
+
+class ReplayedScore:
+    """What `pipeline.evaluation.scoring.score` gives, for batches of few shapes: each is recorded when it first comes.
+
+    A replay computes what the recorded step did, by the same kernels. The model's parameters may change between calls,
+    in place.
+    """
+
+    def __init__(self, model: ByteModel, window: int, autocast: Autocast) -> None:
+        self._model, self._window, self._autocast = model, window, autocast
+        self._recorded: dict[tuple[int, int, int], _Recorded] = {}
+
+    def __call__(self, rows: np.ndarray, skip: int) -> np.ndarray:
+        """The table (see `scoring.Tally`) of windows (B, T + 1) uint8 without their first `skip` targets."""
+        key = (*rows.shape, skip)
+        if key not in self._recorded:
+            self._recorded[key] = _Recorded(self._model, key, self._autocast)
+        return tabulate(self._recorded[key].nats(rows), rows, skip, self._window)
+
+
+class _Recorded:
+    def __init__(self, model: ByteModel, shape: tuple[int, int, int], autocast: Autocast) -> None:
+        rows, length, skip = shape
+        device = model.pos_emb.device
+        self._data = torch.zeros(rows, length, dtype=torch.uint8, device=device)
+        self._nats = torch.zeros(rows, length - 1 - skip, device=device, dtype=model.pos_emb.dtype)
+
+        @torch.no_grad()
+        def work() -> None:
+            self._nats.copy_(code_lengths(model, self._data, skip, autocast))
+
+        self._work = recorded(work, device)
+
+    def nats(self, rows: np.ndarray) -> torch.Tensor:
+        self._data.copy_(torch.from_numpy(rows.copy()))
+        self._work()
+        return self._nats
