@@ -26,7 +26,8 @@ def main(args: Sequence[str]) -> int:
 
         show(estimate(config), config, console)
         return 0
-    from pipeline.training.driver import TrainingFailed, train
+    from pipeline.training.driver import train
+    from pipeline.training.fit import TrainingFailed
 
     try:
         summary, folder, stopping = train(config, preset=preset, command=f"{PROG} {shlex.join(args)}", console=console)

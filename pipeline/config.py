@@ -186,6 +186,11 @@ class RunConfig(FromDict):
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    @property
+    def bytes_per_step(self) -> int:
+        """Bytes of the global batch."""
+        return self.training.lanes * self.model.seq_len
+
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
         require(self.retries >= 0, f"retries must be at least 0, got {self.retries}")

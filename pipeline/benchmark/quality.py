@@ -17,7 +17,7 @@ import torch
 from h2q.baselines import dense_of_equal_multiply_adds, dense_of_equal_parameters, multiply_adds, parameters
 from h2q.config import GrowthConfig, ModelConfig
 from h2q.errors import require
-from h2q.growth import RankGrowth, grow
+from h2q.growth import grow
 from h2q.model import ByteModel
 from pipeline.benchmark.quality_plot import draw
 from pipeline.cluster.session import ray_session
@@ -25,12 +25,12 @@ from pipeline.config import PRESETS, CorpusConfig, RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.lanes import Lanes
 from pipeline.prepare.prepare import prepare
-from pipeline.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from pipeline.training.optimizer import learning_rate, set_learning_rate
 from pipeline.training.precision import Autocast, setup_precision
 from pipeline.training.step import optimizer_step
-from pipeline.training.train_state import Trainee
+from pipeline.training.train_state import TrainState, new_train_state
 from pipeline.training.validate import bits_per_byte
-from pipeline.training.worker import Place
+from pipeline.training.worker import Worker
 
 PUBLISHED = "H2Q, published settings"
 
@@ -183,31 +183,31 @@ class _Started:
 
 def learn(config: RunConfig, corpus: Corpus, budget: float, points: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train for so many seconds; what was measured, and the weights on the host."""
-    place, autocast = _place(config)
-    steps = max(points, int(budget / _step_seconds(config, corpus, place, autocast)))
+    worker, autocast = _worker(config)
+    steps = max(points, int(budget / _step_seconds(config, corpus, worker, autocast)))
     config = replace(config, training=_fitted(config, steps), growth=_growth_within(config.growth, steps))
-    trainee, lanes = _begin(config, corpus, place)
-    model, training, growth = trainee.model, config.training, trainee.growth
+    train_state, lanes = _begin(config, corpus, worker)
+    model, training, growth = train_state.model, config.training, train_state.growth
     losses: list[torch.Tensor] = []
-    curve, seconds, began = [], 0.0, _now(place)
+    curve, seconds, began = [], 0.0, _now(worker)
     due = {round((number + 1) * steps / points) for number in range(points)}
     for step in range(steps):
-        set_learning_rate(trainee.optimizer, learning_rate(step, training) * growth.lr_factor)
+        set_learning_rate(train_state.optimizer, learning_rate(step, training) * growth.lr_factor)
         torch.manual_seed(training.seed * 1_000_003 + step)
         measured = optimizer_step(
-            trainee, model, *lanes.batch(step, device=place.device), config, autocast, detailed=False
+            train_state, model, *lanes.batch(step, device=worker.device), config, autocast, detailed=False
         )
         losses.append(measured["loss"])
         if growth.decides_at(step + 1):
-            trainee.note(place.means(losses))
+            train_state.note(worker.means(losses))
             if growth.decide():
                 grow(model, config.growth.where, seed=training.seed)
         if step + 1 in due:
-            seconds += _now(place) - began
+            seconds += _now(worker) - began
             size = (step + 1) * training.lanes * config.model.seq_len
-            bpb = bits_per_byte(model, corpus.validation, place, autocast)
+            bpb = bits_per_byte(model, corpus.validation, worker, autocast)
             curve.append({"bytes": size, "seconds": seconds, "bpb": bpb, "rank": model.rank})
-            began = _now(place)
+            began = _now(worker)
     told = {
         "parameters": parameters(config.model),
         "multiply-adds": multiply_adds(config.model),
@@ -217,7 +217,7 @@ def learn(config: RunConfig, corpus: Corpus, budget: float, points: int) -> tupl
         "seconds": curve[-1]["seconds"],
         "rank": None if model.bank is None else model.rank,
         "grown at": growth.grown_at,
-        "clock": "of a GPU" if place.device.type == "cuda" else "of one CPU thread",
+        "clock": "of a GPU" if worker.device.type == "cuda" else "of one CPU thread",
         "curve": curve,
         "model": config.model.to_dict(),
     }
@@ -226,46 +226,42 @@ def learn(config: RunConfig, corpus: Corpus, budget: float, points: int) -> tupl
 
 def score(config: RunConfig, weights: dict[str, Any], corpus: Corpus) -> float:
     """Bits per byte of the test split."""
-    place, autocast = _place(config)
-    model = ByteModel(config.model).to(place.device)
+    worker, autocast = _worker(config)
+    model = ByteModel(config.model).to(worker.device)
     model.load_state_dict(weights)
-    return bits_per_byte(model, corpus.test, place, autocast)
+    return bits_per_byte(model, corpus.test, worker, autocast)
 
 
-def _place(config: RunConfig) -> tuple[Place, Autocast]:
+def _worker(config: RunConfig) -> tuple[Worker, Autocast]:
     torch.set_num_threads(1)
-    place = Place(rank=0, size=1, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return place, setup_precision(config.precision, place.device)
+    worker = Worker(world_rank=0, world_size=1, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return worker, setup_precision(config.precision, worker.device)
 
 
-def _now(place: Place) -> float:
+def _now(worker: Worker) -> float:
     """Seconds of this thread's CPU (backward passes on a CPU run in the thread that calls them), or of the clock."""
-    if place.device.type == "cuda":
+    if worker.device.type == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.thread_time()
 
 
-def _begin(config: RunConfig, corpus: Corpus, place: Place) -> tuple[Trainee, Lanes]:
+def _begin(config: RunConfig, corpus: Corpus, worker: Worker) -> tuple[TrainState, Lanes]:
     training = config.training
-    torch.manual_seed(training.seed)
-    model = ByteModel(config.model).to(place.device)
-    growth = RankGrowth(config.growth, room=config.model.storage_rank - config.model.fixed_rank)
-    scaler = torch.amp.GradScaler(place.device.type, enabled=False)  # type: ignore[attr-defined]
-    trainee = Trainee(model, build_optimizer(model, training), scaler, growth, about={})
-    return trainee, Lanes(corpus.train, lanes=training.lanes, seq_len=config.model.seq_len, seed=training.seed)
+    train_state = new_train_state(config, worker.device)
+    return train_state, Lanes(corpus.train, lanes=training.lanes, seq_len=config.model.seq_len, seed=training.seed)
 
 
-def _step_seconds(config: RunConfig, corpus: Corpus, place: Place, autocast: Autocast) -> float:
+def _step_seconds(config: RunConfig, corpus: Corpus, worker: Worker, autocast: Autocast) -> float:
     """Of one step of a model that is thrown away, without the first two."""
-    trainee, lanes = _begin(config, corpus, place)
+    train_state, lanes = _begin(config, corpus, worker)
     began = 0.0
     for step in range(10):
         if step == 2:
-            began = _now(place)
-        batch = lanes.batch(step, device=place.device)
-        optimizer_step(trainee, trainee.model, *batch, config, autocast, detailed=False)
-    return (_now(place) - began) / 8
+            began = _now(worker)
+        batch = lanes.batch(step, device=worker.device)
+        optimizer_step(train_state, train_state.model, *batch, config, autocast, detailed=False)
+    return (_now(worker) - began) / 8
 
 
 def _fitted(config: RunConfig, steps: int) -> Any:

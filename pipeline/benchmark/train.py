@@ -19,17 +19,14 @@ from rich.console import Console
 
 from h2q.config import ModelConfig
 from h2q.errors import require
-from h2q.growth import RankGrowth
-from h2q.model import ByteModel
 from pipeline.benchmark.timing import wait
 from pipeline.cluster.session import ray_session
 from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.journal import read_journal
 from pipeline.training.driver import train
-from pipeline.training.optimizer import build_optimizer
 from pipeline.training.step import optimizer_step
-from pipeline.training.train_state import Trainee
+from pipeline.training.train_state import new_train_state
 
 STEPS_PER_LAP = 10
 """Steps between two records of the loop, whose times are compared."""
@@ -140,16 +137,13 @@ def _overhead(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
 
 def _bare_lap(config: RunConfig) -> Callable[[], float]:
     """Runs optimizer steps on one batch and nothing else; gives the seconds of one."""
-    torch.manual_seed(0)
-    model = ByteModel(config.model)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)  # type: ignore[attr-defined]
-    trainee = Trainee(model, build_optimizer(model, config.training), scaler, RankGrowth(config.growth, 0), about={})
+    train_state = new_train_state(config, torch.device("cpu"))
     x, y = (torch.randint(256, (config.training.lanes, config.model.seq_len)) for _ in range(2))
 
     def lap() -> float:
         began = time.perf_counter()
         for _ in range(STEPS_PER_LAP):
-            optimizer_step(trainee, model, x, y, config, nullcontext, detailed=False)
+            optimizer_step(train_state, train_state.model, x, y, config, nullcontext, detailed=False)
         wait()
         return (time.perf_counter() - began) / STEPS_PER_LAP
 

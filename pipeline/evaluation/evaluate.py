@@ -231,11 +231,11 @@ def learn(
     config = replace(subject.config, precision=machine.precision)
     device = torch.device("cuda" if machine.gpu else "cpu")
     autocast = setup_precision(machine.precision, device)
-    trainee = learner(config, subject.checkpoint, device)
+    train_state = learner(config, subject.checkpoint, device)
     meter.stage("scoring and learning")
     on_progress, points, tally = progress(meter, data), [], Tally.empty(way.window)
     for point, tally in online(
-        trainee,
+        train_state,
         data,
         config,
         autocast,

@@ -16,16 +16,14 @@ import numpy as np
 import torch
 
 from h2q.errors import UserError, require
-from h2q.growth import RankGrowth
-from h2q.model import ByteModel
 from pipeline.config import RunConfig
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import Stream, check_stride, lane_edges
 from pipeline.runs.checkpoint import Checkpoint
-from pipeline.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from pipeline.training.optimizer import learning_rate, set_learning_rate
 from pipeline.training.precision import Autocast
 from pipeline.training.step import optimizer_step
-from pipeline.training.train_state import Trainee
+from pipeline.training.train_state import TrainState, new_train_state
 
 Rate = Callable[[int], float]
 """The learning rate of a step."""
@@ -42,7 +40,7 @@ class Point:
 
 
 def online(
-    trainee: Trainee,
+    train_state: TrainState,
     data: Stream,
     config: RunConfig,
     autocast: Autocast,
@@ -55,16 +53,16 @@ def online(
     """Score and learn chunk by chunk; where the learner is after each, and the tally so far.
 
     Optimizer settings, penalties and the seed of dropout are those of the config. The first byte of every lane, which
-    nothing predicts, is charged 8 bits. Deterministic given trainee, config and torch's threads.
+    nothing predicts, is charged 8 bits. Deterministic given train_state, config and torch's threads.
     Raises: UserError for data shorter than two bytes a lane, a stride outside 1 … window, or a learner that diverged.
     """
     steps = list(schedule(len(data), window=window, stride=stride, lanes=lanes))
     tally = Tally.empty(window)
     for step, batches in enumerate(steps):
-        trainee.model.eval()
+        train_state.model.eval()
         rows = [read(data, batch) for batch in batches]
         for batch, bytes_read in zip(batches, rows, strict=True):
-            tally.add(score(trainee.model, bytes_read, batch.skip, window, autocast))
+            tally.add(score(train_state.model, bytes_read, batch.skip, window, autocast))
         if not np.isfinite(tally.bits):
             raise UserError(
                 f"the learner diverged: the code of the first {tally.scored} bytes is not finite; lower --learning-rate"
@@ -72,7 +70,7 @@ def online(
         yield Point(tally.scored + lanes, tally.bits + 8 * lanes, (step * stride) + batches[0].length + 1), tally
         if step + 1 < len(steps):
             [whole] = rows  # Lanes differ by at most a byte: only in the last step do windows of two lengths occur.
-            learn(trainee, whole, config, autocast, rate(step), step)
+            learn(train_state, whole, config, autocast, rate(step), step)
 
 
 @dataclass(frozen=True)
@@ -110,31 +108,28 @@ def read(data: Stream, batch: Batch) -> np.ndarray:
     return np.stack([data.read(start, start + batch.length + 1) for start in batch.starts])
 
 
-def learn(trainee: Trainee, rows: np.ndarray, config: RunConfig, autocast: Autocast, rate: float, step: int) -> None:
+def learn(
+    train_state: TrainState, rows: np.ndarray, config: RunConfig, autocast: Autocast, rate: float, step: int
+) -> None:
     """One optimizer step on the rows just scored."""
-    trainee.model.train()
-    set_learning_rate(trainee.optimizer, rate)
+    train_state.model.train()
+    set_learning_rate(train_state.optimizer, rate)
     torch.manual_seed(zlib.crc32(f"{config.training.seed} {step} 0".encode()))
-    data = torch.from_numpy(rows.astype(np.int64)).to(trainee.model.pos_emb.device)
-    optimizer_step(trainee, trainee.model, data[:, :-1], data[:, 1:], config, autocast, detailed=False)
+    data = torch.from_numpy(rows.astype(np.int64)).to(train_state.model.pos_emb.device)
+    optimizer_step(train_state, train_state.model, data[:, :-1], data[:, 1:], config, autocast, detailed=False)
 
 
-def learner(config: RunConfig, checkpoint: Checkpoint | None, device: torch.device) -> Trainee:
+def learner(config: RunConfig, checkpoint: Checkpoint | None, device: torch.device) -> TrainState:
     """What learns: new weights drawn from the config's seed, or those of the checkpoint with their moments.
 
     A checkpoint that was imported has no moments: AdamW begins without. The rank stays what it is.
     """
-    torch.manual_seed(config.training.seed)
-    model = ByteModel(config.model).to(device)
-    optimizer = build_optimizer(model, config.training)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")  # type: ignore[attr-defined]
-    growth = RankGrowth(config.growth, room=config.model.storage_rank - config.model.fixed_rank)
-    trainee = Trainee(model, optimizer, scaler, growth, about={})
+    train_state = new_train_state(config, device)
     if checkpoint is not None and checkpoint.optimizer:
-        trainee.restore(checkpoint)
+        train_state.restore(checkpoint)
     elif checkpoint is not None:
-        model.load_state_dict(checkpoint.model)
-    return trainee
+        train_state.model.load_state_dict(checkpoint.model)
+    return train_state
 
 
 def learning_rates(config: RunConfig, checkpoint: Checkpoint | None, given: float | None) -> Rate:

@@ -134,7 +134,7 @@ def _newest(folder: Path, read: Callable[[Path], T]) -> tuple[T, Path, list[str]
     return None
 
 
-class Trainee(Protocol):
+class TrainState(Protocol):
     """What can be asked for a copy of itself."""
 
     def snapshot(self) -> Checkpoint: ...
@@ -160,11 +160,11 @@ class CheckpointWriter:
             for unfinished in folder.glob(".step-*"):  # of a run that was killed while it saved
                 remove_whole(unfinished, _COMMIT)
 
-    def write(self, trainee: Trainee) -> None:
+    def write(self, train_state: TrainState) -> None:
         """Copy to host memory and start writing. Raises what the previous write raised."""
         if self._active:
             self.wait()
-            self._pending = self._thread.submit(self._write, trainee.snapshot())
+            self._pending = self._thread.submit(self._write, train_state.snapshot())
 
     def wait(self) -> None:
         """Return when the last checkpoint is committed; raise what its writing raised."""

@@ -42,6 +42,22 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
+    def trace(self) -> Path:
+        return self.profile / "trace.json.gz"
+
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder, None if it is not there."""
         try:

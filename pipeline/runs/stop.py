@@ -67,7 +67,7 @@ def stop_wanted(folder: Path) -> bool:
     return (folder / _NAME).exists()
 
 
-class StopWatch:
+class StopSignal:
     """Looks for the file in a thread of its own: the loop asks at every step, and must not wait for a disk or a store.
 
     Never wants a stop unless `active`: the first worker looks, and tells the others.

@@ -10,14 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from h2q.errors import require
-from pipeline.cluster.nodes import check_nodes
-from pipeline.cluster.session import quiet_ray, ray_session
-from pipeline.config import RunConfig
-from pipeline.corpus.corpus import MANIFEST, Corpus
-from pipeline.prepare.prepare import prepare
+from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
-from pipeline.storage.path import UriPath, locate
+from pipeline.storage.path import UriPath
 from pipeline.storage.uri import without_secrets
 from pipeline.sweep.capacity import Slots, find_slots
 from pipeline.sweep.config import SweepConfig
@@ -30,8 +26,7 @@ from pipeline.sweep.sweep import Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
 from pipeline.sweep.trial import bytes_per_step, validations
 from pipeline.tracking.store import connect
-from pipeline.training.driver import check_corpus, public
-from pipeline.training.precision import check_precision
+from pipeline.training.prologue import check_run, prepared_corpus, public, session
 
 _ENVIRONMENT = {
     # What Tune would write beside our own record, and its demand that every result holds the metric.
@@ -55,26 +50,16 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
     )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    quiet_ray(verbose=run.verbose)
     with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress:
         connecting = aside.submit(connect, run.tracking)
-        progress.stage("starting Ray")
         # Without its dashboard, Tune would never give back what a stopped trial held.
-        with ray_session(verbose=run.verbose, address=run.address, dashboard=True):
+        with session(run, progress, dashboard=True):
             slots = find_slots(config)
-            progress.stage("preparing the corpus")
-            corpus = prepare(run.corpus, on_event=progress.preparing)
-
-            def check(trial: RunConfig) -> None:
-                check_corpus(corpus, trial)
-                if not slots.resources.gpu:
-                    check_precision(trial.precision, "cpu")
-
+            corpus = prepared_corpus(run, storage, slots.resources, progress)
             config, command = replace(config, run=public(config.run)), without_secrets(command)
             folder = sweep_folder(storage, config, preset)
-            sweep = Sweep(folder, config, preset, check)
+            sweep = Sweep(folder, config, preset, lambda trial: check_run(trial, corpus, slots.resources))
             sweep.first_valid()
-            check_nodes(storage, locate(corpus.folder) / MANIFEST, slots.resources)
             store = connecting.result()
             claim_sweep(folder, config, preset, command, corpus)
             with only_one(folder), track(store, sweep, corpus, command, progress) as tracking:

@@ -23,7 +23,7 @@ from pipeline.runs.journal import Follower, Record
 from pipeline.runs.load import run_config
 from pipeline.runs.stop import request_stop
 from pipeline.sweep.trial import bytes_per_step
-from pipeline.training.driver import TrainingFailed, fit
+from pipeline.training.fit import TrainingFailed, fit
 
 
 class TrialTraining(tune.Trainable):

@@ -85,4 +85,4 @@ def validations(folder: RunFolder, *, until: int | None = None) -> dict[int, flo
 
 
 def bytes_per_step(config: RunConfig) -> int:
-    return config.training.lanes * config.model.seq_len
+    return config.bytes_per_step

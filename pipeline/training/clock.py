@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stopwatch:
+class Clock:
     """Runs from its making, on top of the seconds of earlier starts of the run."""
 
     def __init__(self, step: int, seconds: float) -> None:

@@ -18,18 +18,15 @@ from rich.table import Table
 from torch import nn
 
 from h2q.errors import UserError
-from h2q.growth import RankGrowth
-from h2q.model import ByteModel
 from pipeline.cluster.resources import local_resources
 from pipeline.config import RunConfig
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.store import is_file
 from pipeline.training.graph_rule import use_graph
-from pipeline.training.optimizer import build_optimizer
 from pipeline.training.peak import peak_bytes
 from pipeline.training.precision import setup_precision
 from pipeline.training.step import make_step
-from pipeline.training.train_state import Trainee
+from pipeline.training.train_state import TrainState, new_train_state
 from pipeline.training.validate import batch_rows
 
 ENOUGH_SECONDS = 2.0
@@ -67,7 +64,35 @@ def estimate(config: RunConfig) -> Estimate:
 
     Raises: UserError if the device cannot do the precision, or not even a few rows fit into its memory.
     """
-    import pipeline.training.loop  # noqa: F401  (the libraries that a worker loads belong to its memory)
+    _load_libraries(config)
+    cuda = local_resources(config.workers, config.use_gpu).gpu
+    device = torch.device("cuda" if cuda else "cpu")
+    torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))
+    libraries = 0 if cuda else psutil.Process().memory_info().rss
+    train_state = new_train_state(config, device)
+    try:
+        measured = _measure(config, train_state, device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"not even a few rows of {config.model.seq_len} bytes fit into the memory of {device}: use a smaller "
+            "--model.dim or --model.depth, or --model.memory reversible"
+        ) from error
+    parameters = _bytes(train_state.model.parameters())
+    moments = _bytes(tensor for state in train_state.optimizer.state.values() for tensor in state.values())
+    return Estimate(
+        device=torch.cuda.get_device_name() if cuda else f"CPU ({torch.get_num_threads()} threads)",
+        parameters=sum(parameter.numel() for parameter in train_state.model.parameters()),
+        parameter_bytes=parameters,
+        optimizer_bytes=moments,
+        library_bytes=libraries,
+        checkpoint_bytes=parameters + moments,
+        **measured,
+    )
+
+
+def _load_libraries(config: RunConfig) -> None:
+    """Load what a worker loads, since it belongs to its memory."""
+    import pipeline.training.loop  # noqa: F401
 
     if config.local and config.tracking.enabled:  # one process then tracks and draws as well
         import matplotlib.figure  # noqa: F401
@@ -76,28 +101,20 @@ def estimate(config: RunConfig) -> Estimate:
         if is_file(config.tracking):
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
-    cuda = local_resources(config.workers, config.use_gpu).gpu
-    device = torch.device("cuda" if cuda else "cpu")
+
+def _measure(config: RunConfig, train_state: TrainState, device: torch.device) -> dict[str, Any]:
+    """What steps and evaluations take, as fields of an Estimate."""
+    model, length, whole = train_state.model, config.model.seq_len, replace(config, accumulate=1)
     autocast = setup_precision(config.precision, device)
-    torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))
-    libraries = 0 if cuda else psutil.Process().memory_info().rss
-
-    torch.manual_seed(0)
-    model = ByteModel(config.model).to(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")  # type: ignore[attr-defined]
-    optimizer = build_optimizer(model, config.training)
-    trainee = Trainee(model, optimizer, scaler, RankGrowth(config.growth, 0), about={})
-    whole = replace(config, accumulate=1)
-
-    graph = use_graph(config.graph, cuda=cuda, workers=config.workers)
+    graph = use_graph(config.graph, cuda=device.type == "cuda", workers=config.workers)
 
     def training(rows: int, graph: bool = False) -> Callable[[], object]:
-        x, y = (torch.randint(config.model.vocab, (rows, config.model.seq_len), device=device) for _ in range(2))
-        step = make_step(trainee, model, whole, autocast, graph=graph)
+        x, y = (torch.randint(config.model.vocab, (rows, length), device=device) for _ in range(2))
+        step = make_step(train_state, model, whole, autocast, graph=graph)
         return lambda: step(x, y, detailed=False)
 
     def scoring(rows: int) -> Callable[[], object]:
-        x = torch.randint(config.model.vocab, (rows, config.model.seq_len), device=device)
+        x = torch.randint(config.model.vocab, (rows, length), device=device)
 
         @torch.no_grad()
         def score() -> None:
@@ -107,33 +124,17 @@ def estimate(config: RunConfig) -> Estimate:
 
         return score
 
-    rows = config.training.lanes // (config.workers * config.accumulate)
-    try:
-        step, measured = _time(partial(training, graph=graph), rows, device)
-        # Within a graph it takes next to nothing.
-        update = 0.0 if graph else _seconds(lambda: _update(trainee, config), device)
-        windows = batch_rows(device.type, config.model.seq_len)
-        evaluation, _ = _time(scoring, windows, device)
-        activations = max(_peak(training, rows, device), _peak(scoring, windows, device))
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"not even a few rows of {config.model.seq_len} bytes fit into the memory of {device}: use a smaller "
-            "--model.dim or --model.depth, or --model.memory reversible"
-        ) from error
-    parameters = _bytes(model.parameters())
-    moments = _bytes(tensor for state in optimizer.state.values() for tensor in state.values())
-    return Estimate(
-        device=torch.cuda.get_device_name() if cuda else f"CPU ({torch.get_num_threads()} threads)",
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        parameter_bytes=parameters,
-        optimizer_bytes=moments,
-        activation_bytes=activations,
-        library_bytes=libraries,
-        checkpoint_bytes=parameters + moments,
-        step_seconds=config.accumulate * max(step - update, 0.0) + update,
-        evaluation_seconds=1e6 / (windows * config.model.seq_len) * evaluation / config.workers,
-        measured_rows=measured,
-    )
+    rows, windows = config.training.lanes // (config.workers * config.accumulate), batch_rows(device.type, length)
+    step, measured_rows = _time(partial(training, graph=graph), rows, device)
+    # Within a graph it takes next to nothing.
+    update = 0.0 if graph else _seconds(lambda: _update(train_state, config), device)
+    evaluation, _ = _time(scoring, windows, device)
+    return {
+        "activation_bytes": max(_peak(training, rows, device), _peak(scoring, windows, device)),
+        "step_seconds": config.accumulate * max(step - update, 0.0) + update,
+        "evaluation_seconds": 1e6 / (windows * length) * evaluation / config.workers,
+        "measured_rows": measured_rows,
+    }
 
 
 def _time(work: Callable[[int], Callable[[], object]], rows: int, device: torch.device) -> tuple[float, int]:
@@ -177,13 +178,13 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
     return median(seconds)
 
 
-def _update(trainee: Trainee, config: RunConfig) -> None:
+def _update(train_state: TrainState, config: RunConfig) -> None:
     """What comes once a step: clipping and the optimizer, on gradients of zero."""
-    for parameter in trainee.model.parameters():
+    for parameter in train_state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    nn.utils.clip_grad_norm_(trainee.model.parameters(), config.training.clip)
-    trainee.optimizer.step()
-    trainee.optimizer.zero_grad()
+    nn.utils.clip_grad_norm_(train_state.model.parameters(), config.training.clip)
+    train_state.optimizer.step()
+    train_state.optimizer.zero_grad()
 
 
 def _bytes(tensors: Any) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from h2q.errors import UserError
-from pipeline.training.train_state import Trainee
+from pipeline.training.train_state import TrainState
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class CapturedStep:
     drawn (dropout) follows torch's seed at the replay, as in an eager step.
     """
 
-    def __init__(self, work: Callable[..., dict[str, Tensor]], trainee: Trainee) -> None:
-        self._work, self._trainee = work, trainee
-        self._device = next(trainee.model.parameters()).device
+    def __init__(self, work: Callable[..., dict[str, Tensor]], train_state: TrainState) -> None:
+        self._work, self._train_state = work, train_state
+        self._device = next(train_state.model.parameters()).device
         # Libraries keep a workspace for each stream: one stream for all warm-ups and captures.
         self._stream = torch.cuda.Stream(self._device)
         self._shape: tuple[Any, ...] = ()
@@ -48,7 +48,7 @@ class CapturedStep:
 
     def _prepare(self, x: Tensor, y: Tensor) -> None:
         """Put the batch where a capture reads it."""
-        model = self._trainee.model
+        model = self._train_state.model
         shape = (x.shape, model.attention_rank, model.ffn_rank)
         if shape != self._shape:
             torch.cuda.synchronize(self._device)  # what is thrown away, with its memory, may still be running
@@ -84,14 +84,14 @@ class CapturedStep:
 
         Their gradient is made not finite, so that they change nothing but the counts, which are put back.
         """
-        trainee = self._trainee
-        skipped, scaler = trainee.skipped.clone(), trainee.scaler.state_dict()
-        poison = trainee.model.token_emb.weight.register_hook(lambda gradient: gradient * float("nan"))
+        train_state = self._train_state
+        skipped, scaler = train_state.skipped.clone(), train_state.scaler.state_dict()
+        poison = train_state.model.token_emb.weight.register_hook(lambda gradient: gradient * float("nan"))
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for detailed in (True, False):
                 self._work(self._x, self._y, detailed=detailed)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         poison.remove()
-        trainee.skipped.copy_(skipped)
-        trainee.scaler.load_state_dict(scaler)
+        train_state.skipped.copy_(skipped)
+        train_state.scaler.load_state_dict(scaler)

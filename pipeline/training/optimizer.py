@@ -11,22 +11,23 @@ from pipeline.config import TrainingConfig
 from pipeline.runs.checkpoint import Tensors
 
 
-class AdamW(torch.optim.AdamW):
-    """torch's AdamW, without what makes it load torch's compiler, two seconds, merely to be left alone by it.
+def _plain(method: Any) -> Any:
+    """A method of torch's optimizers without the wrapper that keeps torch's compiler away from it."""
+    return inspect.unwrap(method)
 
-    Its `step` breaks compiled graphs, and its other methods ask for exemption. Nobody compiles them here: `step` is the
-    plain function that torch wraps, and the exemption is noted under the name where torch looks before it makes one.
-    """
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW with its plain methods: their wrappers load torch's compiler, which takes two seconds of a start,
+    merely to be left alone by it. Nothing of torch itself is changed."""
 
     # torch would warn that what can be captured also runs without: evaluation, warm-up and `--graph no` do.
     _warned_capturable_if_run_uncaptured = True
 
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-
-    for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        _plain: Any = inspect.unwrap(getattr(torch.optim.Optimizer, _name))
-        setattr(_plain, "__dynamo_disable", _plain)
-    del _name, _plain
+    step = torch.no_grad()(_plain(torch.optim.AdamW.step))
+    add_param_group = _plain(torch.optim.Optimizer.add_param_group)
+    zero_grad = _plain(torch.optim.Optimizer.zero_grad)
+    state_dict = _plain(torch.optim.Optimizer.state_dict)
+    load_state_dict = _plain(torch.optim.Optimizer.load_state_dict)
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:

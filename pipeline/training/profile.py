@@ -14,9 +14,9 @@ BEFORE = 3
 class StepProfile:
     """In a `with` block: call `next` behind each step. Traces `steps` of them, none if 0 or not `active`."""
 
-    def __init__(self, folder: Path, steps: int, device: torch.device, *, active: bool = True) -> None:
-        """The trace becomes a file in `folder`, for https://ui.perfetto.dev or chrome://tracing."""
-        self._folder, self._steps, self._cuda = folder, steps if active else 0, device.type == "cuda"
+    def __init__(self, file: Path, steps: int, device: torch.device, *, active: bool = True) -> None:
+        """`file`: a name that ends in .json.gz; for https://ui.perfetto.dev or chrome://tracing."""
+        self._file, self._steps, self._cuda = file, steps if active else 0, device.type == "cuda"
         self._profiler: Any = None
 
     def __enter__(self) -> Self:
@@ -42,7 +42,7 @@ class StepProfile:
 
     def _write(self, profiler: Any) -> None:
         with tempfile.TemporaryDirectory() as aside:
-            path = Path(aside) / "trace.json.gz"
+            path = Path(aside) / self._file.name
             profiler.export_chrome_trace(str(path))
-            self._folder.mkdir(exist_ok=True)
-            (self._folder / path.name).write_bytes(path.read_bytes())
+            self._file.parent.mkdir(exist_ok=True)
+            self._file.write_bytes(path.read_bytes())

@@ -15,7 +15,7 @@ class Progress(Display):
     def __init__(self, console: Console, config: RunConfig) -> None:
         super().__init__(console, total=config.training.steps)
         self._steps = config.training.steps
-        self._bytes_per_step = config.training.lanes * config.model.seq_len
+        self._bytes_per_step = config.bytes_per_step
         self._shown_at = -PLAIN_SECONDS
         self._latest: Record = {}
 

@@ -8,6 +8,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.cluster.ray_internals import drop_needless_callbacks
+from pipeline.training.worker_config import WorkerConfig
 
 
 def lean_trainer(*args: Any, private: bool, timeout: int, **options: Any) -> DataParallelTrainer:
@@ -60,8 +61,8 @@ def _load() -> None:
     import pipeline.training.loop  # noqa: F401
 
 
-def train_loop_per_worker(order: dict[str, Any]) -> None:
+def train_loop_per_worker(worker: WorkerConfig) -> None:
     """The training loop, whose libraries are loaded where it runs."""
-    from pipeline.training import loop as worker
+    from pipeline.training import loop
 
-    worker.train_loop_per_worker(order)
+    loop.train_loop_per_worker(worker)

@@ -15,20 +15,27 @@ from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.training.graph import CapturedStep
 from pipeline.training.precision import Autocast
-from pipeline.training.train_state import Trainee
+from pipeline.training.train_state import TrainState
 
 
 def optimizer_step(
-    trainee: Trainee, forward: Any, x: Tensor, y: Tensor, config: RunConfig, autocast: Autocast, *, detailed: bool
+    train_state: TrainState,
+    forward: Any,
+    x: Tensor,
+    y: Tensor,
+    config: RunConfig,
+    autocast: Autocast,
+    *,
+    detailed: bool,
 ) -> dict[str, Tensor]:
     """Update the model by this worker's rows x, y (B, T) of the global batch.
 
     `forward` is the model, or DistributedDataParallel around it. A step whose gradient is not finite changes nothing,
-    on any worker, and is counted by the trainee. Returns, detached and on the device, without waiting for it: `loss`
-    (cross-entropy in nats per byte); if `detailed` also `objective`, `axiom`, `independence`, `gradient_norm` and
+    on any worker, and is counted. Returns, detached and on the device, without waiting for it: `loss` (cross-entropy in
+    nats per byte); if `detailed` also `objective`, `axiom`, `independence`, `gradient_norm` and
     `energy` (depth,).
     """
-    return make_step(trainee, forward, config, autocast)(x, y, detailed=detailed)
+    return make_step(train_state, forward, config, autocast)(x, y, detailed=detailed)
 
 
 class Step(Protocol):
@@ -37,29 +44,38 @@ class Step(Protocol):
     def __call__(self, x: Tensor, y: Tensor, *, detailed: bool) -> dict[str, Tensor]: ...
 
 
-def make_step(trainee: Trainee, forward: Any, config: RunConfig, autocast: Autocast, *, graph: bool = False) -> Step:
+def make_step(
+    train_state: TrainState, forward: Any, config: RunConfig, autocast: Autocast, *, graph: bool = False
+) -> Step:
     """The optimizer step of a run, eager or (`graph`, on CUDA) captured once and replayed."""
-    work: Step = partial(_update, trainee, forward, config, autocast)
-    run = CapturedStep(work, trainee) if graph else work
+    work: Step = partial(_update, train_state, forward, config, autocast)
+    run = CapturedStep(work, train_state) if graph else work
 
     def step(x: Tensor, y: Tensor, *, detailed: bool) -> dict[str, Tensor]:
         # Around the whole step, which changes weights only at its end: what eases new ranks reads the host's counters.
-        with easing(trainee.model, trainee.growth):
+        with easing(train_state.model, train_state.growth):
             return run(x, y, detailed=detailed)
 
     return step
 
 
 def _update(
-    trainee: Trainee, forward: Any, config: RunConfig, autocast: Autocast, x: Tensor, y: Tensor, *, detailed: bool
+    train_state: TrainState,
+    forward: Any,
+    config: RunConfig,
+    autocast: Autocast,
+    x: Tensor,
+    y: Tensor,
+    *,
+    detailed: bool,
 ) -> dict[str, Tensor]:
     """All of a step that the device does by itself: never looks at a result, so that it can be captured."""
-    scaler, optimizer = trainee.scaler, trainee.optimizer
+    scaler, optimizer = train_state.scaler, train_state.optimizer
     measured = _gradients(forward, scaler, x, y, config, autocast, detailed)
     scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), config.training.clip)
+    norm = nn.utils.clip_grad_norm_(train_state.model.parameters(), config.training.clip)
     finite = norm.isfinite()
-    trainee.count(finite)
+    train_state.count(finite)
     if not scaler.is_enabled():
         # The fused optimizer leaves everything as it was where this is 1: no look at the value by the host.
         optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]

@@ -119,7 +119,7 @@ def summarise(
     newest = newest_state(folder.checkpoints)
     assert newest is not None, "a run that has ended has a checkpoint"
     state, checkpoint, _ = newest
-    seen = state["step"] * config.training.lanes * config.model.seq_len
+    seen = state["step"] * config.bytes_per_step
     samples = sorted((folder.path / "samples").glob("*.txt"))
     summary = Summary(
         name=folder.name,

@@ -8,14 +8,15 @@ import torch
 
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
+from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import Checkpoint, to_host
 from pipeline.runs.journal import Record
-from pipeline.training.optimizer import optimizer_tensors, restore_optimizer
+from pipeline.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 
 
 @dataclass(kw_only=True)
-class TrainingState:
-    """Everything but tensors. Random numbers need no state: they are drawn from (seed, step, rank)."""
+class Counters:
+    """What is neither tensor nor rule. Random numbers need none: they are drawn from (seed, step, world rank)."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -44,8 +45,8 @@ class Diverged(Exception):
     """Too many steps in a row had a gradient that is not finite."""
 
 
-class Trainee:
-    """Model, optimizer, scaler, growth and state: what a checkpoint holds."""
+class TrainState:
+    """Model, optimizer, scaler, growth rule and counters: what a checkpoint holds."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Trainee:
         self.optimizer = optimizer
         self.scaler = scaler
         self.growth = growth
-        self.state = TrainingState()
+        self.counters = Counters()
         self._about = about
         # Counted on the device, read when a record is written: all skipped steps, and the last ones in a row.
         # Always the same tensor: a captured step knows it by its address.
@@ -70,7 +71,7 @@ class Trainee:
 
     def note(self, losses: list[float]) -> None:
         """Training losses of the next steps, for the coming record and for the growth rule."""
-        self.state.losses += losses
+        self.counters.losses += losses
         for loss in losses:
             self.growth.observe(loss)
 
@@ -83,10 +84,10 @@ class Trainee:
     def check_divergence(self, limit: int) -> None:
         """Bring the counts to the host. Raises: Diverged after `limit` skipped steps in a row."""
         total, in_a_row = (int(count) for count in self.skipped.tolist())
-        self.state.skipped += total
+        self.counters.skipped += total
         self.skipped[0] = 0
         if in_a_row >= limit:
-            raise Diverged(f"last at step {self.state.step}, where {in_a_row} steps in a row had no finite gradient")
+            raise Diverged(f"last at step {self.counters.step}, where {in_a_row} steps in a row had no finite gradient")
 
     def snapshot(self) -> Checkpoint:
         """A copy in host memory that later steps do not change."""
@@ -96,7 +97,7 @@ class Trainee:
             optimizer=to_host(optimizer_tensors(self.optimizer, self._names)),
             state={
                 **self._about,
-                **asdict(self.state),
+                **asdict(self.counters),
                 "parameters": sum(parameter.numel() for parameter in self._names),
                 "uncounted": [skipped, in_a_row],
                 "growth": self.growth.state_dict(),
@@ -111,7 +112,20 @@ class Trainee:
         self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.growth.load_state_dict(checkpoint.state["growth"])
         self.skipped.copy_(torch.tensor(checkpoint.state["uncounted"]))
-        self.state = TrainingState(**{name: checkpoint.state[name] for name in asdict(self.state)})
+        self.counters = Counters(**{name: checkpoint.state[name] for name in asdict(self.counters)})
+
+
+def new_train_state(config: RunConfig, device: torch.device, *, about: dict[str, Any] | None = None) -> TrainState:
+    """A run's model with new weights drawn from its seed, and all that trains it, on the device."""
+    torch.manual_seed(config.training.seed)
+    model = ByteModel(config.model).to(device)
+    return TrainState(
+        model,
+        build_optimizer(model, config.training),
+        torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),  # type: ignore[attr-defined]
+        RankGrowth(config.growth, room=config.model.storage_rank - config.model.fixed_rank),
+        about=about or {},
+    )
 
 
 def mean_bits(losses: list[float]) -> Record:

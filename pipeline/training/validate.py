@@ -12,7 +12,7 @@ from pipeline.corpus.lanes import windows
 from pipeline.training.precision import Autocast
 
 if TYPE_CHECKING:  # It loads Ray.
-    from pipeline.training.worker import Place
+    from pipeline.training.worker import Worker
 
 ROWS = {"cpu": 16, "cuda": 64}
 """Windows to a batch, by device; fixed, so that a result does not depend on the batch of the training. With 64 a CPU is
@@ -28,7 +28,7 @@ def batch_rows(device: str, seq_len: int) -> int:
 
 
 @torch.no_grad()
-def bits_per_byte(model: ByteModel, split: Split, place: "Place", autocast: Autocast) -> float:
+def bits_per_byte(model: ByteModel, split: Split, worker: "Worker", autocast: Autocast) -> float:
     """Code length of the split under the model, over its bytes: every byte once, in windows of `seq_len` side by side.
 
     The first byte, which nothing predicts, is charged the 8 bits of a uniform guess, so that the figure is that of a
@@ -36,11 +36,11 @@ def bits_per_byte(model: ByteModel, split: Split, place: "Place", autocast: Auto
     """
     training = model.training
     model.eval()
-    nats = torch.zeros((), dtype=torch.float64, device=place.device)
-    rows = batch_rows(place.device.type, model.config.seq_len)
-    for x, y in windows(split, model.config.seq_len, rows, place.rank, place.size, place.device):
+    nats = torch.zeros((), dtype=torch.float64, device=worker.device)
+    rows = batch_rows(worker.device.type, model.config.seq_len)
+    for x, y in windows(split, model.config.seq_len, rows, worker.world_rank, worker.world_size, worker.device):
         with autocast():
             logits = model(x)
         nats += functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double()
     model.train(training)
-    return (place.sum(nats).item() / math.log(2) + 8) / len(split)
+    return (worker.sum(nats).item() / math.log(2) + 8) / len(split)

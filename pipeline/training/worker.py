@@ -14,17 +14,17 @@ from pipeline.training.allocator import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Worker:
     """One worker's place among all workers."""
 
-    rank: int
-    size: int
+    world_rank: int
+    world_size: int
     device: torch.device
 
     @property
     def first(self) -> bool:
         """Whether this is the worker that writes: journal, samples, checkpoints."""
-        return self.rank == 0
+        return self.world_rank == 0
 
     @property
     def cuda(self) -> bool:
@@ -33,11 +33,11 @@ class Place:
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mean over all workers, the same on each."""
-        return self.sum(tensor) / self.size
+        return self.sum(tensor) / self.world_size
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over all workers, the same on each."""
-        if self.size > 1:
+        if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
@@ -51,7 +51,7 @@ class Place:
 
     def any(self, here: bool) -> bool:
         """Whether it holds on any worker; the same answer on each."""
-        return here if self.size == 1 else bool(self.sum(torch.tensor(float(here), device=self.device)).item())
+        return here if self.world_size == 1 else bool(self.sum(torch.tensor(float(here), device=self.device)).item())
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Place:
 
     def describe(self) -> dict[str, Any]:
         """Device and number of workers, for people."""
-        return {"device": self.name, "world_size": self.size}
+        return {"device": self.name, "world_size": self.world_size}
 
     def peak_memory_bytes(self) -> int:
         """Largest memory held so far: allocated on the GPU, or resident in this process."""
@@ -76,7 +76,7 @@ class Place:
             return psutil.Process().memory_info().rss
 
 
-def find_place(*, use_gpu: bool, threads: int | None) -> Place:
+def find_worker(*, use_gpu: bool, threads: int | None) -> Worker:
     """This worker's place, as Ray Train tells it, and its process made ready for it: torch computes with `threads` CPU
     threads (None: its own default), and a local run keeps its memory."""
     if threads is not None:
@@ -87,4 +87,4 @@ def find_place(*, use_gpu: bool, threads: int | None) -> Place:
         torch.cuda.set_device(device)
     if device.type == "cpu" and threading.current_thread() is threading.main_thread():
         keep_freed_memory()  # A thread of its own, as Ray's workers train in, has an arena that keeps most of it.
-    return Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
+    return Worker(world_rank=context.get_world_rank(), world_size=context.get_world_size(), device=device)

@@ -40,8 +40,10 @@ def file(folder: Path, content: bytes) -> RawFile:
 
 def code(config: RunConfig, data: RawFile, stride: int, lanes: int, rate: float = 1e-2) -> tuple[list[Point], Tally]:
     """All points of a new learner, and its last tally."""
-    trainee = learner(config, None, CPU)
-    steps = online(trainee, data, config, AUTOCAST, window=WINDOW, stride=stride, lanes=lanes, rate=lambda step: rate)
+    train_state = learner(config, None, CPU)
+    steps = online(
+        train_state, data, config, AUTOCAST, window=WINDOW, stride=stride, lanes=lanes, rate=lambda step: rate
+    )
     found = list(steps)
     return [point for point, _ in found], found[-1][1]
 

@@ -19,7 +19,7 @@ from pipeline.evaluation.windows import Stream, plan
 from pipeline.prepare.prepare import prepare
 from pipeline.training.precision import setup_precision
 from pipeline.training.validate import bits_per_byte
-from pipeline.training.worker import Place
+from pipeline.training.worker import Worker
 
 CPU = torch.device("cpu")
 AUTOCAST = setup_precision("fp32", CPU)
@@ -47,7 +47,7 @@ def tally(model: ByteModel, data: Stream, stride: int, lanes: int = 1) -> Tally:
 
 
 def test_side_by_side_it_is_the_figure_of_training(model: ByteModel, corpus: Corpus) -> None:
-    wanted = bits_per_byte(model, corpus.test, Place(rank=0, size=1, device=CPU), AUTOCAST)
+    wanted = bits_per_byte(model, corpus.test, Worker(world_rank=0, world_size=1, device=CPU), AUTOCAST)
     assert (tally(model, corpus.test, WINDOW).bits + 8) / len(corpus.test) == pytest.approx(wanted, rel=1e-7)
 
 

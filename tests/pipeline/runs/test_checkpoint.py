@@ -99,7 +99,7 @@ def test_a_write_that_fails_leaves_nothing_and_harms_nothing(tmp_path: Path, mon
 
 
 class Counter:
-    """A trainee whose checkpoints differ by step."""
+    """A train_state whose checkpoints differ by step."""
 
     def __init__(self) -> None:
         self.step, self.best = 0, 0

@@ -110,7 +110,7 @@ def test_a_crash_between_any_two_files_leaves_the_checkpoint_before(
 
 
 class Counter:
-    """A trainee whose checkpoints differ by step."""
+    """A train_state whose checkpoints differ by step."""
 
     step = 0
 

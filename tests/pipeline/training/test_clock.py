@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.training import clock as stopwatch
-from pipeline.training.clock import Stopwatch
+from pipeline.training.clock import Clock
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_seconds_are_those_of_training_on_top_of_earlier_starts(clock: list[float]) -> None:
-    watch = Stopwatch(step=10, seconds=50.0)
+    watch = Clock(step=10, seconds=50.0)
     clock[0] += 2
     with watch.paused():
         clock[0] += 30
@@ -25,7 +25,7 @@ def test_seconds_are_those_of_training_on_top_of_earlier_starts(clock: list[floa
 
 
 def test_the_rate_is_that_since_it_was_asked_last(clock: list[float]) -> None:
-    watch = Stopwatch(step=10, seconds=50.0)
+    watch = Clock(step=10, seconds=50.0)
     clock[0] += 2
     assert watch.steps_per_second(14) == 2.0
     with watch.paused():

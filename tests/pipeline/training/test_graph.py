@@ -25,7 +25,7 @@ from pipeline.training.optimizer import build_optimizer, set_learning_rate
 from pipeline.training.out_of_memory import ran_out, too_large
 from pipeline.training.precision import setup_precision
 from pipeline.training.step import Step, make_step
-from pipeline.training.train_state import Diverged, Trainee
+from pipeline.training.train_state import Diverged, TrainState
 
 CONFIG = RunConfig(
     model=ModelConfig(dim=64, depth=2, heads=2, factor=4, fixed_rank=2, max_rank=3, seq_len=16, dropout=0.1),
@@ -133,28 +133,28 @@ class Run:
         scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")  # type: ignore[attr-defined]
         room = model_config.storage_rank - model_config.fixed_rank
         optimizer = build_optimizer(model, self.config.training)
-        self.trainee = Trainee(model, optimizer, scaler, RankGrowth(growth, room), about={})
-        self.step: Step = make_step(self.trainee, model, self.config, autocast, graph=graph)
+        self.train_state = TrainState(model, optimizer, scaler, RankGrowth(growth, room), about={})
+        self.step: Step = make_step(self.train_state, model, self.config, autocast, graph=graph)
 
     def go(self, first: int, last: int, lanes: int = 8) -> Tensor:
         """Losses of the steps from `first` to before `last`, on the host."""
         losses = []
         for number in range(first, last):
-            self.trainee.state.step = number
-            set_learning_rate(self.trainee.optimizer, 1e-2 * (1 - number / 100))
+            self.train_state.counters.step = number
+            set_learning_rate(self.train_state.optimizer, 1e-2 * (1 - number / 100))
             torch.manual_seed(number)
             measured = self.step(*batch(number, lanes, self.config.model.seq_len), detailed=number % 5 == 0)
             losses.append(measured["loss"])
-            if self.trainee.growth.config.enabled:
-                self.trainee.note([float(measured["loss"])])
-                if self.trainee.growth.decide():
-                    grow(self.trainee.model, "all")
+            if self.train_state.growth.config.enabled:
+                self.train_state.note([float(measured["loss"])])
+                if self.train_state.growth.decide():
+                    grow(self.train_state.model, "all")
         return torch.stack(losses).cpu()
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and counts, on the host."""
-        snapshot = self.trainee.snapshot()
-        return snapshot.model | snapshot.optimizer | {"skipped": self.trainee.skipped.cpu()}
+        snapshot = self.train_state.snapshot()
+        return snapshot.model | snapshot.optimizer | {"skipped": self.train_state.skipped.cpu()}
 
 
 def batch(number: int, lanes: int, length: int) -> tuple[Tensor, Tensor]:
@@ -171,9 +171,9 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def poisoned(trainee: Trainee) -> Iterator[None]:
+def poisoned(train_state: TrainState) -> Iterator[None]:
     """Inside, a weight that is not finite makes the gradient so, too; then it is what it was."""
-    weight = trainee.model.pos_emb.data
+    weight = train_state.model.pos_emb.data
     before = weight[0, 0, 0].clone()
     weight[0, 0, 0] = float("nan")
     yield
@@ -199,16 +199,18 @@ def test_a_capture_changes_nothing(detailed: bool) -> None:
         run = Run(graph=True, precision=precision)
         run.go(1, 3)
         before, random = run.tensors(), torch.cuda.get_rng_state()
-        scale = run.trainee.scaler.state_dict()
-        captured: Any = make_step(run.trainee, run.trainee.model, run.config, setup_precision(precision, run.device))
+        scale = run.train_state.scaler.state_dict()
+        captured: Any = make_step(
+            run.train_state, run.train_state.model, run.config, setup_precision(precision, run.device)
+        )
         from pipeline.training.graph import CapturedStep
 
-        step = CapturedStep(captured, run.trainee)
+        step = CapturedStep(captured, run.train_state)
         x, y = batch(0, 8, 16)
         step._prepare(x, y)
         step._capture(detailed)
         assert_equal(run.tensors(), before)
-        assert torch.equal(torch.cuda.get_rng_state(), random) and run.trainee.scaler.state_dict() == scale
+        assert torch.equal(torch.cuda.get_rng_state(), random) and run.train_state.scaler.state_dict() == scale
 
 
 @pytest.mark.gpu
@@ -218,10 +220,10 @@ def test_a_run_that_goes_on_from_a_snapshot_ends_the_same(first: bool, second: b
     for precision in ("fp32", "bf16", "fp16"):
         whole = Run(graph=first, precision=precision, growing=True)
         whole.go(0, 7)
-        snapshot = whole.trainee.snapshot()
+        snapshot = whole.train_state.snapshot()
         losses = whole.go(7, 20)
         resumed = Run(graph=second, precision=precision, growing=True)
-        resumed.trainee.restore(snapshot)
+        resumed.train_state.restore(snapshot)
         assert torch.equal(resumed.go(7, 20), losses), precision
         assert_equal(resumed.tensors(), whole.tensors())
 
@@ -230,13 +232,13 @@ def test_a_run_that_goes_on_from_a_snapshot_ends_the_same(first: bool, second: b
 def test_a_run_that_goes_back_to_a_snapshot_of_its_own_goes_the_same_way_again() -> None:
     run = Run(graph=True, precision="bf16")
     run.go(0, 6)
-    snapshot = run.trainee.snapshot()
+    snapshot = run.train_state.snapshot()
     losses = run.go(6, 12)
-    with poisoned(run.trainee):
+    with poisoned(run.train_state):
         run.go(12, 16)
     with pytest.raises(Diverged):
-        run.trainee.check_divergence(4)
-    run.trainee.restore(snapshot)
+        run.train_state.check_divergence(4)
+    run.train_state.restore(snapshot)
     assert torch.equal(run.go(6, 12), losses)
 
 
@@ -244,8 +246,8 @@ def test_a_run_that_goes_back_to_a_snapshot_of_its_own_goes_the_same_way_again()
 def test_a_model_grows_under_a_graph() -> None:
     eager, graph = (Run(graph=graph, growing=True, memory="store") for graph in (False, True))
     wanted, found = eager.go(0, 30), graph.go(0, 30)
-    assert eager.trainee.growth.grown_at == graph.trainee.growth.grown_at != []
-    assert graph.trainee.model.rank == 3
+    assert eager.train_state.growth.grown_at == graph.train_state.growth.grown_at != []
+    assert graph.train_state.model.rank == 3
     assert torch.equal(found, wanted)
     assert_equal(graph.tensors(), eager.tensors())
 
@@ -256,22 +258,22 @@ def test_under_a_graph_a_gradient_that_is_not_finite_changes_nothing(precision: 
     run = Run(graph=True, precision=precision)
     run.go(0, 3)
     before = run.tensors()
-    with poisoned(run.trainee):
+    with poisoned(run.train_state):
         run.go(3, 5)
     after = run.tensors()
     count = int(before.pop("skipped")[0])  # fp16's first scale may be too large
     assert after.pop("skipped").tolist() == [count + 2, 2]
     assert_equal(after, before)
     assert run.go(5, 8).isfinite().all()
-    run.trainee.check_divergence(2)
-    assert run.trainee.state.skipped == count + 2
+    run.train_state.check_divergence(2)
+    assert run.train_state.counters.skipped == count + 2
 
 
 @pytest.mark.gpu
 def test_under_a_graph_dropout_follows_the_seed_of_the_step() -> None:
     run = Run(graph=True, dropout=0.5)
     x, y = batch(0, 8, 16)
-    set_learning_rate(run.trainee.optimizer, 0.0)
+    set_learning_rate(run.train_state.optimizer, 0.0)
 
     def loss(seed: int) -> float:
         torch.manual_seed(seed)
@@ -308,7 +310,7 @@ def test_under_a_graph_the_memory_of_the_reversible_mode_does_not_grow_with_dept
         run.go(1, 3, lanes=64)
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        weights = sum(parameter.numel() * 4 for parameter in run.trainee.model.parameters())
+        weights = sum(parameter.numel() * 4 for parameter in run.train_state.model.parameters())
         return torch.cuda.memory_reserved() - held - 3 * weights  # moments and gradients
 
     flat, stored = (activations(memory, 12) - activations(memory, 4) for memory in ("reversible", "store"))

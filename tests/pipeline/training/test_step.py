@@ -12,7 +12,7 @@ from pipeline.config import RunConfig, TrainingConfig
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import setup_precision
 from pipeline.training.step import optimizer_step
-from pipeline.training.train_state import Diverged, Trainee
+from pipeline.training.train_state import Diverged, TrainState
 
 CONFIG = RunConfig(
     model=ModelConfig(dim=32, depth=2, heads=2, factor=4, fixed_rank=2, seq_len=8, dropout=0.0),
@@ -20,20 +20,20 @@ CONFIG = RunConfig(
 )
 
 
-def make(precision: str = "fp32") -> Trainee:
+def make(precision: str = "fp32") -> TrainState:
     torch.manual_seed(0)
     model = ByteModel(CONFIG.model)
     scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")  # type: ignore[attr-defined]
-    return Trainee(model, build_optimizer(model, CONFIG.training), scaler, RankGrowth(GrowthConfig(), 0), about={})
+    return TrainState(model, build_optimizer(model, CONFIG.training), scaler, RankGrowth(GrowthConfig(), 0), about={})
 
 
 def step(
-    trainee: Trainee, config: RunConfig = CONFIG, seed: int = 0, detailed: bool = False
+    train_state: TrainState, config: RunConfig = CONFIG, seed: int = 0, detailed: bool = False
 ) -> dict[str, torch.Tensor]:
     bytes_ = torch.randint(256, (8, 9), generator=torch.Generator().manual_seed(seed))
     autocast = setup_precision(config.precision, torch.device("cpu"))
     x, y = bytes_[:, :-1], bytes_[:, 1:]
-    return optimizer_step(trainee, trainee.model, x, y, config, autocast, detailed=detailed)
+    return optimizer_step(train_state, train_state.model, x, y, config, autocast, detailed=detailed)
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
@@ -52,38 +52,38 @@ def test_micro_batches_add_up_to_the_batch(parts: int) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_changes_nothing(precision: str, poison: float) -> None:
-    trainee, config = make(precision), replace(CONFIG, precision=precision)
-    step(trainee, config)
-    before = trainee.snapshot()
-    hook = trainee.model.pos_emb.register_hook(lambda gradient: gradient * poison)
-    step(trainee, config, seed=1)
+    train_state, config = make(precision), replace(CONFIG, precision=precision)
+    step(train_state, config)
+    before = train_state.snapshot()
+    hook = train_state.model.pos_emb.register_hook(lambda gradient: gradient * poison)
+    step(train_state, config, seed=1)
     hook.remove()
-    after = trainee.snapshot()
+    after = train_state.snapshot()
     for mine, yours in ((before.model, after.model), (before.optimizer, after.optimizer)):
         assert all(torch.equal(mine[name], yours[name]) for name in mine)
-    step(trainee, config, seed=2)
-    later = trainee.snapshot()
+    step(train_state, config, seed=2)
+    later = train_state.snapshot()
     assert any(not torch.equal(after.model[name], later.model[name]) for name in after.model), "training goes on"
-    trainee.check_divergence(limit=2)
-    assert trainee.state.skipped == 1
+    train_state.check_divergence(limit=2)
+    assert train_state.counters.skipped == 1
 
 
 def test_too_many_skipped_steps_in_a_row_are_a_divergence() -> None:
-    trainee = make()
-    hook = trainee.model.pos_emb.register_hook(lambda gradient: gradient * float("nan"))
+    train_state = make()
+    hook = train_state.model.pos_emb.register_hook(lambda gradient: gradient * float("nan"))
     for seed in range(3):
-        step(trainee, seed=seed)
-    trainee.check_divergence(limit=4)
+        step(train_state, seed=seed)
+    train_state.check_divergence(limit=4)
     hook.remove()
-    step(trainee)
-    hook = trainee.model.pos_emb.register_hook(lambda gradient: gradient * float("nan"))
+    step(train_state)
+    hook = train_state.model.pos_emb.register_hook(lambda gradient: gradient * float("nan"))
     for seed in range(3):
-        step(trainee, seed=seed)
-    trainee.check_divergence(limit=4)  # six of seven, but not four in a row
-    step(trainee)
+        step(train_state, seed=seed)
+    train_state.check_divergence(limit=4)  # six of seven, but not four in a row
+    step(train_state)
     with pytest.raises(Diverged, match="4 steps in a row"):
-        trainee.check_divergence(limit=4)
-    assert trainee.state.skipped == 7
+        train_state.check_divergence(limit=4)
+    assert train_state.counters.skipped == 7
 
 
 def test_the_objective_is_what_it_says() -> None:

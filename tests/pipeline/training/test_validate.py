@@ -15,7 +15,7 @@ from pipeline.prepare.prepare import prepare
 from pipeline.training import validate as evaluate
 from pipeline.training.precision import setup_precision
 from pipeline.training.validate import bits_per_byte
-from pipeline.training.worker import Place
+from pipeline.training.worker import Worker
 
 CPU = torch.device("cpu")
 AUTOCAST = setup_precision("fp32", CPU)
@@ -37,8 +37,8 @@ def model() -> ByteModel:
     return ByteModel(config).train()
 
 
-def one(size: int = 1, rank: int = 0) -> Place:
-    return Place(rank=rank, size=size, device=CPU)
+def one(size: int = 1, rank: int = 0) -> Worker:
+    return Worker(world_rank=rank, world_size=size, device=CPU)
 
 
 def test_every_byte_is_scored_once_given_its_window(corpus: Corpus, model: ByteModel) -> None:
@@ -69,7 +69,7 @@ def test_the_batch_does_not_matter(corpus: Corpus, model: ByteModel, monkeypatch
 def test_workers_share_the_split(corpus: Corpus, model: ByteModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bits_per_byte(model, corpus.test, one(), AUTOCAST)
     shares = []
-    monkeypatch.setattr(Place, "sum", lambda self, tensor: tensor)  # what a worker adds before the sum over all
+    monkeypatch.setattr(Worker, "sum", lambda self, tensor: tensor)  # what a worker adds before the sum over all
     for rank in range(3):
         shares.append(bits_per_byte(model, corpus.test, one(3, rank), AUTOCAST) - 8 / len(corpus.test))
     assert sum(shares) + 8 / len(corpus.test) == pytest.approx(whole, rel=1e-6)

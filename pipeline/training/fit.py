@@ -1,0 +1,99 @@
+"""The training loop in its workers, under Ray Train or in this process; and what went wrong there, as one line."""
+
+import errno
+import os
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from functools import partial
+
+from h2q.errors import UserError
+from pipeline.cluster.ray_internals import start_coordinator_early
+from pipeline.cluster.resources import Resources
+from pipeline.config import RunConfig
+from pipeline.corpus.corpus import Corpus
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.stop import interruptible
+from pipeline.storage.path import locate
+from pipeline.tracking.store import versions
+from pipeline.training.worker_config import WorkerConfig
+
+
+class TrainingFailed(Exception):
+    """Training ended by an error that is not the user's. One line; the run can be resumed."""
+
+
+def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resources, *, private: bool = False) -> None:
+    """Run the training loop in its workers, under Ray Train, or in this process where the run is `local`.
+
+    `private`: Ray is this process's own, and ends with it.
+    Raises: UserError and TrainingFailed as they happened in a worker.
+    """
+    import ray.train
+
+    from pipeline.training.ray_trainer import lean_trainer, train_loop_per_worker
+
+    worker = WorkerConfig(
+        run=config,
+        folder=folder.path,
+        corpus=locate(corpus.folder),
+        use_gpu=resources.gpu,
+        threads=resources.threads,
+        about={"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},
+    )
+    # Whoever waits for a worker that hangs, waits so long: Ray's controller, `report`, the collectives of torch.
+    for waiting in ("WORKER_HEALTH_CHECK", "COLLECTIVE"):
+        os.environ[f"RAY_TRAIN_{waiting}_TIMEOUT_S"] = str(config.timeout)
+    # Ray's own notes on a run are of no use here (it cannot resume from a damaged one): they lie in a temporary folder.
+    # Only its controller writes there, and Ray keeps that on this node.
+    with tempfile.TemporaryDirectory(prefix="h2q-ray-") as notes:
+        if private:
+            start_coordinator_early()
+        trainer = lean_trainer(
+            partial(train_loop_per_worker, worker),
+            private=private,
+            timeout=config.timeout,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=0 if config.local else config.workers,
+                use_gpu=resources.gpu,
+                resources_per_worker=None if config.local else {"CPU": resources.cpus, "GPU": int(resources.gpu)},
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"{time.time_ns()}",
+                storage_path=notes,
+                failure_config=ray.train.FailureConfig(max_failures=config.retries),
+            ),
+        )
+        try:
+            trainer.fit() if config.local else interruptible(trainer.fit)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _explained(error, folder) from error
+
+
+def _explained(error: Exception, folder: RunFolder) -> Exception:
+    """What to raise for an error of Ray Train: what a worker raised, where that is a user's affair; else one line, and
+    the whole of it in the run's error.txt."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    for failure in failures:
+        if isinstance(failure, UserError):
+            failure.__suppress_context__ = True
+            return failure
+        if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            return UserError(
+                f"storage must have room for checkpoints, but {folder.path} is full: free space there, then "
+                f"continue with --resume --name {folder.name}; what was saved is whole"
+            )
+    with suppress(UserError):  # a store that is away
+        (folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+    return TrainingFailed(
+        f"{type(failures[0]).__name__}: {last_line(failures[0])} (all of it in {folder.path / 'error.txt'}; "
+        f"continue with --resume --name {folder.name})"
+    )
+
+
+def last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else "no message"

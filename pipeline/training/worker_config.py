@@ -1,0 +1,23 @@
+"""What a worker is told; the driver makes it without torch, and pickle takes it to wherever the worker runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """One for all workers of a run."""
+
+    run: RunConfig
+    folder: Path
+    """Of the run."""
+    corpus: Path
+    """Folder of the prepared corpus."""
+    use_gpu: bool
+    threads: int | None
+    """Of the CPU; None: torch's own choice."""
+    about: dict[str, Any]
+    """What every checkpoint says of its origin."""
