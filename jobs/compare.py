@@ -54,8 +54,11 @@ def main(args: Sequence[str]) -> int:
         )
     from rich.console import Console
 
-    from pipeline.comparison.compare import compare, experiment_runs, find_runs
-    from pipeline.comparison.page import picture, table, write_page
+    from pipeline.comparison.compare import compare
+    from pipeline.comparison.find import experiment_runs, find_runs
+    from pipeline.comparison.page import write_page
+    from pipeline.comparison.picture import picture
+    from pipeline.comparison.table import table
     from pipeline.config import TrackingConfig
 
     tracking = TrackingConfig(uri=options.tracking_uri)

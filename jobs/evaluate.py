@@ -11,7 +11,7 @@ PROG = "python jobs/evaluate.py"
 
 
 def main(args: Sequence[str]) -> int:
-    """Print what was found, write it down, and log it to the run."""
+    """Print the result, write it down, and log it to the run."""
     options = parse(EvaluationConfig, args, default=EvaluationConfig(), prog=PROG)
     from rich.console import Console
 
@@ -22,8 +22,8 @@ def main(args: Sequence[str]) -> int:
 
     console = Console(highlight=False)
     try:
-        with EvaluationProgress(console) as meter:
-            evaluation, folder = evaluate(options, meter)
+        with EvaluationProgress(console) as progress:
+            evaluation, folder = evaluate(options, progress)
     except ScoringFailed as error:
         print(f"error: scoring failed: {error}", file=sys.stderr)
         return 1
@@ -33,8 +33,8 @@ def main(args: Sequence[str]) -> int:
     evaluation.show(console)
     # matplotlib writes to disks only: a run on a URI leaves its pictures here, and in MLflow.
     kept = folder is not None and isinstance(folder.path, Path)
-    place = folder.path / "evaluation" if folder and kept else Path("evaluations").absolute()
-    files = evaluation.write(Path(options.output).absolute() if options.output else place)
+    beside = folder.evaluations if folder and kept else Path("evaluations").absolute()
+    files = evaluation.write(Path(options.output).absolute() if options.output else beside)
     for path in files:
         console.print(str(path), markup=False, soft_wrap=True)
     if folder and options.tracking.enabled:

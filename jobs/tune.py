@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("error: interrupted; --resume goes on with every trial from its last checkpoint", file=sys.stderr)
         return 130
-    report.show(console, folder.path)
+    report.show(console, folder)
     if stopping.signal is not None and report.counts["running"]:
         console.print(f"\nstopped; continue with {PROG} --resume --name {folder.name}", highlight=False)
         return stopping.exit_code
@@ -60,10 +60,10 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
 
 def _resumed(named: str | None, options: Sequence[str], asked: SweepConfig) -> tuple[str, SweepConfig]:
     from pipeline.runs.folder import check_storage
-    from pipeline.sweep.folder import check_same_search, find_sweep
+    from pipeline.sweep.folder import check_same_search, find_sweep, read_sweep
 
     folder = find_sweep(check_storage(asked.run.storage), asked.run.name)
-    stored = folder.read("sweep.json")
+    stored = read_sweep(folder)
     assert stored is not None
     preset = stored["preset"]
     if named not in (None, preset):

@@ -1,36 +1,25 @@
 """What learns best: H2Q, QRLM and dense transformers of equal size on the same bytes with the same budget of time.
 
-A run gets a budget of seconds, not of steps: the time of one thread's CPU, which a busy machine changes little (shared
-caches cost up to a quarter), or of the clock on a GPU. Step time is measured first, then the schedule is laid over the
-steps that fit. Each family's learning rate is tuned alike: every rate of the grid at the first seed, the best on the
-validation split kept. Further seeds run at that rate, and the test split, which decides nothing, is scored last.
+A run gets a budget of seconds, not of steps: the time of one thread's CPU, which a busy machine changes little, or of
+the clock on a GPU. Step time is measured first, then the schedule is laid over the steps that fit. Each family's
+learning rate is tuned alike: every rate of the grid at the first seed, the best on the validation split kept. Further
+seeds run at that rate, and the test split, which decides nothing, is scored last.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-import torch
-
-from h2q.baselines import dense_of_equal_multiply_adds, dense_of_equal_parameters, multiply_adds, parameters
+from h2q.baselines import dense_of_equal_multiply_adds, dense_of_equal_parameters
 from h2q.config import GrowthConfig, ModelConfig
 from h2q.errors import require
-from h2q.growth import grow
-from h2q.model import ByteModel
 from pipeline.benchmark.quality_plot import draw
+from pipeline.benchmark.quality_training import learn, score
 from pipeline.cluster.session import ray_session
 from pipeline.config import PRESETS, CorpusConfig, RunConfig
 from pipeline.corpus.corpus import Corpus
-from pipeline.corpus.lanes import Lanes
 from pipeline.prepare.prepare import prepare
-from pipeline.training.optimizer import learning_rate, set_learning_rate
-from pipeline.training.precision import Autocast, setup_precision
-from pipeline.training.step import optimizer_step
-from pipeline.training.train_state import TrainState, new_train_state
-from pipeline.training.validate import bits_per_byte
-from pipeline.training.worker import Worker
 
 PUBLISHED = "H2Q, published settings"
 
@@ -152,8 +141,8 @@ def _all_runs(options: Options, corpus: Corpus) -> Iterator[dict[str, Any]]:
     def start(family: str, config: RunConfig, rate: float, seed: int) -> _Started:
         training = replace(config.training, learning_rate=rate, seed=seed)
         config = replace(config, training=training)
-        told, weights = learn_there.remote(config, corpus, 60 * options.minutes, options.points)
-        return _Started({"family": family, "seed": seed}, config, told, weights)
+        result, weights = learn_there.remote(config, corpus, 60 * options.minutes, options.points)
+        return _Started({"family": family, "seed": seed}, config, result, weights)
 
     tuning = {}
     count = (len(families(options)) - 1) * (len(options.rates) + options.seeds - 1) + options.seeds
@@ -163,12 +152,12 @@ def _all_runs(options: Options, corpus: Corpus) -> Iterator[dict[str, Any]]:
         tuning[family] = [start(family, config, rate * config.training.learning_rate, seed=0) for rate in rates]
     chosen = []
     for family, started in tuning.items():
-        tuned: list[Any] = ray.get([run.told for run in started])
+        tuned: list[Any] = ray.get([run.result for run in started])
         best = min(range(len(tuned)), key=lambda number: tuned[number]["curve"][-1]["bpb"])
         seeds = [start(family, started[best].config, tuned[best]["rate"], seed) for seed in range(1, options.seeds)]
         chosen += [(run, score_there.remote(run.config, run.weights, corpus)) for run in [started[best], *seeds]]
-        yield from (run.about | told for number, (run, told) in enumerate(zip(started, tuned)) if number != best)
-    yield from (run.about | ray.get(run.told) | {"test bpb": ray.get(bpb)} for run, bpb in chosen)
+        yield from (run.about | result for number, (run, result) in enumerate(zip(started, tuned)) if number != best)
+    yield from (run.about | ray.get(run.result) | {"test bpb": ray.get(bpb)} for run, bpb in chosen)
 
 
 @dataclass(frozen=True)
@@ -177,102 +166,5 @@ class _Started:
 
     about: dict[str, Any]
     config: RunConfig
-    told: Any
+    result: Any
     weights: Any
-
-
-def learn(config: RunConfig, corpus: Corpus, budget: float, points: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train for so many seconds; what was measured, and the weights on the host."""
-    worker, autocast = _worker(config)
-    steps = max(points, int(budget / _step_seconds(config, corpus, worker, autocast)))
-    config = replace(config, training=_fitted(config, steps), growth=_growth_within(config.growth, steps))
-    train_state, lanes = _begin(config, corpus, worker)
-    model, training, growth = train_state.model, config.training, train_state.growth
-    losses: list[torch.Tensor] = []
-    curve, seconds, began = [], 0.0, _now(worker)
-    due = {round((number + 1) * steps / points) for number in range(points)}
-    for step in range(steps):
-        set_learning_rate(train_state.optimizer, learning_rate(step, training) * growth.lr_factor)
-        torch.manual_seed(training.seed * 1_000_003 + step)
-        measured = optimizer_step(
-            train_state, model, *lanes.batch(step, device=worker.device), config, autocast, detailed=False
-        )
-        losses.append(measured["loss"])
-        if growth.decides_at(step + 1):
-            train_state.note(worker.means(losses))
-            if growth.decide():
-                grow(model, config.growth.where, seed=training.seed)
-        if step + 1 in due:
-            seconds += _now(worker) - began
-            size = (step + 1) * training.lanes * config.model.seq_len
-            bpb = bits_per_byte(model, corpus.validation, worker, autocast)
-            curve.append({"bytes": size, "seconds": seconds, "bpb": bpb, "rank": model.rank})
-            began = _now(worker)
-    told = {
-        "parameters": parameters(config.model),
-        "multiply-adds": multiply_adds(config.model),
-        "rate": training.learning_rate,
-        "steps": steps,
-        "bytes": curve[-1]["bytes"],
-        "seconds": curve[-1]["seconds"],
-        "rank": None if model.bank is None else model.rank,
-        "grown at": growth.grown_at,
-        "clock": "of a GPU" if worker.device.type == "cuda" else "of one CPU thread",
-        "curve": curve,
-        "model": config.model.to_dict(),
-    }
-    return told, {name: value.cpu() for name, value in model.state_dict().items()}
-
-
-def score(config: RunConfig, weights: dict[str, Any], corpus: Corpus) -> float:
-    """Bits per byte of the test split."""
-    worker, autocast = _worker(config)
-    model = ByteModel(config.model).to(worker.device)
-    model.load_state_dict(weights)
-    return bits_per_byte(model, corpus.test, worker, autocast)
-
-
-def _worker(config: RunConfig) -> tuple[Worker, Autocast]:
-    torch.set_num_threads(1)
-    worker = Worker(world_rank=0, world_size=1, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return worker, setup_precision(config.precision, worker.device)
-
-
-def _now(worker: Worker) -> float:
-    """Seconds of this thread's CPU (backward passes on a CPU run in the thread that calls them), or of the clock."""
-    if worker.device.type == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.thread_time()
-
-
-def _begin(config: RunConfig, corpus: Corpus, worker: Worker) -> tuple[TrainState, Lanes]:
-    training = config.training
-    train_state = new_train_state(config, worker.device)
-    return train_state, Lanes(corpus.train, lanes=training.lanes, seq_len=config.model.seq_len, seed=training.seed)
-
-
-def _step_seconds(config: RunConfig, corpus: Corpus, worker: Worker, autocast: Autocast) -> float:
-    """Of one step of a model that is thrown away, without the first two."""
-    train_state, lanes = _begin(config, corpus, worker)
-    began = 0.0
-    for step in range(10):
-        if step == 2:
-            began = _now(worker)
-        batch = lanes.batch(step, device=worker.device)
-        optimizer_step(train_state, train_state.model, *batch, config, autocast, detailed=False)
-    return (_now(worker) - began) / 8
-
-
-def _fitted(config: RunConfig, steps: int) -> Any:
-    """The training with its schedule over so many steps; the warm-up keeps its share of the preset's steps."""
-    training = config.training
-    return replace(training, steps=steps, warmup=round(training.warmup / training.steps * steps))
-
-
-def _growth_within(growth: GrowthConfig, steps: int) -> GrowthConfig:
-    """The growth rule with its times as shares of a short run, so that it has occasion to grow."""
-    part = max(1, steps // 20)
-    return replace(
-        growth, warmup=5 * part, interval=2 * part, window=part, lookback=2 * part, threshold=0.97, rank_warmup=part
-    )

@@ -23,7 +23,9 @@ from pipeline.benchmark.timing import wait
 from pipeline.cluster.session import ray_session
 from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
 from pipeline.prepare.prepare import prepare
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import read_journal
+from pipeline.storage.store_address import sqlite_address
 from pipeline.training.driver import train
 from pipeline.training.step import optimizer_step
 from pipeline.training.train_state import new_train_state
@@ -98,7 +100,7 @@ def _starts(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
             began = time.time()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             ended = time.time()
-            times = [record["time"] for record in read_journal(folder / "runs" / run_name / "metrics.jsonl")]
+            times = [record["time"] for record in read_journal(RunFolder(folder / "runs" / run_name).journal)]
             seconds.setdefault(first, []).append(times[0] - began)
             seconds.setdefault(end, []).append(ended - times[-1])
         for what, limit in ((first, target), (end, 2.0)):
@@ -114,7 +116,7 @@ def _command(preset: str, name: str, steps: int, corpus: CorpusConfig, folder: P
     command = [sys.executable, str(job), preset, "--name", name, "--storage", str(folder / "runs")]
     command += ["--training.steps", str(steps), "--training.log-every", "1"]
     command += ["--corpus.source", "manual", "--corpus.holdout", str(corpus.holdout)]
-    return [*command, "--corpus.prepared", corpus.prepared, "--tracking.uri", f"sqlite:///{folder}/mlflow.db"]
+    return [*command, "--corpus.prepared", corpus.prepared, "--tracking.uri", sqlite_address(folder / "mlflow.db")]
 
 
 def _overhead(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
@@ -195,7 +197,7 @@ def _side_by_side(training: TrainingConfig, corpus: CorpusConfig, folder: Path, 
 
 def _laps(config: RunConfig, folder: Path, name: str) -> list[float]:
     """Train, silently; the seconds of a step between records."""
-    tracking = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db")
+    tracking = TrackingConfig(uri=sqlite_address(folder / "mlflow.db"))
     config = replace(config, name=name, storage=str(folder / "runs"), tracking=tracking)
     train(config, preset="benchmark", command="jobs/benchmark.py train", console=Console(file=StringIO()))
     return _seconds(folder / "runs" / name, config.training.lanes * config.model.seq_len)
@@ -203,5 +205,5 @@ def _laps(config: RunConfig, folder: Path, name: str) -> list[float]:
 
 def _seconds(run: Path, per_step: int) -> list[float]:
     """Seconds of a step of so many bytes, between records."""
-    records = read_journal(run / "metrics.jsonl")
+    records = read_journal(RunFolder(run).journal)
     return [per_step / record["bytes_per_second"] for record in records if "bytes_per_second" in record]

@@ -7,10 +7,10 @@ from pathlib import Path
 from h2q.errors import require
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
 from pipeline.storage import uri as storage
+from pipeline.storage.store_address import given_address, sqlite_address, sqlite_file
 
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the command of a submitted job."""
-_SQLITE = "sqlite:///"
 
 
 def submitted() -> bool:
@@ -49,9 +49,9 @@ def _corpus(config: CorpusConfig, folder: str) -> CorpusConfig:
 
 
 def _tracking(config: TrackingConfig, folder: str) -> TrackingConfig:
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    database = uri.removeprefix(_SQLITE)
-    if not config.enabled or database == uri or _is_absolute(database):
+    uri = given_address(config)
+    database = sqlite_file(uri)
+    if not config.enabled or database is None or _is_absolute(str(database)):
         return config
     local = storage.local_path(folder)
     require(
@@ -59,7 +59,7 @@ def _tracking(config: TrackingConfig, folder: str) -> TrackingConfig:
         f"tracking.uri must name a server where storage is {storage.without_secrets(folder)}, got {uri}: start one "
         "with mlflow server and name it with --tracking.uri, or train with --tracking.no-enabled",
     )
-    return replace(config, uri=f"{_SQLITE}{local}/{database}")
+    return replace(config, uri=sqlite_address(f"{local}/{database}"))
 
 
 def _is_absolute(path: str) -> bool:

@@ -20,27 +20,35 @@ def draw_breakdown(
     """Bits per byte against the position in the window, and by class of the byte."""
     figure, axes = new_figure(1, 2, title)
     by_position, by_class = axes.flat
-    few = FEW if max(position_bytes) >= FEW else 1
+    _by_position(by_position, position_bpb, position_bytes)
+    _by_class(by_class, classes)
+    figure.savefig(path, dpi=120)
+
+
+def _by_position(axis: Any, bpb: list[float | None], scored: list[int]) -> None:
+    few = FEW if max(scored) >= FEW else 1
     drawn = [
         (position + 1, rate)
-        for position, (rate, count) in enumerate(zip(position_bpb, position_bytes, strict=True))
+        for position, (rate, count) in enumerate(zip(bpb, scored, strict=True))
         if rate is not None and count >= few
     ]
-    by_position.plot(*zip(*drawn, strict=True), "." if len(drawn) < 2 else "-")
-    by_position.set_xlabel("bytes of context (position in the window)")
-    by_position.set_ylabel("bits per byte")
-    by_position.set_ylim(bottom=0)
-    by_position.grid(alpha=0.3)
+    axis.plot(*zip(*drawn, strict=True), "." if len(drawn) < 2 else "-")
+    axis.set_xlabel("bytes of context (position in the window)")
+    axis.set_ylabel("bits per byte")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+
+
+def _by_class(axis: Any, classes: dict[str, tuple[int, float]]) -> None:
     total = sum(count for count, _ in classes.values())
     code = sum(bits for _, bits in classes.values())
-    names, rates = list(classes), [bits / count for count, bits in classes.values()]
-    bars = by_class.barh(names, rates)
-    told = [f"{count / total:.1%} of bytes, {bits / code:.1%} of code" for count, bits in classes.values()]
-    by_class.bar_label(bars, told, padding=3, fontsize=8)
-    by_class.set_xlim(right=1.75 * max(rates))
-    by_class.invert_yaxis()
-    by_class.set_xlabel("bits per byte")
-    figure.savefig(path, dpi=120)
+    rates = [bits / count for count, bits in classes.values()]
+    bars = axis.barh(list(classes), rates)
+    labels = [f"{count / total:.1%} of bytes, {bits / code:.1%} of code" for count, bits in classes.values()]
+    axis.bar_label(bars, labels, padding=3, fontsize=8)
+    axis.set_xlim(right=1.75 * max(rates))
+    axis.invert_yaxis()
+    axis.set_xlabel("bits per byte")
 
 
 def draw_learning(steps: list[tuple[int, float]], curve: list[dict[str, Any]], path: Path, title: str) -> None:

@@ -70,7 +70,7 @@ def online(
         yield Point(tally.scored + lanes, tally.bits + 8 * lanes, (step * stride) + batches[0].length + 1), tally
         if step + 1 < len(steps):
             [whole] = rows  # Lanes differ by at most a byte: only in the last step do windows of two lengths occur.
-            learn(train_state, whole, config, autocast, rate(step), step)
+            train_on(train_state, whole, config, autocast, rate(step), step)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def read(data: Stream, batch: Batch) -> np.ndarray:
     return np.stack([data.read(start, start + batch.length + 1) for start in batch.starts])
 
 
-def learn(
+def train_on(
     train_state: TrainState, rows: np.ndarray, config: RunConfig, autocast: Autocast, rate: float, step: int
 ) -> None:
     """One optimizer step on the rows just scored."""

@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pipeline.events import Event
 from pipeline.terminal import PLAIN_SECONDS, Display, human_bytes, human_seconds
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.scoring import Tally
 
 
 class EvaluationProgress(Display):
@@ -26,6 +30,10 @@ class EvaluationProgress(Display):
         """What preparing the corpus tells, unless all is there already."""
         if event.kind != "note" or "already prepared" not in event.text:
             super().preparing(event)
+
+    def through(self, total: int) -> "Callable[[Tally], None]":
+        """Shows how far a tally is through so many bytes."""
+        return lambda tally: self.show(tally.scored, total, lambda: tally.bits / tally.scored)
 
     def show(self, done: int, total: int, bpb: Callable[[], float]) -> None:
         """Bytes done, and bits per byte so far, asked for only when it is shown."""

@@ -11,6 +11,7 @@ from safetensors.torch import load
 
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
+from pipeline.evaluation.machine import Machine
 from pipeline.evaluation.replayed import ReplayedScore
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import ROWS, Stream, Windows
@@ -20,16 +21,6 @@ OnProgress = Callable[[Tally], None]
 
 _GROUP = 4
 """Batches of windows that an actor is handed at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What one process computes with: its figures' last digits depend on this, and on nothing else of the machine."""
-
-    precision: str
-    gpu: bool
-    threads: int
-    """CPU threads of torch."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +40,10 @@ class Scorer:
 
     def __init__(self, model: Weights, data: Stream, window: int, machine: Machine) -> None:
         torch.set_num_threads(machine.threads)
-        device = torch.device("cuda" if machine.gpu else "cpu")
-        self._autocast = setup_precision(machine.precision, device)
+        self._autocast = setup_precision(machine.precision, machine.device)
         self._model = ByteModel(model.config)
         self._model.load_state_dict(load(model.path.read_bytes()))
-        self._model.to(device).eval()
+        self._model.to(machine.device).eval()
         self._data, self._window = data, window
         self._replayed = ReplayedScore(self._model, window, self._autocast) if machine.gpu else None
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: as tables, as JSON and CSV, as a picture."""
+"""The result of an evaluation: as tables, as JSON and CSV, as a picture."""
 
 import csv
 import json
@@ -94,24 +94,30 @@ class Evaluation:
     def write(self, folder: Path) -> list[Path]:
         """Write LABEL.json, LABEL.png and (prequential) LABEL.csv; files of the same label are replaced."""
         folder.mkdir(parents=True, exist_ok=True)
-        told = asdict(self)
-        steps = told.pop("steps")
-        told["classes"] = {name: {"bytes": count, "bits": bits} for name, (count, bits) in self.classes.items()}
-        written = [folder / f"{self.label}.json", folder / f"{self.label}.png"]
-        written[0].write_text(json.dumps(told, indent=1) + "\n")
+        text, picture, steps = (folder / f"{self.label}.{kind}" for kind in ("json", "png", "csv"))
+        self._write_json(text)
         title = f"{self.subject}: {self.data}"
         if self.curve:
-            draw_learning(self.steps or [], [asdict(point) for point in self.curve], written[1], title)
+            draw_learning(self.steps or [], [asdict(point) for point in self.curve], picture, title)
         else:
-            draw_breakdown(self.position_bpb, self.position_bytes, self.classes, written[1], title)
-        if steps:
-            written.append(folder / f"{self.label}.csv")
-            xz = {point.bytes: point.xz_bpb for point in self.curve or []}
-            with written[-1].open("w", newline="") as file:
-                table = csv.writer(file)
-                table.writerow(["bytes", "bits", "bpb", "xz_bpb"])
-                table.writerows([count, bits, bits / count, xz.get(count)] for count, bits in steps)
-        return written
+            draw_breakdown(self.position_bpb, self.position_bytes, self.classes, picture, title)
+        if not self.steps:
+            return [text, picture]
+        self._write_steps(self.steps, steps)
+        return [text, picture, steps]
+
+    def _write_json(self, path: Path) -> None:
+        result = asdict(self)
+        del result["steps"]
+        result["classes"] = {name: {"bytes": count, "bits": bits} for name, (count, bits) in self.classes.items()}
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+    def _write_steps(self, steps: list[tuple[int, float]], path: Path) -> None:
+        xz = {point.bytes: point.xz_bpb for point in self.curve or []}
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["bytes", "bits", "bpb", "xz_bpb"])
+            table.writerows([count, bits, bits / count, xz.get(count)] for count, bits in steps)
 
     def _codes(self) -> Table:
         table = Table(title=f"{self.subject}: bits per byte of {self.data}", title_justify="left", title_style="bold")

@@ -50,8 +50,8 @@ class Tally:
     def by_class(self) -> dict[str, tuple[int, float]]:
         """Bytes and their bits for each class of bytes that occurs."""
         nats, counts = (np.bincount(class_of(), weights=row, minlength=len(CLASSES)) for row in self._values)
-        found = zip(CLASSES, counts.tolist(), (nats / math.log(2)).tolist(), strict=True)
-        return {name: (int(count), bits) for name, count, bits in found if count}
+        classes = zip(CLASSES, counts.tolist(), (nats / math.log(2)).tolist(), strict=True)
+        return {name: (int(count), bits) for name, count, bits in classes if count}
 
     @property
     def _positions(self) -> np.ndarray:

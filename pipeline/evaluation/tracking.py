@@ -5,8 +5,7 @@ from pathlib import Path
 from h2q.errors import first_line
 from pipeline.config import TrackingConfig
 from pipeline.runs.folder import RunFolder
-
-_SQLITE = "sqlite:///"
+from pipeline.storage.store_address import is_missing
 
 
 def log_evaluation(
@@ -16,18 +15,18 @@ def log_evaluation(
 
     Returns why nothing was logged, for people, or None. The run's status is left as it is.
     """
-    noted = folder.read("mlflow.json")
-    if noted is None:
+    tracked = folder.mlflow_run()
+    if tracked is None:
         return "the run was not tracked: nothing is logged to MLflow"
-    uri = tracking.uri or noted["tracking_uri"]
-    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
+    uri = tracking.uri or tracked["tracking_uri"]
+    if is_missing(uri):
         return f"the run's MLflow store is gone ({uri}): nothing is logged to MLflow"
     from mlflow.exceptions import MlflowException
 
     from pipeline.tracking.store import open_client
 
     try:
-        client, run_id = open_client(uri), noted["run_id"]
+        client, run_id = open_client(uri), tracked["run_id"]
         for name, value in metrics.items():
             logged = {(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)}
             if (step, value) not in logged:

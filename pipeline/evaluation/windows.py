@@ -51,11 +51,6 @@ class Windows:
         span = data.read(self.start, last + self.length + 1)
         return np.lib.stride_tricks.sliding_window_view(span, self.length + 1)[:: self.stride]
 
-    @property
-    def targets(self) -> int:
-        """Bytes that they score."""
-        return self.rows * (self.length - self.skip)
-
 
 def plan(size: int, *, window: int, stride: int, lanes: int = 1) -> list[Windows]:
     """All windows of a stream of `size` bytes, in order.

@@ -9,6 +9,7 @@ runs/NAME/
     plots/          curves.png, energy.png
     profile/        trace.json.gz, with --profile
     summary.json    the result, when it has ended
+    evaluation/     what jobs/evaluate.py has found of it
 """
 
 import json
@@ -35,6 +36,14 @@ class RunFolder:
         return self.path.name
 
     @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
     def journal(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -57,6 +66,37 @@ class RunFolder:
     @property
     def trace(self) -> Path:
         return self.profile / "trace.json.gz"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process of a sweep that works here."""
+        return self.path / ".lock"
+
+    def config(self) -> dict[str, Any] | None:
+        """`preset`, `command` and `config`, as they were noted; None where this is no run."""
+        return self.read(self.config_file.name)
+
+    def note_config(self, preset: str, command: str, config: RunConfig) -> None:
+        """From here on, the folder is one of a run."""
+        self.write(self.config_file.name, {"preset": preset, "command": command, "config": config.to_dict()})
+
+    def summary(self) -> dict[str, Any] | None:
+        """The result, None before the run has ended."""
+        return self.read(self.summary_file.name)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        self.write(self.summary_file.name, summary)
+
+    def mlflow_run(self) -> dict[str, str] | None:
+        """`tracking_uri` and `run_id` of the MLflow run that tracks it, None where none does."""
+        return self.read("mlflow.json")
+
+    def note_mlflow_run(self, tracking_uri: str, run_id: str) -> None:
+        self.write("mlflow.json", {"tracking_uri": tracking_uri, "run_id": run_id})
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder, None if it is not there."""

@@ -11,10 +11,11 @@ from pipeline.sweep.sampler import DEFAULT_TRIALS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slots:
-    """Places for trials."""
+class Capacity:
+    """How many trials run at a time, and what each is given."""
 
-    count: int
+    trials: int
+    """Trials at a time."""
     workers: int
     """Processes of each trial."""
     resources: Resources
@@ -34,12 +35,12 @@ class Slots:
         cpus = self.resources.cpus
         each = f"{self.workers} workers × " if self.workers > 1 else ""
         gpu = f" and {self.gpu_share:g} GPU" if self.resources.gpu else ""
-        several = f"{self.count} trials" if self.count > 1 else "1 trial"
+        several = f"{self.trials} trials" if self.trials > 1 else "1 trial"
         return f"{several} at a time, {each}{cpus} CPU{'s' if cpus > 1 else ''}{gpu} each"
 
 
-def find_slots(config: SweepConfig) -> Slots:
-    """The places that the cluster has, before anything is started.
+def find_capacity(config: SweepConfig) -> Capacity:
+    """The trials that the cluster can hold, before anything is started.
 
     Raises: UserError with what there is and what was asked.
     """
@@ -50,8 +51,8 @@ def find_slots(config: SweepConfig) -> Slots:
     return share_out(config, [cpus for cpus in nodes if cpus], int(total.get("GPU", 0)))
 
 
-def share_out(config: SweepConfig, nodes: list[int], gpus: int) -> Slots:
-    """Places on nodes with so many CPUs, and so many GPUs in all.
+def share_out(config: SweepConfig, nodes: list[int], gpus: int) -> Capacity:
+    """The trials that fit on nodes with so many CPUs, and so many GPUs in all.
 
     Raises: UserError with what there is and what was asked.
     """
@@ -80,4 +81,4 @@ def share_out(config: SweepConfig, nodes: list[int], gpus: int) -> Slots:
     each = cpus_per_worker(nodes, count * workers)
     threads = min(each, int(os.environ.get("OMP_NUM_THREADS") or each))
     resources = Resources(gpu=gpu, cpus=each, threads=threads)
-    return Slots(count=count, workers=workers, resources=resources, gpu_share=search.gpu_share)
+    return Capacity(trials=count, workers=workers, resources=resources, gpu_share=search.gpu_share)

@@ -15,7 +15,7 @@ from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
 from pipeline.storage.path import UriPath
 from pipeline.storage.uri import without_secrets
-from pipeline.sweep.capacity import Slots, find_slots
+from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.folder import claim_sweep, only_one, sweep_folder
 from pipeline.sweep.plots import draw_sweep
@@ -54,27 +54,27 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
         connecting = aside.submit(connect, run.tracking)
         # Without its dashboard, Tune would never give back what a stopped trial held.
         with session(run, progress, dashboard=True):
-            slots = find_slots(config)
-            corpus = prepared_corpus(run, storage, slots.resources, progress)
+            capacity = find_capacity(config)
+            corpus = prepared_corpus(run, storage, capacity.resources, progress)
             config, command = replace(config, run=public(config.run)), without_secrets(command)
             folder = sweep_folder(storage, config, preset)
-            sweep = Sweep(folder, config, preset, lambda trial: check_run(trial, corpus, slots.resources))
+            sweep = Sweep(folder, config, preset, lambda trial: check_run(trial, corpus, capacity.resources))
             sweep.first_valid()
             store = connecting.result()
             claim_sweep(folder, config, preset, command, corpus)
             with only_one(folder), track(store, sweep, corpus, command, progress) as tracking:
-                progress.begin(sweep, slots)
+                progress.begin(sweep, capacity)
                 with stoppable(folder.path) as stopping:
-                    search(sweep, slots, corpus, tracking, progress)
+                    search(sweep, capacity, corpus, tracking, progress)
                 progress.stage("drawing")
                 report = report_on(sweep)
                 report.save(folder)
-                draw_sweep(sweep, folder.path / "plots", progress.say)
+                draw_sweep(sweep, folder.plots, progress.say)
                 tracking.finish(report)
     return report, folder, stopping
 
 
-def search(sweep: Sweep, slots: Slots, corpus: Corpus, tracking: SweepTracking, progress: SweepProgress) -> None:
+def search(sweep: Sweep, capacity: Capacity, corpus: Corpus, tracking: SweepTracking, progress: SweepProgress) -> None:
     """Ray Tune runs the trials that are left."""
     from ray import tune as ray_tune
 
@@ -83,13 +83,13 @@ def search(sweep: Sweep, slots: Slots, corpus: Corpus, tracking: SweepTracking, 
     notes = sweep.folder.path / "ray"
     searcher = SweepSearcher(
         sweep,
-        {"corpus": corpus.folder, "resources": vars(slots.resources)},
+        {"corpus": corpus.folder, "resources": vars(capacity.resources)},
         [tracking, progress],
     )
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(TrialTraining, slots.of_tune),
+        ray_tune.with_resources(TrialTraining, capacity.of_tune),
         tune_config=ray_tune.TuneConfig(
-            search_alg=searcher, scheduler=scheduler(sweep), num_samples=-1, max_concurrent_trials=slots.count
+            search_alg=searcher, scheduler=scheduler(sweep), num_samples=-1, max_concurrent_trials=capacity.trials
         ),
         run_config=ray_tune.RunConfig(
             name="tune",
@@ -108,7 +108,7 @@ def search(sweep: Sweep, slots: Slots, corpus: Corpus, tracking: SweepTracking, 
 
 
 def scheduler(sweep: Sweep) -> Any:
-    """ASHA by bytes seen, which has been told of all trials that ended before this start; or none."""
+    """ASHA by bytes seen, which knows the trials that ended before this start; or none."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     run = sweep.config.run
@@ -127,9 +127,9 @@ def scheduler(sweep: Sweep) -> Any:
     )
     for trial in sweep.trials:
         if trial.state in ("finished", "pruned"):
-            told: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+            earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
             each = bytes_per_step(sweep.config_of(trial))
-            asha.on_trial_add(None, told)  # type: ignore[arg-type]
+            asha.on_trial_add(None, earlier)  # type: ignore[arg-type]
             for step, bpb in validations(sweep.folder_of(trial), until=trial.step).items():
-                asha.on_trial_result(None, told, {"bytes": step * each, "validation/bpb": bpb})  # type: ignore[arg-type]
+                asha.on_trial_result(None, earlier, {"bytes": step * each, "validation/bpb": bpb})  # type: ignore[arg-type]
     return asha

@@ -6,14 +6,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from h2q.errors import UserError, require
 from pipeline.config import TrackingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep.config import SweepConfig
-from pipeline.tracking.store import flatten
+from pipeline.tracking.provenance import flatten
 
+TABLE = "table.csv"
+"""The ranked table, as the sweep's folder holds it."""
+SKIPPED = "skipped.json"
+"""Draws that were no valid configuration, and why."""
+_SWEEP = "sweep.json"
 _FREE = ("search.trials", "search.concurrency", "search.gpu_share", "run.verbose", "run.retries", "run.timeout")
 """Options that may differ when a sweep is resumed: they change no trial."""
 
@@ -28,9 +34,9 @@ def find_sweep(storage: Path, name: str | None) -> RunFolder:
 
     Raises: UserError if there is none.
     """
-    found = sorted(storage.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
-    named = [path for path in found if name in (None, path.parent.name)]
-    there = f"; there are {', '.join(path.parent.name for path in found[-3:])}" if found else ""
+    sweeps = sorted(storage.glob(f"*/{_SWEEP}"), key=lambda path: path.stat().st_mtime)
+    named = [path for path in sweeps if name in (None, path.parent.name)]
+    there = f"; there are {', '.join(path.parent.name for path in sweeps[-3:])}" if sweeps else ""
     require(bool(named), f"no sweep {name or 'to resume'} in {storage}{there}: leave out --resume to start one")
     return RunFolder(named[-1].parent)
 
@@ -40,7 +46,7 @@ def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: st
 
     Raises: UserError if it exists, or if it is to be resumed on another text.
     """
-    earlier = folder.read("sweep.json")
+    earlier = read_sweep(folder)
     if config.run.resume and earlier is not None:
         was = earlier["corpus_sha256"]
         require(
@@ -55,14 +61,24 @@ def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: st
                 f"name must be new, but {folder.path} exists: add --resume to continue that sweep, or choose another "
                 "--name"
             ) from None
-    told = {
+    sweep = {
         "preset": preset,
         "command": earlier["command"] if earlier else command,
         "corpus_sha256": corpus.sha256,
         "search": config.search.to_dict(),
         "run": replace(config.run, name=folder.name, resume=False).to_dict(),
     }
-    folder.write("sweep.json", told)
+    folder.write(_SWEEP, sweep)
+
+
+def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
+    """Preset, command, search and options of the sweep, None where there is none."""
+    return folder.read(_SWEEP)
+
+
+def result_files(folder: RunFolder) -> list[Path]:
+    """The files that say what was searched and what came out."""
+    return [folder.path / TABLE, folder.path / _SWEEP, folder.summary_file, folder.path / SKIPPED]
 
 
 def check_same_search(earlier: SweepConfig, later: SweepConfig) -> None:
@@ -91,7 +107,7 @@ def only_one(folder: RunFolder) -> Iterator[None]:
 
     Raises: UserError if there is another.
     """
-    with open(folder.path / ".lock", "w") as file:
+    with open(folder.lock_file, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

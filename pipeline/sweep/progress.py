@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.sweep.capacity import Slots
+from pipeline.sweep.capacity import Capacity
 from pipeline.sweep.space import growth_note
 from pipeline.sweep.sweep import Sweep, describe, grace_steps
 from pipeline.sweep.trial import Trial
@@ -16,17 +16,17 @@ from pipeline.terminal import Display, human_seconds
 
 
 class SweepProgress(Display):
-    """Tells what happens; Tune calls it from a thread of its own."""
+    """Says what happens; Tune calls it from a thread of its own."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console, total=None)
         self._sweep: Sweep | None = None
-        self._told_reasons: set[str] = set()
+        self._said_reasons: set[str] = set()
         self._began = time.monotonic()
         self._running: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def begin(self, sweep: Sweep, slots: Slots) -> None:
+    def begin(self, sweep: Sweep, capacity: Capacity) -> None:
         """The space and the plan."""
         self._sweep = sweep
         search, run = sweep.config.search, sweep.config.run
@@ -40,7 +40,7 @@ class SweepProgress(Display):
             self.say(note)
         configurations = sweep.planned // search.seeds
         seeds = f" × {search.seeds} seeds" if search.seeds > 1 else ""
-        self.say(f"{configurations} configurations{seeds} by {search.algorithm}, seed {search.seed}; {slots}")
+        self.say(f"{configurations} configurations{seeds} by {search.algorithm}, seed {search.seed}; {capacity}")
         grace = grace_steps(run, sweep.config)
         if search.scheduler == "asha":
             self.say(
@@ -51,11 +51,11 @@ class SweepProgress(Display):
         ended = [trial for trial in sweep.trials if trial.state != "running"]
         if sweep.trials:
             self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
-        self._tell_skips()
+        self._say_skips()
         self._show()
 
     def started(self, trial: Trial) -> None:
-        self._tell_skips()
+        self._say_skips()
         with self._lock:
             self._running[trial.number] = "starting"
         self._show()
@@ -77,11 +77,11 @@ class SweepProgress(Display):
         self.say(f"trial {trial.number:02d}  {describe(trial.values)}{seed}  {state}{result}{why}")
         self._show()
 
-    def _tell_skips(self) -> None:
+    def _say_skips(self) -> None:
         assert self._sweep is not None
         for skip in self._sweep.skipped:
-            if skip.reason not in self._told_reasons:
-                self._told_reasons.add(skip.reason)
+            if skip.reason not in self._said_reasons:
+                self._said_reasons.add(skip.reason)
                 self.say(f"skipped   {describe(skip.values)}: {skip.reason}")
 
     def _show(self) -> None:

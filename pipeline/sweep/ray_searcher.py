@@ -57,7 +57,7 @@ class SweepSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error or result is None:
-            return  # `TrialWatch` is told why
+            return  # `TrialWatch` learns why
         if result.get("error"):
             self._end(trial_id, "failed", error=result["error"])
         elif "finished" in result:

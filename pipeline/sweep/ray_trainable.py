@@ -1,6 +1,6 @@
 """What Ray Tune runs for a trial: the training loop of every run, and its validations, one after the other.
 
-The training writes its journal as it always does; this reads it. A trial that is started again therefore tells its
+The training writes its journal as it always does; this reads it. A trial that is started again therefore reports its
 earlier validations first, then goes on from its newest valid checkpoint.
 """
 
@@ -33,7 +33,7 @@ class TrialTraining(tune.Trainable):
         """`config` holds `folder` (of the run), `corpus` (folder of the prepared corpus) and `resources`."""
         self._folder = RunFolder(Path(config["folder"]))
         self._run = run_config(self._folder)
-        self._told: queue.Queue[list[Record] | None] = queue.Queue()
+        self._records: queue.Queue[list[Record] | None] = queue.Queue()
         self._ready: list[Record] = []
         self._error: str | None = None
         self._last = -1
@@ -43,11 +43,11 @@ class TrialTraining(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Wait for the next validation, or for the end: the last one, an error or an interruption."""
         while not self._ready:
-            records = self._told.get()
+            records = self._records.get()
             if records is None:
                 return {"done": True, "finished": self._last == self._run.training.steps, "error": self._error}
             self._last = records[-1]["step"]
-            # The end is told when all is written, and is not for a scheduler to judge.
+            # The end is reported when all is written, and is not for a scheduler to judge.
             self._ready += [
                 record for record in records if "validation/bpb" in record and record["step"] < self._run.training.steps
             ]
@@ -70,7 +70,7 @@ class TrialTraining(tune.Trainable):
             run = replace(self._run, local=self._run.workers == 1)
             with (
                 _only_one(self._folder),
-                Follower(self._folder.journal, self._told.put, every_seconds=0.05),
+                Follower(self._folder.journal, self._records.put, every_seconds=0.05),
             ):
                 fit(run, self._folder, corpus, resources)
         except (UserError, TrainingFailed) as error:
@@ -78,12 +78,12 @@ class TrialTraining(tune.Trainable):
         except BaseException as error:
             self._error = f"{type(error).__name__}: {error}"
         finally:
-            self._told.put(None)
+            self._records.put(None)
 
 
 @contextmanager
 def _only_one(folder: RunFolder) -> Iterator[None]:
     """Wait until no process of a killed sweep trains here any more: it may live some seconds longer than its driver."""
-    with open(folder.path / ".lock", "w") as file:
+    with open(folder.lock_file, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,7 @@
-"""What a sweep has found: the ranked table, on the terminal and as CSV, and the command that trains the best."""
+"""The result of a sweep: the ranked table, on the terminal and as CSV, and the command that trains the best."""
 
 import csv
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,8 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.runs.folder import RunFolder
+from pipeline.sweep.configuration import Configuration, ranked
+from pipeline.sweep.folder import TABLE
 from pipeline.sweep.space import Value, configure, show
-from pipeline.sweep.sweep import Configuration, Sweep, ranked, train_command
+from pipeline.sweep.sweep import Sweep, train_command
 from pipeline.terminal import human_bytes, human_seconds
 
 
@@ -19,7 +20,7 @@ from pipeline.terminal import human_bytes, human_seconds
 class Row:
     """A configuration in the table."""
 
-    place: int | None
+    position: int | None
     """From 1, of those that finished."""
     configuration: Configuration
     front: bool
@@ -44,30 +45,31 @@ class Report:
     errors: list[str]
     """Why trials failed, each reason once."""
 
-    def show(self, console: Console, folder: Path) -> None:
+    def show(self, console: Console, folder: RunFolder) -> None:
         """The table, the best configuration, and where the pictures are."""
         console.print()
         console.print(self._table())
-        told = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
-        console.print(f"trials: {told}" + (f"; {self.skipped} draws skipped" if self.skipped else ""), highlight=False)
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
+        console.print(
+            f"trials: {counts}" + (f"; {self.skipped} draws skipped" if self.skipped else ""), highlight=False
+        )
         for error in self.errors if self.best else []:
             console.print(f"failed: {error}", highlight=False, markup=False, soft_wrap=True)
         if self.command is not None:
             console.print("\n[bold]train the best[/bold]")
             console.print(self.command, highlight=False, markup=False, soft_wrap=True)
         console.print("\n[bold]pictures[/bold]")
-        console.print(str(folder / "plots"), highlight=False, markup=False, soft_wrap=True)
+        console.print(str(folder.plots), highlight=False, markup=False, soft_wrap=True)
 
     def save(self, folder: RunFolder) -> None:
         """Write table.csv and summary.json."""
-        with open(folder.path / "table.csv", "w", newline="", encoding="utf-8") as file:
+        with open(folder.path / TABLE, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([_header(self), *(_cells(self, row) for row in self.rows)])
         best = None
         if self.best is not None:
             best = {"configuration": self.best.number, "values": self.best.values, "validation_bpb": self.best.bpb}
-        folder.write(
-            "summary.json",
-            {"name": self.name, "best": best, "command": self.command, "trials": self.counts, "errors": self.errors},
+        folder.write_summary(
+            {"name": self.name, "best": best, "command": self.command, "trials": self.counts, "errors": self.errors}
         )
 
     def _table(self) -> Table:
@@ -77,21 +79,21 @@ class Report:
         for name in (*names, "step", "state", "trial"):
             table.add_column(name, justify="left" if name in ("state", "trial") else "right")
         for row in self.rows:
-            found = row.configuration
-            mark = f"{row.place or ''}{' *' if two and row.front else ''}"
-            rate, seconds, parameters = found.mean("bytes_per_second"), found.mean("seconds"), found.mean("parameters")
+            tried = row.configuration
+            mark = f"{row.position or ''}{' *' if two and row.front else ''}"
+            rate, seconds, parameters = (tried.mean(name) for name in ("bytes_per_second", "seconds", "parameters"))
             table.add_row(
                 mark,
-                *(escape(show(found.values[field])) for field in self.fields),
-                bits(found),
+                *(escape(show(tried.values[field])) for field in self.fields),
+                bits(tried),
                 "–" if parameters is None else f"{parameters:,.0f}",
-                _number(found.mean("rank")),
+                _number(tried.mean("rank")),
                 "–" if rate is None else human_bytes(rate),
                 "–" if seconds is None else human_seconds(seconds),
-                str(found.step),
-                found.state,
-                ", ".join(f"{trial.number:02d}" for trial in found.trials),
-                style="bold" if row.place == 1 else "" if found.state == "finished" else "dim",
+                str(tried.step),
+                tried.state,
+                ", ".join(f"{trial.number:02d}" for trial in tried.trials),
+                style="bold" if row.position == 1 else "" if tried.state == "finished" else "dim",
             )
         if two:
             table.caption = f"* on the Pareto front of {' and '.join(self.objectives)}"
@@ -101,15 +103,15 @@ class Report:
 def report_on(sweep: Sweep) -> Report:
     """The report of the trials that there are."""
     order = ranked(sweep.configurations())
-    finished = [found for found in order if complete(found, sweep)]
+    finished = [configuration for configuration in order if complete(configuration, sweep)]
     front = pareto_front(finished, sweep.config.search.objectives)
-    places = {found.number: place for place, found in enumerate(finished, 1)}
+    positions = {configuration.number: position for position, configuration in enumerate(finished, 1)}
     best = finished[0] if finished else None
     states = [trial.state for trial in sweep.trials]
     return Report(
         name=sweep.name,
         fields=[dimension.field for dimension in sweep.space],
-        rows=[Row(place=places.get(found.number), configuration=found, front=found.number in front) for found in order],
+        rows=[Row(position=positions.get(one.number), configuration=one, front=one.number in front) for one in order],
         best=best,
         command=best and train_command(configure(sweep.config.run, best.values), sweep.preset),
         objectives=sweep.config.search.objectives,
@@ -119,14 +121,14 @@ def report_on(sweep: Sweep) -> Report:
     )
 
 
-def complete(found: Configuration, sweep: Sweep) -> bool:
-    """Whether all seeds of a configuration finished."""
-    return found.state == "finished" and len(found.trials) == sweep.config.search.seeds
+def complete(configuration: Configuration, sweep: Sweep) -> bool:
+    """Whether all of its seeds finished."""
+    return configuration.state == "finished" and len(configuration.trials) == sweep.config.search.seeds
 
 
 def pareto_front(finished: list[Configuration], objectives: tuple[str, ...]) -> set[int]:
     """Numbers of the configurations that no other one beats: as good in all objectives, better in one."""
-    points = {found.number: [found.mean(name) for name in objectives] for found in finished}
+    points = {one.number: [one.mean(name) for name in objectives] for one in finished}
     whole = {number: [value for value in point if value is not None] for number, point in points.items()}
 
     def beaten(mine: list[float]) -> bool:
@@ -135,11 +137,12 @@ def pareto_front(finished: list[Configuration], objectives: tuple[str, ...]) -> 
     return {number for number, point in whole.items() if not beaten(point)}
 
 
-def bits(found: Configuration) -> str:
+def bits(configuration: Configuration) -> str:
     """`2.345 ± 0.012`."""
-    if found.bpb is None:
+    bpb, spread = configuration.bpb, configuration.spread
+    if bpb is None:
         return "–"
-    return f"{found.bpb:.3f}" + (f" ± {found.spread:.3f}" if found.spread is not None else "")
+    return f"{bpb:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
 
 
 def _header(report: Report) -> list[str]:
@@ -148,13 +151,13 @@ def _header(report: Report) -> list[str]:
 
 
 def _cells(report: Report, row: Row) -> list[Any]:
-    found = row.configuration
-    results: list[Value] = [found.bpb, found.spread]
-    results += [found.mean(name) for name in ("parameters", "rank", "bytes_per_second", "seconds")]
-    errors = "; ".join(trial.error for trial in found.trials if trial.error)
-    trials = " ".join(str(trial.number) for trial in found.trials)
-    values = [found.values[field] for field in report.fields]
-    return [row.place, *values, *results, found.step, found.state, row.front, trials, errors]
+    tried = row.configuration
+    results: list[Value] = [tried.bpb, tried.spread]
+    results += [tried.mean(name) for name in ("parameters", "rank", "bytes_per_second", "seconds")]
+    errors = "; ".join(trial.error for trial in tried.trials if trial.error)
+    trials = " ".join(str(trial.number) for trial in tried.trials)
+    values = [tried.values[field] for field in report.fields]
+    return [row.position, *values, *results, tried.step, tried.state, row.front, trials, errors]
 
 
 def _number(value: float | None) -> str:

@@ -75,13 +75,13 @@ def searchable() -> dict[str, Any]:
 
 def configure(base: RunConfig, values: Values) -> RunConfig:
     """The config with these values. Raises: UserError if they break a rule of the config together."""
-    told = base.to_dict()
+    options = base.to_dict()
     for field, value in values.items():
         part, _, name = field.rpartition(".")
-        (told[part] if part else told)[name] = value
+        (options[part] if part else options)[name] = value
     if any(field.startswith("growth.") for field in values) and "growth.enabled" not in values:
-        _let_grow(told, base, values)
-    return RunConfig.from_dict(told)
+        _let_grow(options, base, values)
+    return RunConfig.from_dict(options)
 
 
 def growth_note(space: Space) -> str | None:
@@ -123,19 +123,19 @@ def show(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _let_grow(told: dict[str, Any], base: RunConfig, values: Values) -> None:
+def _let_grow(options: dict[str, Any], base: RunConfig, values: Values) -> None:
     """Switch growth on, with room to grow and times that fit the training; off where the rank is at its cap."""
-    model, growth = told["model"], told["growth"]
+    model, growth = options["model"], options["growth"]
     cap = base.model.from_dict(model | {"max_rank": None}).rank_cap
     if "model.max_rank" not in values and base.model.max_rank is None:
         model["max_rank"] = min(2 * model["fixed_rank"], cap)
     if model["max_rank"] == model["fixed_rank"]:
         # The rule has no effect: as if it had not been varied, so that equal trainings are known to be equal.
-        told["growth"] = base.growth.to_dict() | {"enabled": False}
+        options["growth"] = base.growth.to_dict() | {"enabled": False}
         model["max_rank"] = base.model.max_rank
         return
     growth["enabled"] = True
-    steps = told["training"]["steps"]
+    steps = options["training"]["steps"]
     # QRLM's own proportions are 2000 : 1000 : 2000 : 100 steps.
     fitting = {"warmup": steps // 4, "interval": steps // 8, "lookback": steps // 4, "window": steps // 40}
     fitting["rank_warmup"] = steps // 20

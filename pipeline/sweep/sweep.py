@@ -10,19 +10,19 @@ runs/SWEEP/
 """
 
 import shlex
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from h2q.errors import UserError
 from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.configuration import Configuration
+from pipeline.sweep.folder import SKIPPED
 from pipeline.sweep.sampler import DEFAULT_TRIALS, Seen, draw
 from pipeline.sweep.space import Space, Values, configure, parse_space, show, size
-from pipeline.sweep.trial import State, Trial, read_trial, validations
+from pipeline.sweep.trial import Trial, read_trials, validations
 
 _PATIENCE = 100
 """Draws in a row without a new configuration, after which the space is taken to hold no more."""
@@ -37,42 +37,6 @@ class Skip:
     reason: str
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """Values, and what became of the trials of all their seeds."""
-
-    number: int
-    values: Values
-    trials: list[Trial]
-
-    @property
-    def state(self) -> State:
-        states = {trial.state for trial in self.trials}
-        return next(state for state in ("pruned", "failed", "running", "finished") if state in states)
-
-    @property
-    def bpb(self) -> float | None:
-        """Mean over seeds; of one that was pruned or failed, over those that got as far as any."""
-        reached = [trial.bpb for trial in self.trials if trial.bpb is not None and trial.step == self.step]
-        return statistics.fmean(reached) if reached else None
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over seeds, None for one."""
-        reached = [trial.bpb for trial in self.trials if trial.bpb is not None and trial.step == self.step]
-        return statistics.stdev(reached) if len(reached) > 1 else None
-
-    @property
-    def step(self) -> int:
-        """How far all of its trials got, at least."""
-        return min((trial.step or 0 for trial in self.trials), default=0)
-
-    def mean(self, name: str) -> float | None:
-        """Mean over seeds of a result, where there is one."""
-        found = [value for trial in self.trials if (value := getattr(trial, name)) is not None]
-        return statistics.fmean(found) if found else None
-
-
 class Sweep:
     """The trials so far, and the next one."""
 
@@ -84,9 +48,8 @@ class Sweep:
         self.preset = preset
         self.space: Space = parse_space(config.search.space)
         self._check = check
-        found = [read_trial(RunFolder(path.parent)) for path in folder.path.glob("*/trial.json")]
-        self.trials: list[Trial] = sorted((trial for trial in found if trial), key=lambda trial: trial.number)
-        self.skipped = [Skip(**skip) for skip in (folder.read("skipped.json") or {}).get("skipped", [])]
+        self.trials = read_trials(folder)
+        self.skipped = [Skip(**skip) for skip in (folder.read(SKIPPED) or {}).get("skipped", [])]
         self._interrupted = [trial for trial in self.trials if trial.state == "running"]
         whole = size(self.space) if config.search.algorithm == "grid" else DEFAULT_TRIALS
         self._limit = config.search.trials or whole
@@ -125,9 +88,9 @@ class Sweep:
         if self._interrupted:
             return self._interrupted.pop(0)
         configurations = self.configurations()
-        for found in configurations:
-            if len(found.trials) < self.config.search.seeds and found.state in ("finished", "running"):
-                return self._start(found.trials[0].draw, found.number, found.values, len(found.trials))
+        for one in configurations:
+            if len(one.trials) < self.config.search.seeds and one.state in ("finished", "running"):
+                return self._start(one.trials[0].draw, one.number, one.values, len(one.trials))
         if len(configurations) >= self._limit:
             return None
         drawn = self._draw()
@@ -157,14 +120,14 @@ class Sweep:
         folder, config = self.folder_of(trial), self.config_of(trial)
         folder.path.mkdir(exist_ok=True)
         command = train_command(config, self.preset)
-        folder.write("config.json", {"preset": self.preset, "command": command, "config": config.to_dict()})
+        folder.note_config(self.preset, command, config)
         trial.save(folder)
         return trial
 
     def _draw(self) -> tuple[int, Values] | None:
         """The next draw that is a new, valid configuration; None where the space has no more."""
         first = max([-1, *(trial.draw for trial in self.trials), *(skip.draw for skip in self.skipped)]) + 1
-        tried = {identity(configure(self.config.run, found.values)): found.number for found in self.configurations()}
+        tried = {identity(configure(self.config.run, one.values)): one.number for one in self.configurations()}
         for number in range(first, first + _PATIENCE):
             values = draw(self.space, self.config.search, number, self.history())
             if values is None:
@@ -182,21 +145,21 @@ class Sweep:
         return None
 
     def _note_skipped(self) -> None:
-        self.folder.write("skipped.json", {"skipped": [asdict(skip) for skip in self.skipped]})
+        self.folder.write(SKIPPED, {"skipped": [asdict(skip) for skip in self.skipped]})
 
     def history(self) -> list[Seen]:
         """What the search learns from."""
-        return [self._seen(found) for found in self.configurations()]
+        return [self._seen(configuration) for configuration in self.configurations()]
 
-    def _seen(self, found: Configuration) -> Seen:
-        objectives = tuple(found.mean(name) for name in self.config.search.objectives)
-        whole = found.state == "finished" and len(found.trials) == self.config.search.seeds
-        if found.state == "finished" and (not whole or None in objectives):
-            return Seen(values=found.values, state="running")
-        pruned = next((trial for trial in found.trials if trial.state == "pruned"), None)
+    def _seen(self, tried: Configuration) -> Seen:
+        objectives = tuple(tried.mean(name) for name in self.config.search.objectives)
+        whole = tried.state == "finished" and len(tried.trials) == self.config.search.seeds
+        if tried.state == "finished" and (not whole or None in objectives):
+            return Seen(values=tried.values, state="running")
+        pruned = next((trial for trial in tried.trials if trial.state == "pruned"), None)
         return Seen(
-            values=found.values,
-            state=found.state,
+            values=tried.values,
+            state=tried.state,
             objectives=tuple(value for value in objectives if value is not None),
             reached=validations(self.folder_of(pruned), until=pruned.step) if pruned else None,
         )
@@ -219,17 +182,6 @@ def train_command(config: RunConfig, preset: str) -> str:
 def identity(config: RunConfig) -> str:
     """Equal for configs that train the same."""
     return repr((config.model, config.training, config.growth, config.accumulate, config.precision))
-
-
-def ranked(configurations: list[Configuration]) -> list[Configuration]:
-    """The best first: those that finished, by their mean; then those that got farther before they were pruned."""
-    order: dict[str, int] = {"finished": 0, "running": 1, "pruned": 1, "failed": 2}
-
-    def key(found: Configuration) -> tuple[Any, ...]:
-        bpb = float("inf") if found.bpb is None or found.bpb != found.bpb else found.bpb
-        return order[found.state], 0 if found.state == "finished" else -found.step, bpb, found.number
-
-    return sorted(configurations, key=key)
 
 
 def describe(values: Values) -> str:

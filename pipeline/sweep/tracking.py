@@ -1,8 +1,8 @@
 """A sweep in MLflow: a parent run, and below it a run for each trial, however often the sweep is resumed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
+from time import perf_counter
 from typing import Any
 
 from pipeline.corpus.corpus import Corpus
@@ -10,12 +10,15 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Follower, read_journal
 from pipeline.runs.load import run_config
 from pipeline.sweep.config import DEFAULT_MODEL
+from pipeline.sweep.folder import result_files
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.report import Report
 from pipeline.sweep.sweep import Sweep, train_command
 from pipeline.sweep.trial import Trial
+from pipeline.tracking.provenance import FOLDER_TAG, flatten, run_tags
 from pipeline.tracking.registry import register, serve_command
-from pipeline.tracking.store import FOLDER_TAG, MLflowRun, MLflowStore, NullTracker, flatten, git_commit, versions
+from pipeline.tracking.store import MLflowStore
+from pipeline.tracking.tracker import MLflowRun, NullTracker
 from pipeline.training.summary import summarise
 
 _STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
@@ -29,7 +32,10 @@ class SweepTracking:
         self._sweep = sweep
         self._corpus = corpus
         self._progress = progress
-        self._following: dict[int, Follower] = {}
+        self._following: dict[int, ExitStack] = {}
+        self._began: dict[int, float] = {}
+        self._wall_seconds: dict[int, float] = {}
+        """Of the trials that have ended in this start of the sweep."""
         self.parent: str | None = None
         """MLflow's id of the sweep's own run."""
 
@@ -41,27 +47,30 @@ class SweepTracking:
 
     def started(self, trial: Trial) -> None:
         """Follow the trial's journal from here on."""
+        self._began[trial.number] = perf_counter()
         with self._forgiving():
             tracker = self._run(trial)
-            journal = self._sweep.folder_of(trial).journal
-            self._following[trial.number] = Follower(journal, tracker.log)
+            following = self._following[trial.number] = ExitStack()
+            following.enter_context(Follower(self._sweep.folder_of(trial).journal, tracker.log))
 
     def reported(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Nothing to do: the journal tells it."""
+        """Nothing to do: the follower reads it in the journal."""
 
     def ended(self, trial: Trial) -> None:
         """Sum the trial up, in its folder and in MLflow."""
-        if follower := self._following.pop(trial.number, None):
-            follower.__exit__()
+        if trial.number in self._began:
+            self._wall_seconds[trial.number] = perf_counter() - self._began.pop(trial.number)
+        self._following.pop(trial.number, ExitStack()).close()
         folder = self._sweep.folder_of(trial)
         with self._forgiving():
             tracker = self._run(trial)
             records = read_journal(folder.journal)
             if trial.state == "finished":
-                summarise(run_config(folder), folder, self._corpus, records, tracker, self._sweep.preset, 0.0)
+                wall_seconds = self._wall_seconds.get(trial.number)
+                summarise(run_config(folder), folder, self._corpus, records, tracker, self._sweep.preset, wall_seconds)
             tracker.log(records)
             self._tag(tracker, {"trial/state": trial.state, **({"trial/error": trial.error} if trial.error else {})})
-            tracker.finish(folder.path, _STATUS[trial.state])
+            tracker.finish(folder, _STATUS[trial.state])
 
     def finish(self, report: Report) -> None:
         """Tables, plots and the best model; and what a server missed that was away."""
@@ -69,24 +78,24 @@ class SweepTracking:
             return
         with self._forgiving():
             for trial in self._sweep.trials:
-                noted = self._sweep.folder_of(trial).read("mlflow.json")
-                if noted is None or self.store.client.get_run(noted["run_id"]).info.status == "RUNNING":
+                run = self._sweep.folder_of(trial).mlflow_run()
+                if run is None or self.store.client.get_run(run["run_id"]).info.status == "RUNNING":
                     self.ended(trial)
-            _log_report(self.store, self.parent, report, self._sweep.folder.path)
+            _log_report(self.store, self.parent, report, self._sweep.folder)
         best = folder_of_best(self._sweep, report)
-        noted = best and best.read("mlflow.json")
-        if best is not None and noted is not None:
+        run = best and best.mlflow_run()
+        if best is not None and run is not None:
             with self._forgiving():
                 name = self._sweep.config.run.tracking.register or DEFAULT_MODEL
-                version = register(best, name, self.store, noted["run_id"])
+                version = register(best, name, self.store, run["run_id"])
                 self.store.client.set_tag(self.parent, "registered_model", f"models:/{name}/{version}")
                 self._progress.say(f"the best trial's model is registered as models:/{name}/{version}; serve it with")
                 self._progress.say(serve_command(self.store.uri, name, version))
 
     def close(self, status: str) -> None:
         """End the parent run."""
-        for follower in self._following.values():
-            follower.__exit__()
+        for following in self._following.values():
+            following.close()
         if isinstance(self.store, MLflowStore) and self.parent is not None:
             with self._forgiving():
                 self.store.client.set_terminated(self.parent, status)
@@ -137,24 +146,14 @@ def track(
 
 def _parent(store: MLflowStore, sweep: Sweep, corpus: Corpus, command: str) -> str:
     folder = sweep.folder
-    noted = folder.read("mlflow.json")
-    if noted is not None and noted["tracking_uri"] == store.uri:
-        store.client.update_run(noted["run_id"], status="RUNNING")
-        return noted["run_id"]
-    tags = {
-        "mlflow.note.content": f"`{command}`\n\nCorpus: {corpus.name}",
-        "mlflow.source.name": "jobs/tune.py",
-        "mlflow.source.type": "JOB",
-        "preset": sweep.preset,
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        "sweep": sweep.name,
-        FOLDER_TAG: str(folder.path),
-        **({"mlflow.source.git.commit": commit} if (commit := git_commit()) else {}),
-        **{f"version/{name}": number for name, number in versions().items()},
-    }
+    earlier = folder.mlflow_run()
+    if earlier is not None and earlier["tracking_uri"] == store.uri:
+        store.client.update_run(earlier["run_id"], status="RUNNING")
+        return earlier["run_id"]
+    tags = run_tags(corpus.name, corpus.sha256, command, sweep.preset, job="jobs/tune.py")
+    tags |= {"sweep": sweep.name, FOLDER_TAG: str(folder.path)}
     run_id = store.client.create_run(store.experiment_id, run_name=sweep.name, tags=tags).info.run_id
-    folder.write("mlflow.json", {"tracking_uri": store.uri, "run_id": run_id})
+    folder.note_mlflow_run(store.uri, run_id)
     search = sweep.config.search.to_dict()
     del search["space"]
     space = {f"space.{dimension.field}": str(dimension) for dimension in sweep.space}
@@ -162,15 +161,15 @@ def _parent(store: MLflowStore, sweep: Sweep, corpus: Corpus, command: str) -> s
     return run_id
 
 
-def _log_report(store: MLflowStore, run_id: str, report: Report, folder: Path) -> None:
+def _log_report(store: MLflowStore, run_id: str, report: Report, folder: RunFolder) -> None:
     for state, count in report.counts.items():
         store.client.log_metric(run_id, f"trials/{state}", count)
     if report.best is not None and report.best.bpb is not None:
         store.client.log_metric(run_id, "validation/bpb", report.best.bpb, step=report.best.step)
-    for name in ("table.csv", "sweep.json", "summary.json", "skipped.json"):
+    for file in result_files(folder):
         with suppress(FileNotFoundError):
-            store.client.log_artifact(run_id, str(folder / name))
-    store.client.log_artifacts(run_id, str(folder / "plots"), "plots")
+            store.client.log_artifact(run_id, str(file))
+    store.client.log_artifacts(run_id, str(folder.plots), folder.plots.name)
 
 
 def folder_of_best(sweep: Sweep, report: Report) -> RunFolder | None:

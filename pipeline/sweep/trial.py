@@ -12,7 +12,7 @@ from pipeline.sweep.space import Values
 
 State = Literal["running", "finished", "pruned", "failed"]
 
-_NOTE = "trial.json"
+_FILE = "trial.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Trial:
     """Why it failed."""
 
     def save(self, folder: RunFolder) -> None:
-        folder.write(_NOTE, asdict(self))
+        folder.write(_FILE, asdict(self))
 
     def ended(self, state: State, folder: RunFolder, *, step: int | None = None, error: str | None = None) -> "Trial":
         """This trial with its results, as the journal has them up to the step (None: to its end)."""
@@ -71,8 +71,14 @@ class Trial:
 
 def read_trial(folder: RunFolder) -> Trial | None:
     """The trial in the folder, None if there is none."""
-    noted = folder.read(_NOTE)
-    return None if noted is None else Trial(**noted)
+    trial = folder.read(_FILE)
+    return None if trial is None else Trial(**trial)
+
+
+def read_trials(sweep: RunFolder) -> list[Trial]:
+    """The trials in the folder of a sweep, by their number."""
+    trials = [read_trial(RunFolder(path.parent)) for path in sweep.path.glob(f"*/{_FILE}")]
+    return sorted((trial for trial in trials if trial), key=lambda trial: trial.number)
 
 
 def validations(folder: RunFolder, *, until: int | None = None) -> dict[int, float]:

@@ -1,12 +1,12 @@
 """Finding a run that MLflow knows: by its id, or as a registered model."""
 
-from pathlib import Path
-
 from pipeline.config import TrackingConfig
 from pipeline.runs.find import look_up, unknown
 from pipeline.runs.folder import RunFolder
 from pipeline.storage.path import locate
-from pipeline.tracking.store import FOLDER_TAG, tracking_uri
+from pipeline.storage.store_address import is_missing
+from pipeline.tracking.provenance import FOLDER_TAG
+from pipeline.tracking.uri import tracking_uri
 
 
 def find_run(reference: str, *, storage: str = "runs", tracking: TrackingConfig | None = None) -> RunFolder:
@@ -16,12 +16,12 @@ def find_run(reference: str, *, storage: str = "runs", tracking: TrackingConfig 
     Raises: UserError naming the nearest names there are.
     """
     tracking = tracking or TrackingConfig()
-    found = look_up(reference, storage)
-    if found is None and tracking.enabled:
-        found = _tracked(reference, tracking)
-    if found is None:
+    folder = look_up(reference, storage)
+    if folder is None and tracking.enabled:
+        folder = _tracked(reference, tracking)
+    if folder is None:
         raise unknown(reference, storage, " or in MLflow" if tracking.enabled else "")
-    return found
+    return folder
 
 
 def _tracked(reference: str, tracking: TrackingConfig) -> RunFolder | None:
@@ -30,16 +30,17 @@ def _tracked(reference: str, tracking: TrackingConfig) -> RunFolder | None:
     from mlflow.tracking import MlflowClient
 
     uri = tracking_uri(tracking)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if is_missing(uri):
         return None  # Looking must not make a store.
     client = MlflowClient(uri)
     name, _, version = reference.removeprefix("models:/").partition("/")
     try:
         if not version:
-            version = max((int(found.version) for found in client.search_model_versions(f"name='{name}'")), default="")
+            versions = client.search_model_versions(f"name='{name}'")
+            version = max((int(one.version) for one in versions), default="")
         run_id = client.get_model_version(name, str(version)).run_id if version else reference
-        folder = client.get_run(run_id or "").data.tags.get(FOLDER_TAG)
+        path = client.get_run(run_id or "").data.tags.get(FOLDER_TAG)
     except MlflowException:
         return None
-    found = RunFolder(locate(folder)) if folder else None
-    return found if found and found.read("config.json") is not None else None
+    folder = RunFolder(locate(path)) if path else None
+    return folder if folder and folder.config() is not None else None

@@ -26,7 +26,7 @@ from h2q.model import ByteModel
 _OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
-class ServedModel(PythonModel):
+class PyfuncByteModel(PythonModel):
     """A trained ByteModel behind MLflow's `predict`."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -75,4 +75,4 @@ def _prompt(row: dict[str, Any]) -> bytes:
     return prompt
 
 
-set_model(ServedModel())
+set_model(PyfuncByteModel())

@@ -18,16 +18,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from h2q.config import ModelConfig
 from h2q.errors import UserError, first_line
 from pipeline.config import RunConfig
-from pipeline.runs.checkpoint import Checkpoint
+from pipeline.runs.checkpoint import MODEL, Checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint
 from pipeline.storage.path import on_disk
-from pipeline.tracking.store import MLflowStore, mlflow_program
+from pipeline.tracking.store import MLflowStore
+from pipeline.tracking.uri import mlflow_program
 
 if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
 
 NEEDS = ("mlflow", "torch", "safetensors", "pandas")
 
@@ -42,7 +44,7 @@ def register(folder: RunFolder, name: str, store: MLflowStore, run_id: str) -> i
 
     checkpoint, path = load_checkpoint(folder)
     commit = json.loads((path / "commit.json").read_text())
-    weights_sha256 = commit["files"]["model.safetensors"]["sha256"]
+    weights_sha256 = commit["files"][MODEL]["sha256"]
     try:
         for known in store.client.search_model_versions(f"name='{name}'"):
             if known.run_id == run_id and known.tags.get("weights_sha256") == weights_sha256:
@@ -65,7 +67,6 @@ def serve_command(uri: str, name: str, number: int) -> str:
 
 def _log(folder: RunFolder, checkpoint: Checkpoint, path: Path, store: MLflowStore, run_id: str) -> str:
     """Upload a model from code to the run; gives its id."""
-    import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
     from mlflow.models import Model
 
@@ -74,25 +75,11 @@ def _log(folder: RunFolder, checkpoint: Checkpoint, path: Path, store: MLflowSto
     experiment = client.get_run(run_id).info.experiment_id
     parameters = {key: str(value) for key, value in config.model.to_dict().items()}
     model = client.create_logged_model(experiment, folder.name, run_id, params=parameters)
-    with tempfile.TemporaryDirectory() as scratch, on_disk(path / "model.safetensors") as weights:
-        described, local = Path(scratch) / "config.json", Path(scratch) / "model"
-        described.write_text(json.dumps(config.model.to_dict(), indent=1))
-        here = Path(__file__).parent
-        code = Path(scratch) / "h2q"
-        shutil.copytree(here.parents[1] / "h2q", code, ignore=shutil.ignore_patterns("__pycache__"))
-        mlflow.pyfunc.save_model(
-            local,
-            python_model=here / "pyfunc_model.py",
-            code_paths=[str(code)],
-            artifacts={"config": str(described), "weights": str(weights)},
-            pip_requirements=[f"{library}=={version(library).partition('+')[0]}" for library in NEEDS],
-            signature=_signature(),
-            input_example=({"prompt": "The "}, {"length": 100}),
-            mlflow_model=Model(
-                artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
-            ),
-        )
-        client.log_model_artifacts(model.model_id, str(local))
+    described = Model(
+        artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+    )
+    with tempfile.TemporaryDirectory() as scratch, on_disk(path / MODEL) as weights:
+        client.log_model_artifacts(model.model_id, str(_save(Path(scratch), config.model, weights, described)))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
     measured = [
         Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model.model_id, run_id=run_id)
@@ -103,6 +90,27 @@ def _log(folder: RunFolder, checkpoint: Checkpoint, path: Path, store: MLflowSto
     client.log_batch(run_id, metrics=measured)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return model.model_id
+
+
+def _save(scratch: Path, config: ModelConfig, weights: Path, described: "Model") -> Path:
+    """The folder of the model as MLflow keeps it: its code, its weights and its config."""
+    import mlflow.pyfunc
+
+    code, config_file, folder = scratch / "h2q", scratch / "config.json", scratch / "model"
+    config_file.write_text(json.dumps(config.to_dict(), indent=1))
+    here = Path(__file__).parent
+    shutil.copytree(here.parents[1] / "h2q", code, ignore=shutil.ignore_patterns("__pycache__"))
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=here / "pyfunc_model.py",
+        code_paths=[str(code)],
+        artifacts={"config": str(config_file), "weights": str(weights)},
+        pip_requirements=[f"{library}=={version(library).partition('+')[0]}" for library in NEEDS],
+        signature=_signature(),
+        input_example=({"prompt": "The "}, {"length": 100}),
+        mlflow_model=described,
+    )
+    return folder
 
 
 def _version(
@@ -117,7 +125,7 @@ def _version(
     best, state = checkpoint.state["best"], checkpoint.state
     bpb = f"{best['bpb']:.4f} bits per byte on validation" if best else "not yet evaluated"
     with _default_store(store.address):
-        made = store.client.create_model_version(
+        registered = store.client.create_model_version(
             name,
             source=f"models:/{model_id}",
             run_id=run_id,
@@ -131,7 +139,7 @@ def _version(
                 **({"validation_bpb": f"{best['bpb']:.6f}"} if best else {}),
             },
         )
-    return int(made.version)
+    return int(registered.version)
 
 
 @contextmanager

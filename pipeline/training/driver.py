@@ -22,7 +22,9 @@ from pipeline.runs.folder import RunFolder, check_storage, claim_folder, find_fo
 from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stop import Stopping, request_stop, stoppable
 from pipeline.storage.uri import without_secrets
-from pipeline.tracking.store import LateRun, Tracker, check_store, follow, is_file
+from pipeline.tracking.store import check_store, follow
+from pipeline.tracking.tracker import LateRun, Tracker
+from pipeline.tracking.uri import is_file
 from pipeline.training.fit import fit, last_line
 from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.plots import draw
@@ -160,7 +162,7 @@ def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Pr
     progress.stage("drawing")
     draw(records, folder.plots, folder.name)
     with suppress(Exception):  # `_end` has said what to do where the server is away
-        run.tracker.attach(folder.path)
+        run.tracker.attach(folder)
     if run.tracking.register and not stopped:
         _publish(run.tracker, folder, run.tracking.register, progress)
 
@@ -169,7 +171,7 @@ def _end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) -
     """End the tracked run; a server that is away loses nothing, and does not spoil a training that went well."""
     try:
         tracker.log(read_journal(folder.journal))
-        tracker.finish(folder.path, status)
+        tracker.finish(folder, status)
     except Exception as error:
         reason = without_secrets(first_line(error))
         progress.say(

@@ -21,7 +21,7 @@ from h2q.errors import UserError
 from pipeline.cluster.resources import local_resources
 from pipeline.config import RunConfig
 from pipeline.terminal import human_bytes, human_seconds
-from pipeline.tracking.store import is_file
+from pipeline.tracking.uri import is_file
 from pipeline.training.graph_rule import use_graph
 from pipeline.training.peak import peak_bytes
 from pipeline.training.precision import setup_precision

@@ -16,7 +16,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import interruptible
 from pipeline.storage.path import locate
-from pipeline.tracking.store import versions
+from pipeline.tracking.provenance import versions
 from pipeline.training.worker_config import WorkerConfig
 
 

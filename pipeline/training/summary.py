@@ -14,7 +14,8 @@ from pipeline.runs.checkpoint import newest_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
 from pipeline.terminal import human_bytes, human_seconds, printable
-from pipeline.tracking.store import Tracker, ui_address, ui_command
+from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.uri import ui_address, ui_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class Summary:
     """Of the first worker: resident, or allocated on its GPU."""
     seconds: float
     """Of training, over all starts of the run."""
-    wall_seconds: float
-    """Of this start, everything included."""
+    wall_seconds: float | None
+    """Of this start, everything included; None where nobody measured it."""
     world_size: int
     device: str
     precision: str
@@ -65,7 +66,9 @@ class Summary:
         facts = Table.grid(padding=(0, 2))
         facts.add_column(style="bold")
         facts.add_column(overflow="fold")
-        trained = f"{human_seconds(self.seconds)} training, {human_seconds(self.wall_seconds)} in all"
+        trained = f"{human_seconds(self.seconds)} training"
+        if self.wall_seconds is not None:
+            trained += f", {human_seconds(self.wall_seconds)} in all"
         for name, value in (
             ("corpus", f"{self.corpus}, sha256 {self.corpus_sha256[:16]}"),
             *(("", note) for note in self.corpus_notes),
@@ -110,7 +113,7 @@ def summarise(
     records: list[Record],
     tracker: Tracker,
     preset: str,
-    wall_seconds: float,
+    wall_seconds: float | None,
 ) -> Summary:
     """Gather the summary of a run that has ended from its journal and its last checkpoint, and write summary.json."""
     latest: Record = {}
@@ -120,7 +123,7 @@ def summarise(
     assert newest is not None, "a run that has ended has a checkpoint"
     state, checkpoint, _ = newest
     seen = state["step"] * config.bytes_per_step
-    samples = sorted((folder.path / "samples").glob("*.txt"))
+    samples = sorted(folder.samples.glob("*.txt"))
     summary = Summary(
         name=folder.name,
         preset=preset,
@@ -154,5 +157,5 @@ def summarise(
         },
         sample=samples[-1].read_text(encoding="utf-8") if samples else None,
     )
-    folder.write("summary.json", asdict(summary))
+    folder.write_summary(asdict(summary))
     return summary

@@ -146,6 +146,8 @@ def test_a_sweep_of_four_trials_two_at_a_time(text: Path) -> None:
     [version] = client.search_model_versions("name='best-of-s'")
     assert version.run_id == best.info.run_id
 
+    summary = json.loads((text / "runs" / "s" / "s-01" / "summary.json").read_text())
+    assert summary["wall_seconds"] > summary["seconds"] > 0
     with open(text / "runs" / "s" / "table.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["training.learning_rate"]) == 0.01 and rows[0]["place"] == "1" and rows[0]["step"] == "300"

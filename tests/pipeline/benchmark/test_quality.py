@@ -9,7 +9,8 @@ import pytest
 from h2q.baselines import multiply_adds, parameters
 from h2q.config import ModelConfig
 from h2q.errors import UserError
-from pipeline.benchmark.quality import PUBLISHED, Options, families, learn, run
+from pipeline.benchmark.quality import PUBLISHED, Options, families, run
+from pipeline.benchmark.quality_training import learn
 from pipeline.config import PRESETS, CorpusConfig
 from pipeline.prepare.prepare import prepare
 
@@ -38,8 +39,8 @@ def test_qrlm_grows_within_a_short_run(tmp_path: Path):
     corpus = prepare(CorpusConfig(path=str(words(tmp_path)), prepared=str(tmp_path / "data")), local=True)
     config = families(Options(model=TINY, lanes=4))["QRLM, growing"]
     config = replace(config, training=replace(config.training, learning_rate=1e-5))  # Nothing is learnt: a plateau.
-    told, _ = learn(config, corpus, budget=0.0, points=40)
-    assert told["steps"] == 40 and told["grown at"] and told["rank"] > config.model.fixed_rank
+    result, _ = learn(config, corpus, budget=0.0, points=40)
+    assert result["steps"] == 40 and result["grown at"] and result["rank"] > config.model.fixed_rank
 
 
 def test_every_family_is_tuned_alike_trained_scored_and_drawn(tmp_path: Path, ray_cluster: None):

@@ -1,6 +1,5 @@
 """Comparing runs: what differs, what they reached, and what must not be compared."""
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from h2q.errors import UserError
-from pipeline.comparison.compare import RESULTS, compare, experiment_runs, find_runs, from_folder
-from pipeline.comparison.page import grid, page, picture
+from pipeline.comparison.compare import RESULTS, compare
+from pipeline.comparison.compared_run import from_folder
+from pipeline.comparison.find import experiment_runs, find_runs
+from pipeline.comparison.page import page
+from pipeline.comparison.table import grid
 from pipeline.config import RunConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.training.summary import Summary
@@ -103,15 +105,3 @@ def test_a_corpus_that_nobody_noted_is_not_another_one(tmp_path: Path, tiny: Mak
         [note] = comparison.notes
         assert "which corpus killed" in note and "cannot be compared" not in note
         assert comparison.best("test bpb") is None, "it is not ranked either"
-
-
-def test_the_page_needs_nothing_and_believes_nothing(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, growing=True, tracking={"enabled": False}))
-    run = from_folder(folder)
-    comparison = compare([run, replace(run, name="<script>alert(1)</script>", sample="</pre><b>")])
-    png = picture(comparison)
-    assert png.startswith(b"\x89PNG\r\n")
-    text = page(comparison, png)
-    assert "<script" not in text and "&lt;script&gt;" in text and "</pre><b>" not in text
-    addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s)>]{1,30})", text)
-    assert addresses and all(address.startswith("data:image/png;base64,") for address in addresses)

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
 from pipeline.evaluation.file_stream import RawFile
-from pipeline.evaluation.ray_scoring import Machine, Weights, _in_order, score_here, score_on_ray
+from pipeline.evaluation.machine import Machine
+from pipeline.evaluation.ray_scoring import Weights, _in_order, score_here, score_on_ray
 from pipeline.evaluation.windows import plan
 
 WINDOW = 16

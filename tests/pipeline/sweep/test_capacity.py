@@ -16,7 +16,7 @@ def sweep(*, workers: int = 1, use_gpu: str = "auto", **search: object) -> Sweep
 
 
 @pytest.mark.parametrize(
-    ("config", "nodes", "gpus", "count", "of_tune"),
+    ("config", "nodes", "gpus", "trials", "of_tune"),
     [
         (sweep(), [2], 0, 2, {"CPU": 1}),
         (sweep(concurrency=1), [2], 0, 1, {"CPU": 2}),
@@ -31,11 +31,11 @@ def sweep(*, workers: int = 1, use_gpu: str = "auto", **search: object) -> Sweep
     ],
 )
 def test_trials_share_what_there_is(
-    config: SweepConfig, nodes: list[int], gpus: int, count: int, of_tune: dict[str, float]
+    config: SweepConfig, nodes: list[int], gpus: int, trials: int, of_tune: dict[str, float]
 ) -> None:
-    slots = share_out(config, nodes, gpus)
-    assert (slots.count, slots.of_tune) == (count, of_tune)
-    assert slots.count * slots.workers * slots.resources.cpus <= sum(nodes)
+    capacity = share_out(config, nodes, gpus)
+    assert (capacity.trials, capacity.of_tune) == (trials, of_tune)
+    assert capacity.trials * capacity.workers * capacity.resources.cpus <= sum(nodes)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from pipeline.config import PRESETS, RunConfig, TrainingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import stop_wanted
 from pipeline.sweep.config import SearchConfig, SweepConfig
+from pipeline.sweep.configuration import ranked
 from pipeline.sweep.folder import check_same_search, only_one
 from pipeline.sweep.report import pareto_front, report_on
-from pipeline.sweep.sweep import Sweep, describe, ranked
+from pipeline.sweep.sweep import Sweep, describe
 from pipeline.sweep.trial import State, Trial
 
 RUN = RunConfig(

@@ -1,0 +1,129 @@
+"""What a comparison knows of a run: read from its folder or, where that is gone, from MLflow (parameters, tags, metric
+histories)."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.runs.checkpoint import list_checkpoints
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import Record, read_journal
+from pipeline.tracking.provenance import parameters
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+_UNFINISHED = "unfinished"
+"""It goes on, or it was killed: nobody can tell which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """A run, wherever it was read."""
+
+    name: str
+    status: str
+    """finished, stopped, failed, or running (also: killed, if nobody could say so any more)."""
+    folder: str | None
+    mlflow_run_id: str | None
+    command: str | None
+    corpus: str | None
+    corpus_sha256: str | None
+    fields: dict[str, str]
+    """Preset and every option, as text."""
+    results: dict[str, float | None]
+    records: list[Record]
+    sample: str | None
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Bytes of a global batch."""
+        return int(self.fields["training.lanes"]) * int(self.fields["model.seq_len"])
+
+
+def from_folder(folder: RunFolder) -> ComparedRun:
+    """A run by its folder."""
+    stored, summary = folder.config(), folder.summary() or {}
+    assert stored is not None
+    # As it was written: an option that is younger than the run must not show today's default.
+    config = stored["config"]
+    records = read_journal(folder.journal)
+    # A run that goes on after its summary was written is no longer what the summary says.
+    ended = bool(summary) and bool(records) and records[-1]["step"] == summary["steps"]
+    known = summary if ended else _newest_state(folder)
+    return ComparedRun(
+        name=folder.name,
+        status=summary["status"] if ended else _UNFINISHED,
+        folder=str(folder.path),
+        mlflow_run_id=(folder.mlflow_run() or {}).get("run_id"),
+        command=stored["command"],
+        corpus=summary.get("corpus"),
+        corpus_sha256=known.get("corpus_sha256"),
+        fields=_fields(stored["preset"], config),
+        results=_results(
+            records, known, config["training"]["lanes"] * config["model"]["seq_len"], config["model"]["fixed_rank"]
+        ),
+        records=records,
+        sample=summary.get("sample"),
+    )
+
+
+def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
+    """A run by what MLflow holds of it."""
+    by_step: dict[int, Record] = {}
+    for key in run.data.metrics:
+        if not key.startswith("system/"):
+            for metric in client.get_metric_history(run.info.run_id, key):
+                record = by_step.setdefault(metric.step, {"step": metric.step, "time": metric.timestamp / 1000})
+                record[key] = metric.value
+    records = [by_step[step] for step in sorted(by_step)]
+    tags, fields = run.data.tags, run.data.params
+    bytes_per_step = int(fields["training.lanes"]) * int(fields["model.seq_len"])
+    status = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}.get(run.info.status, _UNFINISHED)
+    return ComparedRun(
+        name=run.info.run_name or run.info.run_id,
+        status=status,
+        folder=None,
+        mlflow_run_id=run.info.run_id,
+        command=tags.get("mlflow.note.content", "").partition("\n")[0].strip("`") or None,
+        corpus=tags.get("corpus"),
+        corpus_sha256=tags.get("corpus_sha256"),
+        fields=_fields(tags.get("preset", "–"), fields),
+        results=_results(records, run.data.metrics, bytes_per_step, int(fields["model.fixed_rank"])),
+        records=records,
+        sample=None,
+    )
+
+
+def _fields(preset: str, config: dict[str, Any]) -> dict[str, str]:
+    return {"preset": preset} | {name: str(value) for name, value in parameters(config).items()}
+
+
+def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, rank: int) -> dict[str, float | None]:
+    """`known`: what records do not hold, of which `parameters` and `seconds` are used; `rank`: where none is logged."""
+    latest: Record = {}
+    for record in records:
+        latest |= record
+    validations = [record["validation/bpb"] for record in records if "validation/bpb" in record]
+    steps = latest.get("step", 0)
+    return {
+        "validation bpb": latest.get("validation/bpb"),
+        "best validation bpb": min(validations, default=None),
+        "test bpb": latest.get("test/bpb"),
+        "parameters": known.get("parameters"),
+        "rank": latest.get("growth/rank", rank),
+        "steps": steps,
+        "bytes seen": steps * bytes_per_step,
+        "bytes/s": latest.get("bytes_per_second"),
+        "seconds": known.get("seconds"),
+    }
+
+
+def _newest_state(folder: RunFolder) -> dict[str, Any]:
+    """What the newest checkpoint says of the run, unverified: enough to describe a run that has not ended."""
+    for path in list_checkpoints(folder.checkpoints):
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((path / "state.json").read_text())
+    return {}

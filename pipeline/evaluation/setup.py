@@ -1,0 +1,98 @@
+"""An evaluation before it starts: model and data found and checked, and what the options leave open filled in."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from h2q.errors import require
+from pipeline.corpus.shards import histogram
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.file_stream import RawFile
+from pipeline.evaluation.machine import Machine, find_machine
+from pipeline.evaluation.prequential import Rate, learning_rates
+from pipeline.evaluation.progress import EvaluationProgress
+from pipeline.evaluation.scoring import check_alphabet, check_window
+from pipeline.evaluation.subject import Subject, find_subject
+from pipeline.evaluation.windows import Stream, check_stride
+from pipeline.prepare.prepare import prepare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowing:
+    """How the data is cut into windows, see `windows`."""
+
+    window: int
+    stride: int
+    lanes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """All that an evaluation needs."""
+
+    options: EvaluationConfig
+    subject: Subject
+    windowing: Windowing
+    machine: Machine
+    data: Stream
+    byte_counts: np.ndarray
+    """(256,) int64: how often each byte value occurs in the data."""
+
+    @property
+    def rate(self) -> Rate:
+        """Prequential: the learning rate of a step."""
+        return learning_rates(self.subject.config, self.subject.checkpoint, self.options.learning_rate)
+
+    @property
+    def label(self) -> str:
+        """What tells this evaluation of a run from others: the same again has the same label."""
+        options, windowing = self.options, self.windowing
+        data = f"{self.data.name}-{self.data.sha256[:8]}" if options.data else options.split
+        parts = [data, options.mode, f"window-{windowing.window}", f"stride-{windowing.stride}"]
+        parts += [f"lanes-{windowing.lanes}"] if windowing.lanes > 1 else []
+        parts += ["untrained"] if options.fresh or options.preset else []
+        parts += [f"rate-{options.learning_rate:g}"] if options.learning_rate else []
+        parts += [options.precision] if options.precision else []
+        return re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
+
+
+def set_up(options: EvaluationConfig, progress: EvaluationProgress) -> Setup:
+    """Find and check everything. Raises: UserError for whatever the user can mend."""
+    progress.stage("loading the model")
+    subject = find_subject(options)
+    windowing = find_windowing(options, subject)
+    machine = find_machine(options, subject.config.precision)
+    progress.stage("reading the data")
+    data = find_data(options, subject, progress)
+    counts = sum((histogram(block) for block in data.stream()), np.zeros(256, np.int64))
+    check_alphabet(counts, subject.config.model.vocab, data.name)
+    require(len(data) >= 2, f"{data.name} must hold at least 2 bytes to be scored, found {len(data)}: use more text")
+    return Setup(options=options, subject=subject, windowing=windowing, machine=machine, data=data, byte_counts=counts)
+
+
+def find_windowing(options: EvaluationConfig, subject: Subject) -> Windowing:
+    """Raises: UserError for a window longer than the model's positions, or a stride longer than the window."""
+    window = options.window or subject.config.model.seq_len
+    check_window(window, subject.model)
+    stride = options.stride or (max(1, window // 2) if options.mode == "sliding" else window)
+    check_stride(stride, window)
+    lanes = 1 if options.mode == "sliding" else options.lanes or subject.config.training.lanes
+    return Windowing(window=window, stride=stride, lanes=lanes)
+
+
+def find_data(options: EvaluationConfig, subject: Subject, progress: EvaluationProgress) -> Stream:
+    """The file, or the split of the corpus that the run was trained on.
+
+    Raises: UserError if it is not there, empty, or another corpus than the run's.
+    """
+    if options.data is not None:
+        return RawFile(options.data)
+    corpus = prepare(subject.config.corpus, local=True, on_event=progress.preparing)
+    was = subject.checkpoint.state.get("corpus_sha256", corpus.sha256) if subject.checkpoint else corpus.sha256
+    require(
+        was == corpus.sha256,
+        f"the corpus of {subject.name} is another now: its sha256 was {was[:16]}, {corpus.name} has "
+        f"{corpus.sha256[:16]}; give --data FILE",
+    )
+    return corpus.splits[options.split]

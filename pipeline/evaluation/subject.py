@@ -1,0 +1,53 @@
+"""What is evaluated: a trained run's best checkpoint, or new weights."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from h2q.errors import require
+from h2q.model import ByteModel
+from pipeline.config import PRESETS, RunConfig
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.runs.checkpoint import Checkpoint
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.load import load_checkpoint, model_of
+from pipeline.tracking.find import find_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model, its config, and where it is from."""
+
+    name: str
+    model: ByteModel
+    config: RunConfig
+    folder: RunFolder | None = None
+    checkpoint: Checkpoint | None = None
+    """None: new weights."""
+    path: Path | None = None
+    """Of the checkpoint."""
+
+    @property
+    def step(self) -> int:
+        """Of the checkpoint, 0 for new weights."""
+        return self.checkpoint.state["step"] if self.checkpoint else 0
+
+
+def find_subject(options: EvaluationConfig) -> Subject:
+    """Raises: UserError for a run that is not there, or has no checkpoint that verifies."""
+    if options.preset is not None:
+        return new_weights(options.preset, PRESETS[options.preset])
+    require(options.run != "", "name the run to evaluate: its name or folder, latest, or best")
+    folder = find_run(options.run, storage=options.storage, tracking=options.tracking)
+    checkpoint, path = load_checkpoint(folder)
+    model, config = model_of(checkpoint)
+    if options.fresh:
+        return replace(new_weights(f"{folder.name}, untrained", config), folder=folder)
+    return Subject(name=folder.name, model=model, config=config, folder=folder, checkpoint=checkpoint, path=path)
+
+
+def new_weights(name: str, config: RunConfig) -> Subject:
+    """An untrained model of the config."""
+    torch.manual_seed(config.training.seed)
+    return Subject(name=name, model=ByteModel(config.model), config=config)

@@ -1,0 +1,55 @@
+"""Where a run comes from and what decides its result: commit, library versions and options, as MLflow's tags and
+parameters."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+FOLDER_TAG = "run_folder"
+"""Tag of an MLflow run: where its folder is."""
+
+LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
+_ELSEWHERE = ("name", "storage", "resume", "verbose", "profile", "tracking.", "corpus.prepared", "corpus.cache")
+
+
+def run_tags(corpus: str, corpus_sha256: str, command: str, preset: str, job: str = "jobs/train.py") -> dict[str, str]:
+    """Commit, corpus, library versions; the command line of the job is the description."""
+    commit = git_commit()
+    return {
+        "mlflow.note.content": f"`{command}`\n\nCorpus: {corpus}",
+        "mlflow.source.name": job,
+        "mlflow.source.type": "JOB",
+        "preset": preset,
+        "corpus": corpus,
+        "corpus_sha256": corpus_sha256,
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+        **{f"version/{name}": number for name, number in versions().items()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what a run computes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def git_commit() -> str | None:
+    """The commit of this source tree, None outside a checkout."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return git.stdout.strip() or None
+
+
+def parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """The options that decide what a run computes, by their path; not where it lies or how it is watched."""
+    return {name: value for name, value in flatten(config).items() if not name.startswith(_ELSEWHERE)}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"dim": 64}} → {"model.dim": 64}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,55 @@
+"""The URI of the tracking store, and how a person opens it: the command of MLflow's UI and the page of the runs."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from urllib.parse import urlparse
+
+from h2q.errors import UserError
+from pipeline.config import TrackingConfig
+from pipeline.storage.store_address import given_address, sqlite_address, sqlite_file
+from pipeline.storage.uri import without_secrets
+from pipeline.tracking import ui_view
+
+
+def tracking_uri(config: TrackingConfig) -> str:
+    """The absolute URI of the tracking store: the option's, the environment's, or mlflow.db in the working directory.
+
+    Raises: UserError for a plain folder, which MLflow no longer tracks in.
+    """
+    uri = given_address(config)
+    if file := sqlite_file(uri):
+        uri = sqlite_address(file.absolute())
+    if urlparse(uri).scheme in ("", "file"):
+        raise UserError(
+            f"tracking.uri must be a database or a server, got {without_secrets(uri)!r}: try sqlite:///mlflow.db"
+        )
+    return uri
+
+
+def is_file(config: TrackingConfig) -> bool:
+    """Whether the store is a SQLite file: what such a store refuses, it will refuse again; a server may come back."""
+    return sqlite_file(tracking_uri(config)) is not None
+
+
+def ui_command(uri: str) -> str | None:
+    """The one command that starts MLflow's UI on this store; None for a server, which shows itself."""
+    if urlparse(uri).scheme in ("http", "https"):
+        return None
+    return f"{mlflow_program()} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def mlflow_program() -> str:
+    """What a shell must be told to start the mlflow of this Python."""
+    beside = Path(sys.executable).with_name("mlflow")
+    on_path = shutil.which("mlflow") == str(beside) or not beside.exists()
+    return "mlflow" if on_path else shlex.quote(str(beside))
+
+
+def ui_address(uri: str, experiment_id: str) -> str:
+    """The page that shows the experiment's runs with their curves side by side, under `ui_command` or on the server."""
+    root = uri.rstrip("/") if urlparse(uri).scheme in ("http", "https") else "http://127.0.0.1:5000"
+    # Without the first word the menu beside the runs would be the one for generative AI.
+    shown = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={ui_view.KEY}"
+    return f"{root}/#/experiments/{experiment_id}/runs?{shown}"
