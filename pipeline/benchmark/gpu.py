@@ -54,7 +54,7 @@ class Options:
     text: str | None = None
     """File to learn from. None: the topics of Python's manual."""
     compile: bool = True
-    """Also time the model under torch.compile, at the first batch."""
+    """Also time the model under torch.compile, at the last batch and the first."""
     device: str = "auto"
     """`auto`: the GPU; `cpu` tries it out, without graphs, at sizes that should be small."""
 
@@ -87,9 +87,9 @@ def run(options: Options) -> dict[str, Any]:
         except torch.OutOfMemoryError:
             bench.add(part, "the rest", note="out of memory")
     if options.compile and "train" in options.parts:  # Last, for torch's compiler takes minutes.
-        lanes = options.lanes * options.times[0]
-        for case in training_cases(options.model, lanes, precisions, device, compiled=True):
-            bench.time(case)
+        for times in sorted({options.times[-1], options.times[0]}, reverse=True):
+            for case in training_cases(options.model, options.lanes * times, precisions, device, compiled=True):
+                bench.time(case)
     if device.type != "cuda":
         bench.add("train", "graphs, kernels", note="left out: they need a CUDA device")
     _compare(bench.rows)

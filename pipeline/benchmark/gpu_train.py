@@ -50,9 +50,8 @@ def training_cases(
 
     best = "bf16" if "bf16" in precisions else precisions[0]
     if compiled:
-        yield case("ours, compiled", best, lambda: _compiled(config), needs_seconds=COMPILE_SECONDS)
-        if cuda:
-            yield case("ours, compiled, graph", best, lambda: _compiled(config), graph=True)
+        graph = " graph," if cuda else ""
+        yield case(f"ours, compiled,{graph}", best, lambda: _compiled(config), cuda, needs_seconds=COMPILE_SECONDS)
         return
     published = "fp16" if "fp16" in precisions else precisions[0]
     yield case("published", published, lambda: PublishedFormulation(ByteModel(config), checkpointed=True))
