@@ -32,6 +32,8 @@ def dense_of_equal_multiply_adds(config: ModelConfig) -> ModelConfig:
 
 def parameters(config: ModelConfig) -> int:
     """Trainable numbers of `ByteModel(config)`, inactive ranks in storage included."""
+    if config.kind not in ("hamilton", "dense"):
+        return _counted(config)
     width, block = config.width, 4 * config.width  # Two norms.
     hidden = config.ffn_expansion * width
     block += 5 * width + hidden  # Biases.
@@ -45,11 +47,22 @@ def parameters(config: ModelConfig) -> int:
     return embeddings + bank + config.depth * block + (2 * config.dim if config.final_norm else 0)
 
 
+def _counted(config: ModelConfig) -> int:
+    """Of a family without a formula: a model without storage is built and counted."""
+    import torch
+
+    from h2q.model import ByteModel
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in ByteModel(config).parameters())
+
+
 def multiply_adds(config: ModelConfig) -> int:
     """Of a forward pass in training, per byte of a full window: products of layers, attention and head.
 
     Attention computes all pairs of positions, masked ones too. A Hamilton layer is one product with its generated
-    weight, as a dense layer is; generating it is left out: once a step, whatever the batch (`generation`).
+    weight, as a dense layer is; generating it is left out: once a step, whatever the batch (`generation`). Any other
+    family is counted as if dense.
     """
     width = config.width
     layers = (4 + 2 * config.ffn_expansion) * width**2
@@ -58,7 +71,7 @@ def multiply_adds(config: ModelConfig) -> int:
 
 def generation(config: ModelConfig) -> int:
     """Multiply-adds of one generation of all weights from bank and factors, at the rank that the model starts with."""
-    return 0 if config.kind == "dense" else config.depth * 6 * config.fixed_rank * config.width**2
+    return 0 if config.kind != "hamilton" else config.depth * 6 * config.fixed_rank * config.width**2
 
 
 def _nearest(config: ModelConfig, wanted: int, count: Callable[[ModelConfig], int]) -> ModelConfig:

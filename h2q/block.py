@@ -3,6 +3,8 @@
 Shapes: `B` lanes, `T` bytes of context, `D` width, `R` rank, `S` blocks of a Kronecker product.
 """
 
+from importlib import import_module
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,37 +12,21 @@ from torch.nn import functional
 from h2q.config import ModelConfig
 from h2q.kernels.linear import linear
 from h2q.kernels.packed import can_pack, rotate_packed
-from h2q.layers.hamilton import HamiltonLinear, generate_weights
-from h2q.mixers.attention import (
-    attend,
-    attend_published,
-    planar_columns,
-    planar_heads,
-    planar_rows,
-    rotate_phase,
-    rotate_phase_ref,
-)
-
-
-class DenseLinear(nn.Module):
-    """An ordinary weight matrix (outputs, inputs) and bias (outputs,), zero until initialised."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
+from h2q.kernels.rotation import rotate_phase
+from h2q.layers import FAMILIES
+from h2q.layers.hamilton import generate_weights
+from h2q.mixers.attention import attend, attend_published, planar_columns, planar_heads, planar_rows, rotate_phase_ref
 
 
 def new_layer(config: ModelConfig, inputs: int = 1, outputs: int = 1) -> nn.Module:
-    """A layer of the kind that the config names, so many times the width in and out."""
-    if config.kind == "dense":
-        return DenseLinear(inputs * config.width, outputs * config.width)
-    return HamiltonLinear(config.storage_rank, config.blocks, config.factor)
+    """A layer of the family that the config names, so many times the width in and out."""
+    module, _, name = FAMILIES[config.kind].partition(":")
+    return getattr(import_module(module), name)(config, inputs * config.width, outputs * config.width)
 
 
 Source = Tensor | dict[nn.Module, tuple[Tensor, Tensor]] | None
-"""What the weights of a block's layers come from: Hamilton matrices (R, S, S), None if the layers are dense, or made
-already, with the biases, by `prepare_weights`."""
+"""What the weights of a block's layers come from: Hamilton matrices (R, S, S), None if the layers have their own,
+or made already, with the biases, by `prepare_weights`."""
 
 
 def weight_of(layers: list, matrices: Source, dtype: torch.dtype) -> Tensor:
@@ -62,7 +48,7 @@ def bias_of(layers: list, matrices: Source, dtype: torch.dtype) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Four projections around causal attention; `matrices` are the Hamilton matrices (R, S, S), None if dense."""
+    """Four projections around causal attention; `matrices`: see `Source`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from h2q.errors import require
+from h2q.layers import FAMILIES
 
 
 class FromDict:
@@ -26,8 +27,9 @@ class FromDict:
 class ModelConfig(FromDict):
     """The model: sizes and architecture."""
 
-    kind: Literal["hamilton", "dense"] = "hamilton"
-    """`hamilton`: weights generated from the shared bank; `dense`: the same blocks with ordinary weight matrices."""
+    kind: str = "hamilton"
+    """Weight family. `hamilton`: weights generated from the shared bank; `dense`: the same blocks with ordinary weight
+    matrices; or one that `h2q/layers` has besides."""
     dim: int = 768
     """Width D of the residual stream (both halves together)."""
     depth: int = 12
@@ -87,6 +89,7 @@ class ModelConfig(FromDict):
         return self.fixed_rank if self.max_rank is None else self.max_rank
 
     def __post_init__(self) -> None:
+        require(self.kind in FAMILIES, f"model.kind must be one of {', '.join(FAMILIES)}, got {self.kind!r}")
         for name in ("dim", "depth", "heads", "factor", "fixed_rank", "seq_len", "vocab", "ffn_expansion"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and below 1, got {self.dropout}")
@@ -94,7 +97,7 @@ class ModelConfig(FromDict):
         width = f"model.dim / 2 = {self.width}" if self.halves else f"model.dim = {self.width}"
         step = 4 * self.factor
         require(
-            self.kind == "dense" or self.width % step == 0,
+            self.kind != "hamilton" or self.width % step == 0,
             f"{width} must be a multiple of 4 × model.factor = {step} (got {self.width % step} left over); "
             f"try --model.dim {max(step, round(self.width / step) * step) * (2 if self.halves else 1)}",
         )
@@ -108,7 +111,7 @@ class ModelConfig(FromDict):
             self.memory == "store" or self.halves,
             "model.memory reversible needs model.halves: one stream has no inverse",
         )
-        if self.kind == "dense":
+        if self.kind != "hamilton":
             return
         require(
             self.ffn_expansion == 1,

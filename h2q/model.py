@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from h2q.bank import StructureBank
-from h2q.block import Block, DenseLinear, prepare_weights, stream_energy
+from h2q.block import Block, prepare_weights, stream_energy
 from h2q.config import ModelConfig
 from h2q.errors import require
 from h2q.kernels.linear import linear
-from h2q.layers.hamilton import HamiltonLinear
 from h2q.reversible import Stack, run_reversible
 
 EMBEDDING_STD = 0.02
@@ -33,7 +32,7 @@ class ByteModel(nn.Module):
         self.token_emb = nn.Embedding(config.vocab, config.dim)
         self.pos_emb = nn.Parameter(torch.zeros(1, config.seq_len, config.dim))
         self.dropout = nn.Dropout(config.dropout)
-        self.bank = None if config.kind == "dense" else StructureBank(config.storage_rank, config.blocks)
+        self.bank = None if config.kind != "hamilton" else StructureBank(config.storage_rank, config.blocks)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim) if config.final_norm else nn.Identity()
         self.head = nn.Linear(config.dim, config.vocab)
@@ -143,20 +142,7 @@ def initialise(model: ByteModel) -> None:
         inward = [block.attention.q_proj, block.attention.k_proj, block.attention.v_proj, block.ffn.fc1]
         for layer in [*inward, block.attention.o_proj, block.ffn.fc2]:
             writes_to_residual = layer is block.attention.o_proj or layer is block.ffn.fc2
-            if isinstance(layer, DenseLinear):
-                nn.init.normal_(layer.weight, std=0.0 if unit and writes_to_residual else layer.weight.shape[1] ** -0.5)
-            elif isinstance(layer, HamiltonLinear):
-                _initialise_factors(layer, config, 0.0 if writes_to_residual else 1.0)
-
-
-def _initialise_factors(layer: HamiltonLinear, config: ModelConfig, gain: float) -> None:
-    active = layer.factors[: config.fixed_rank]
-    if config.init == "unit":
-        # A row of H(Q_r) has norm² 4 when the components are orthogonal: R ranks × 4 × F channels × std² = 1.
-        nn.init.normal_(active, std=gain * (4 * config.fixed_rank * config.factor) ** -0.5)
-    else:
-        for rank, factor in enumerate(active):
-            nn.init.orthogonal_(factor, gain=(rank + 1) ** -0.5)
+            layer.initialise(0.0 if unit and writes_to_residual else 1.0)  # type: ignore[operator]
 
 
 def sinusoids(length: int, width: int) -> Tensor:

@@ -26,6 +26,8 @@ def main(args: Sequence[str]) -> int:
 
         show(estimate(config), config, console)
         return 0
+    if config.profile:
+        quiet_profiler()
     from pipeline.training.driver import train
     from pipeline.training.fit import TrainingFailed
 
@@ -60,7 +62,8 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
         raise UserError(
             f"resume continues {folder.name}, whose preset is {stored['preset']}, not {named}: leave it out"
         )
-    config = _parse(options, stored["preset"], RunConfig.from_dict(stored["config"]))
+    earlier = replace(RunConfig.from_dict(stored["config"]), profile=0)
+    config = _parse(options, stored["preset"], earlier)
     return stored["preset"], replace(config, name=folder.name, storage=str(Path(folder.path).parent))
 
 

@@ -73,7 +73,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def quiet_profiler() -> None:
-    """Keep torch's profiler, which measures memory on a CPU, from talking. Call before torch is imported."""
+    """Keep torch's profiler from talking. Call before torch is imported."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +17,32 @@ settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of GPU paths say that they were skipped, where there is no GPU."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
+SERVERS = {"ray_cluster", "cluster", "tracking_server", "server"}
+"""Fixtures that start Ray, a cluster or a server: a test that uses one is marked `ray`."""
+
+ON_REQUEST = ("slow", "gpu")
+"""Marks of tests that run only where `-m` names the mark."""
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest itself chooses by -m afterwards
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what starts Ray, leave out what `-m` does not ask for, and skip GPU paths where there is no GPU."""
+    for item in items:
+        if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.ray)
+    asked = re.findall(r"\w+", config.option.markexpr)
+    unasked = [name for name in ON_REQUEST if name not in asked]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unasked)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    need_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not need_gpu:
         return
     import torch
 
     if not torch.cuda.is_available():
-        for item in marked:
+        for item in need_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch finds none here"))
 
 

@@ -10,15 +10,17 @@ shape in which products take one position: (S, F) with the factors, (D,) with th
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from h2q.block import Block, weight_of
+from h2q.block import Block
 from h2q.decode.graph import Replayed
-from h2q.mixers.attention import PHASE_EPS, rotate_phase_ref
+from h2q.decode.products import SharedMatrices, new_product
+from h2q.kernels.rotation import PHASE_EPS
+from h2q.mixers.attention import rotate_phase_ref
 from h2q.model import ByteModel
 
 NextLogits = Callable[[bytes], Tensor]
@@ -80,7 +82,7 @@ class Cached:
         config, weight = model.config, model.pos_emb
         self._model, self._seen = model, b""
         shared = [
-            None if model.bank is None else _Shared(model.bank.matrices(rank), factored)
+            None if model.bank is None else SharedMatrices(model.bank.matrices(rank), factored)
             for rank in (model.attention_rank, model.ffn_rank)
         ]
         formed = (config.blocks, config.factor) if factored else (config.width,)
@@ -151,10 +153,10 @@ class _CachedBlock:
         self._norm1, self._norm2 = _normaliser(block.norm1, formed), _normaliser(block.norm2, formed)
         scale = (config.width / config.heads) ** -0.5
         inward = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self._inward = _product(inward, for_attention, gains=(scale, 1, 1))
-        self._outward = _product([attention.o_proj], for_attention)
-        self._fc1 = _product([block.ffn.fc1], for_ffn, gains=(ROOT_HALF,))
-        self._fc2 = _product([block.ffn.fc2], for_ffn, inner=ROOT_HALF)
+        self._inward = new_product(inward, for_attention, gains=(scale, 1, 1))
+        self._outward = new_product([attention.o_proj], for_attention)
+        self._fc1 = new_product([block.ffn.fc1], for_ffn, gains=(ROOT_HALF,))
+        self._fc2 = new_product([block.ffn.fc2], for_ffn, inner=ROOT_HALF)
         # What attention gives is written to the same place for every byte, so that no view of it is made twice.
         self._mixed = model.pos_emb.new_empty(config.heads, 1, config.width // config.heads)
         if self._rotates:
@@ -199,80 +201,3 @@ def _normaliser(norm: nn.Module, formed: tuple[int, ...]) -> Callable[[Tensor], 
         return norm  # The identity of a model without a final norm.
     weight, bias, eps = norm.weight.view(formed), norm.bias.view(formed), norm.eps
     return lambda x: torch.layer_norm(x, formed, weight, bias, eps)
-
-
-class _Product(Protocol):
-    """N layers that read the same input."""
-
-    def one(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """One position, formed → formed, for N > 1 (N, S, F) or (N D,)."""
-        ...
-
-    def add(self, x: Tensor, stream: Tensor) -> None:
-        """Add the image of x to the stream, formed both; N = 1."""
-        ...
-
-    def all(self, x: Tensor) -> Tensor:
-        """(n, D) → (n, N, D)."""
-        ...
-
-
-class _Shared:
-    """What all layers of one rank share: Hamilton matrices (R, S, S), and with rows (s, r) for the factor form."""
-
-    def __init__(self, matrices: Tensor, factored: bool) -> None:
-        rank, blocks, _ = matrices.shape
-        self.matrices, self.factored = matrices, factored
-        self.mix = matrices.transpose(0, 1).reshape(blocks * rank, blocks)
-
-
-def _product(layers: list, shared: _Shared | None, *, gains: tuple[float, ...] = (1,), inner: float = 1) -> _Product:
-    """gains · (W (inner · x) + bias), a gain for each layer: constants of what comes before and behind cost nothing."""
-    outer = layers[0].bias.new_tensor(gains).view(-1, 1)
-    bias = torch.stack([layer.bias for layer in layers]) * outer
-    if shared is not None and shared.factored:
-        return _Factors(layers, shared, bias, outer * inner)
-    weight = weight_of(layers, None if shared is None else shared.matrices, bias.dtype)
-    return _Weights((weight.unflatten(0, (len(layers), -1)) * (outer * inner)[..., None]).flatten(0, 1), bias)
-
-
-class _Weights:
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight, self._bias, self._count = weight, bias.flatten(), len(bias)
-
-    def one(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.addmv(self._bias, self._weight, x, out=out)
-
-    def add(self, x: Tensor, stream: Tensor) -> None:
-        stream.addmv_(self._weight, x).add_(self._bias)
-
-    def all(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self._weight, self._bias).view(len(x), self._count, -1)
-
-
-class _Factors:
-    """y = Σ_r (H_r ⊗ B_r) x without W: with x as S blocks X (S, F), it is Σ_r H_r X B_rᵀ. First all H_r X as one
-    product, laid out (S, R F); then one product with the B_rᵀ below one another, (R F, F)."""
-
-    def __init__(self, layers: list, shared: _Shared, bias: Tensor, gains: Tensor) -> None:
-        rank, blocks, _ = shared.matrices.shape
-        size = layers[0].factors.shape[-1]
-        terms = [layer.factors[:rank].transpose(1, 2).reshape(rank * size, size) for layer in layers]
-        self._mix, self._bias = shared.mix, bias.view(-1, blocks, size)
-        self._factors = torch.stack(terms) * gains[..., None]
-        self._only_factors, self._only_bias = self._factors[0], self._bias[0]
-        self._blocks, self._size = blocks, size
-
-    def one(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        mixed = torch.mm(self._mix, x).view(self._blocks, -1)
-        if len(self._factors) == 1:
-            return torch.addmm(self._only_bias, mixed, self._only_factors, out=out)
-        return torch.baddbmm(self._bias, mixed.expand(len(self._factors), -1, -1), self._factors, out=out)
-
-    def add(self, x: Tensor, stream: Tensor) -> None:
-        stream.addmm_(torch.mm(self._mix, x).view(self._blocks, -1), self._only_factors).add_(self._only_bias)
-
-    def all(self, x: Tensor) -> Tensor:
-        mixed = (self._mix @ x.view(len(x), self._blocks, self._size)).view(len(x) * self._blocks, -1)
-        y = torch.matmul(mixed, self._factors).view(len(self._factors), len(x), -1)
-        return (y + self._bias.view(len(self._factors), 1, -1)).transpose(0, 1)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from h2q.mixers.attention import PHASE_EPS
+from h2q.kernels.rotation import PHASE_EPS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes of weights and cache that the kernels take; they sum in float32."""

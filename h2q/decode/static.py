@@ -14,7 +14,7 @@ from torch.nn import functional
 from h2q.block import Block, weight_of
 from h2q.decode.fused import Kernels, kernels_for
 from h2q.errors import require
-from h2q.mixers.attention import PHASE_EPS
+from h2q.kernels.rotation import PHASE_EPS
 from h2q.model import ByteModel
 
 

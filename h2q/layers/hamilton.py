@@ -3,31 +3,49 @@
 Shapes: `N` layers at once, `R` rank, `S` blocks of the input, `F` factor size (channels of a block), `D = S F` width.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional
 
+from h2q.config import ModelConfig
+from h2q.kernels.weights import weight_sum
 from h2q.quaternion import hamilton_matrix
-
-PARTS = 4
-"""Into how many products that of a layer's weight is cut: with so few ranks one large product takes longer on two
-threads (0.16 to 0.53 ms at preset `h2q`, for q, k and v) than on one (0.16), four small ones 0.10."""
 
 
 class HamiltonLinear(nn.Module):
     """A layer's own part of its weight: `factors` (max rank, F, F) and `bias` (D,), zero until initialised."""
 
-    def __init__(self, rank: int, blocks: int, factor: int) -> None:
+    def __init__(
+        self, rank: int, blocks: int, factor: int, *, start_rank: int | None = None, unit: bool = True
+    ) -> None:
+        """`start_rank`: ranks that are active at first, None for all; `unit`: how `initialise` draws them."""
         super().__init__()
         self.factors = nn.Parameter(torch.zeros(rank, factor, factor))
         self.bias = nn.Parameter(torch.zeros(blocks * factor))
+        self._start_rank, self._unit = start_rank or rank, unit
+
+    @torch.no_grad()
+    def initialise(self, gain: float) -> None:
+        """Draw the factors of the ranks that are active at first; published: Haar-orthogonal times (r+1)^-1/2, for any
+        gain."""
+        active = self.factors[: self._start_rank]
+        if self._unit:
+            # A row of H(Q_r) has norm² 4 when the components are orthogonal: R ranks × 4 × F channels × std² = 1.
+            nn.init.normal_(active, std=gain * (4 * len(active) * active.shape[-1]) ** -0.5)
+        else:
+            for rank, factor in enumerate(active):
+                nn.init.orthogonal_(factor, gain=(rank + 1) ** -0.5)
 
     def forward(self, x: Tensor, matrices: Tensor) -> Tensor:
         """x (..., D) through this layer alone, with the Hamilton matrices (R, S, S) of the active ranks."""
         return functional.linear(x, generate_weights(matrices, [self])[0], self.bias)
+
+
+def new_layer(config: ModelConfig, inputs: int, outputs: int) -> HamiltonLinear:
+    """A Hamilton layer of a model; it is square."""
+    assert inputs == outputs == config.width, (inputs, outputs, config.width)
+    unit = config.init == "unit"
+    return HamiltonLinear(config.storage_rank, config.blocks, config.factor, start_rank=config.fixed_rank, unit=unit)
 
 
 def generate_weights(matrices: Tensor, layers: list[HamiltonLinear], dtype: torch.dtype | None = None) -> Tensor:
@@ -35,43 +53,7 @@ def generate_weights(matrices: Tensor, layers: list[HamiltonLinear], dtype: torc
 
     Costs R D² a layer, nothing beside the n D² of the product with n positions.
     """
-    return _WeightSum.apply(matrices, dtype or matrices.dtype, *(layer.factors for layer in layers))  # type: ignore[return-value]
-
-
-class _WeightSum(Function):
-    """Σ_r H_r ⊗ B_r for H (R, S, S) and N times B (max rank, F, F) → (N, S F, S F): products over r, and one copy that
-    reorders and casts. Autograd's own backward of the same lines reorders twice and takes four times as long.
-
-    The product over r, (S², R) by (R, N F²), is cut into one for each layer, on a CPU into PARTS: (R, F² / PARTS) each.
-    """
-
-    @staticmethod
-    def forward(ctx, matrices: Tensor, dtype: torch.dtype, *factors: Tensor) -> Tensor:  # type: ignore[override]
-        (rank, blocks, _), (ranks, size, _), count = matrices.shape, factors[0].shape, len(factors)
-        parts = math.gcd(size, PARTS) if matrices.device.type == "cpu" else 1
-        columns = torch.stack([factor[:rank] for factor in factors]).view(count, rank, parts, -1).transpose(1, 2)
-        columns = columns.reshape(count * parts, rank, -1)
-        rows = matrices.reshape(rank, -1)
-        ctx.save_for_backward(rows, columns)
-        ctx.sizes = (count, parts, rank, ranks, blocks, size)
-        terms = torch.bmm(rows.t().expand(len(columns), -1, -1), columns)
-        weights = torch.empty(count, blocks, parts, size // parts, blocks, size, dtype=dtype, device=terms.device)
-        weights.permute(0, 2, 1, 4, 3, 5).copy_(terms.view(count, parts, blocks, blocks, size // parts, size))
-        return weights.view(count, blocks * size, blocks * size)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, columns = ctx.saved_tensors
-        count, parts, rank, ranks, blocks, size = ctx.sizes
-        terms = torch.empty(count, parts, blocks, blocks, size // parts, size, dtype=columns.dtype, device=g.device)
-        terms.copy_(g.view(count, blocks, parts, size // parts, blocks, size).permute(0, 2, 1, 4, 3, 5))
-        terms = terms.view(count * parts, blocks * blocks, -1)
-        for_matrices = torch.bmm(columns, terms.transpose(1, 2)).sum(0).view(rank, blocks, blocks)
-        for_factors = torch.bmm(rows.expand(len(terms), -1, -1), terms)
-        for_factors = for_factors.view(count, parts, rank, -1).transpose(1, 2).reshape(count, rank, size, size)
-        if rank < ranks:
-            for_factors = functional.pad(for_factors, (0, 0, 0, 0, 0, ranks - rank))
-        return for_matrices, None, *for_factors
+    return weight_sum(matrices, dtype or matrices.dtype, [layer.factors for layer in layers])
 
 
 def hamilton_linear_ref(x: Tensor, components: Tensor, factors: Tensor, bias: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def kernels(bench: Bench, config: ModelConfig, lanes: int, precision: str) -> No
     for _ in range(WARM_STEPS):
         work()
     wait()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
         for _ in range(PROFILED_STEPS):
             work()
         wait()

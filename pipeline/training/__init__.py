@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from pipeline.training.driver import TrainingResult
 
 
-def train(config: "RunConfig", *, preset: str = "python", console: "Console | None" = None) -> "TrainingResult":
+def train(
+    config: "RunConfig", *, preset: str = "python", command: str = "", console: "Console | None" = None
+) -> "TrainingResult":
     """Train a run from Python or a notebook, as `python jobs/train.py` does: summary, folder, and what stopped it.
 
-    `preset`: what to call the options in the run's name and tags. `console`: where progress is shown; None: nowhere.
+    `preset`, `command`: what the run's name and its notes say of its origin. `console`: where progress is shown; None:
+    nowhere.
     Raises: UserError for what can be mended; TrainingFailed.
     """
     from io import StringIO
@@ -22,4 +25,4 @@ def train(config: "RunConfig", *, preset: str = "python", console: "Console | No
     from pipeline.training.driver import train as train_run
 
     quiet = Console(file=StringIO())
-    return train_run(config, preset=preset, command="pipeline.training.train", console=console or quiet)
+    return train_run(config, preset=preset, command=command or "pipeline.training.train", console=console or quiet)

@@ -25,7 +25,7 @@ class StepProfile:
 
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * self._cuda
             times = schedule(wait=BEFORE - 1, warmup=1, active=self._steps, repeat=1)
-            self._profiler = profile(activities=activities, schedule=times, on_trace_ready=self._write)
+            self._profiler = profile(activities=activities, schedule=times, on_trace_ready=self._write, acc_events=True)
             self._profiler.start()
         return self
 

@@ -69,6 +69,7 @@ def result(place: Path, label: str) -> dict:
     return json.loads((place / "runs" / "one" / "evaluation" / f"{label}.json").read_text())
 
 
+@pytest.mark.ray
 def test_side_by_side_it_finds_the_figure_of_training_and_logs_it_once(place: Path, evaluate: Call) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -143,7 +144,7 @@ def test_a_learner_goes_once_through_a_file(place: Path, evaluate: Call) -> None
         (["one", "--stride", "0"], "stride must be at least 1, got 0"),
         (["one", "--window", "8", "--stride", "9"], "stride must be at most the window's 8 bytes, got 9"),
         (["one", "--local", "--workers", "2"], "workers must be 1, got 2"),
-        (["one", "--workers", "999"], "999 workers need 999 CPUs"),
+        pytest.param(["one", "--workers", "999"], "999 workers need 999 CPUs", marks=pytest.mark.ray),
         (["one", "--lanes", "4"], "use --mode lanes"),
         (["one", "--learning-rate", "0.1"], "add --mode prequential"),
         (["one", "--mode", "prequential", "--learning-rate", "-1"], "learning_rate must be positive, got -1.0"),

@@ -20,6 +20,7 @@ def prepare(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.ray
 def test_with_ray_it_prints_what_it_prepared_and_then_that_it_is_there(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("A line of text.\n" * 1000)
     args = ["--corpus.path", str(tmp_path / "text.txt"), "--corpus.prepared", str(tmp_path / "data")]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from pipeline.cli import run
 
 ROOT = Path(__file__).parents[2]
 TINY_FIELDS = {
@@ -68,18 +71,26 @@ def text(tmp_path: Path) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_clear_line_and_starts_nothing(tmp_path: Path, options: list[str], rule: str) -> None:
+def test_a_mistake_is_one_clear_line_and_starts_nothing(
+    tmp_path: Path, options: list[str], rule: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has imported everything already: a process of its own takes seconds to do so."""
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("too short\n" * 20)
     local = [] if "--workers" in options else ["--local"]
     given = ["--corpus.source", "manual"] if "--corpus.path" not in options else []
-    done = job(tmp_path, *options, *local, *given)
-    said = done.stderr.strip().splitlines()
-    assert done.returncode == 2, done.stderr
-    assert len(said) == 1 and said[0].startswith("error: ") and rule in said[0], done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, *local, *given])
+    with pytest.raises(SystemExit) as stop:
+        run(runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"])
+    complaint = capfd.readouterr().err
+    said = complaint.strip().splitlines()
+    assert stop.value.code == 2, complaint
+    assert len(said) == 1 and said[0].startswith("error: ") and rule in said[0], complaint
     assert not list((tmp_path / "runs").glob("*")), "nothing is left behind"
 
 
+@pytest.mark.ray
 def test_too_few_cpus_is_said_before_anything_starts(tmp_path: Path, text: Path) -> None:
     done = job(tmp_path, *TINY, "--training.lanes", "1024", "--workers", "1024", "--corpus.path", str(text))
     assert done.returncode == 2, done.stderr
@@ -99,7 +110,7 @@ def test_help_is_told_from_the_docstrings_without_torch(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("local", [True, False], ids=["local", "ray"])
+@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.ray)], ids=["local", "ray"])
 def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(tmp_path: Path, text: Path, local: bool) -> None:
     done = job(tmp_path, *TINY, "--corpus.path", "text.txt", "--name", "first", *(["--local"] if local else []))
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import runpy
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+
+from pipeline.cli import run as run_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,20 +65,28 @@ def text(tmp_path: Path) -> Path:
         (["--local"], "a sweep runs its trials on Ray: leave out --local"),
         (["--estimate"], "estimate is of one run: leave out --estimate"),
         (["--wait", "9"], "a sweep takes the cluster as it is: leave out --wait, got 9"),
-        (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+        pytest.param(["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1", marks=pytest.mark.ray),
         (["--resume"], "no sweep to resume"),
         (["--resume", "--name", "nobody"], "no sweep nobody"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_clear_line_and_starts_nothing(tmp_path: Path, options: list[str], rule: str) -> None:
-    done = job(tmp_path, *options, "--corpus.source", "manual")
-    said = done.stderr.strip().splitlines()
-    assert done.returncode == 2, done.stderr
-    assert len(said) == 1 and said[0].startswith("error: ") and rule in said[0], done.stderr
+def test_a_mistake_is_one_clear_line_and_starts_nothing(
+    tmp_path: Path, options: list[str], rule: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has imported everything already: a process of its own takes seconds to do so."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tune.py", *options, "--corpus.source", "manual"])
+    with pytest.raises(SystemExit) as stop:
+        run_job(runpy.run_path(str(ROOT / "jobs" / "tune.py"))["main"])
+    complaint = capfd.readouterr().err
+    said = complaint.strip().splitlines()
+    assert stop.value.code == 2, complaint
+    assert len(said) == 1 and said[0].startswith("error: ") and rule in said[0], complaint
     assert not list((tmp_path / "runs").glob("*")), "nothing is left behind"
 
 
+@pytest.mark.ray
 def test_what_the_cluster_cannot_hold_and_what_no_model_can_be_is_said_before_the_start(text: Path) -> None:
     done = job(text, *TINY, "--search.concurrency", "4000")
     assert done.returncode == 2 and "must be at most the" in done.stderr and "got 4000" in done.stderr
@@ -101,6 +112,7 @@ def steps_of(client: MlflowClient, run: Run, metric: str) -> list[int]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.ray
 def test_a_sweep_of_four_trials_two_at_a_time(text: Path) -> None:
     """One finishes, one is pruned, one fails: everything is told, kept and tracked, and the best is registered."""
     done = job(
@@ -174,6 +186,7 @@ def results(folder: Path) -> list[tuple[object, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.ray
 def test_a_sweep_that_is_killed_with_all_of_ray_goes_on_as_if_it_had_not_been(
     text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -214,6 +227,7 @@ def test_a_sweep_that_is_killed_with_all_of_ray_goes_on_as_if_it_had_not_been(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.ray
 def test_a_sweep_whose_every_trial_fails_says_why_once(text: Path) -> None:
     space = "training.learning_rate=1e30,1e31"
     done = job(text, *TINY, "--search.space", space, "--search.algorithm", "grid", "--name", "s")
@@ -226,6 +240,7 @@ def test_a_sweep_whose_every_trial_fails_says_why_once(text: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.ray
 def test_ctrl_c_saves_and_says_how_to_go_on(text: Path) -> None:
     long = [*TINY, "--training.steps", "20000", "--search.space", "training.learning_rate=1e-2,1e-3"]
     process = subprocess.Popen(
@@ -250,6 +265,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.ray
 def test_trials_of_two_workers(text: Path) -> None:
     space = ["--search.space", "training.learning_rate=1e-2,1e-6", "--search.algorithm", "grid"]
     done = job(text, *TINY, *space, "--workers", "2", "--name", "s")
@@ -261,6 +277,7 @@ def test_trials_of_two_workers(text: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.ray
 def test_seeds_and_two_objectives(text: Path) -> None:
     space = ["--search.space", "model.fixed_rank=1,2", "--search.algorithm", "grid", "--search.scheduler", "none"]
     done = job(text, *TINY, *space, "--search.seeds", "2", "--search.objective", "bpb+parameters", "--name", "s")

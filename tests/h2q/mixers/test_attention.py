@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from h2q.kernels import attention as short_attention
+from h2q.kernels.rotation import rotate_phase
 from h2q.mixers import attention
 from h2q.mixers.attention import (
     attend,
@@ -11,7 +13,6 @@ from h2q.mixers.attention import (
     planar_columns,
     planar_heads,
     planar_rows,
-    rotate_phase,
     rotate_phase_ref,
 )
 
@@ -32,7 +33,7 @@ def test_attention_equals_the_formula_of_each_head(monkeypatch, short, batch, le
     """Both ways: stored probabilities, a few heads at a time, and torch's flash kernel."""
     torch.manual_seed(0)
     monkeypatch.setattr(attention, "SHORT_CONTEXT", 512 if short else 0)
-    monkeypatch.setattr(attention, "CACHED_SCORES", 3 * length**2)
+    monkeypatch.setattr(short_attention, "CACHED_SCORES", 3 * length**2)
     qkv = torch.randn(batch, length, 3 * heads * size, dtype=torch.float64, requires_grad=True)
     both(lambda x: attend(x, heads).transpose(1, 2).flatten(-2), lambda x: attend_ref(x, heads), qkv)
 

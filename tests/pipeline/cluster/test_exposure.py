@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
+import pytest
 
 from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
@@ -51,6 +52,7 @@ def test_a_local_run_is_one_process_that_listens_to_nobody(tmp_path: Path, tiny:
         assert not set().union(*map(heard, processes))
 
 
+@pytest.mark.ray
 def test_a_ray_of_our_own_is_not_heard_from_outside(tmp_path: Path, tiny: Make) -> None:
     config = replace(tiny(tmp_path, training=ENDLESS), local=False)
     with training(config, tmp_path) as processes:

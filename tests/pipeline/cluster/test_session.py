@@ -31,6 +31,7 @@ def test_a_ray_of_our_own_is_the_rule_and_ray_address_names_another(monkeypatch:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_tasks_that_wait_for_a_cpu_are_no_news_and_nothing_is_left_running() -> None:
     queue = """
 import psutil, time

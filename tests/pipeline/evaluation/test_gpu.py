@@ -93,7 +93,7 @@ def test_bits_per_byte_on_a_gpu_are_those_of_a_cpu():
     data: Any = Bytes(5000)
     model, found = lively(), []
     for device in (torch.device("cpu"), torch.device("cuda")):
-        place: Any = SimpleNamespace(rank=0, size=1, device=device, sum=lambda tensor: tensor)
+        place: Any = SimpleNamespace(world_rank=0, world_size=1, device=device, sum=lambda tensor: tensor)
         found.append(bits_per_byte(model.to(device), data, place, setup_precision("fp32", device)))
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
