@@ -145,7 +145,7 @@ def _lanes(prepared: Path, options: Options) -> Iterator[dict[str, Any]]:
 
     (folder,) = prepared.iterdir()
     began = time.perf_counter()
-    train = open_corpus(str(folder)).train
+    train = open_corpus(folder).train
     Lanes(train, lanes=24, seq_len=128).batch(0)
     yield _row(f"open {train.bytes / 1e9:.1f} GB, first batch", time.perf_counter() - began, 24 * 128)
     for lanes, seq_len in options.shapes:

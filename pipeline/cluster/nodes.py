@@ -2,18 +2,17 @@
 
 import hashlib
 import uuid
-from pathlib import Path
 
 from h2q.errors import UserError, require
 from pipeline.cluster.resources import Resources
-from pipeline.storage.path import text_of, write_file
+from pipeline.storage.path import AnyPath, write_file
 from pipeline.storage.uri import remove
 
 SECONDS = 120.0
 """How long nodes may take to answer: they start a process for it."""
 
 
-def check_nodes(storage: Path, manifest: Path, resources: Resources) -> None:
+def check_nodes(storage: AnyPath, manifest: AnyPath, resources: Resources) -> None:
     """Let every other node that could hold a worker look for a file written here, and write one that is found here.
 
     Costs nothing where there is no other node. Call in the driver, on the Ray that is initialised. Raises: UserError
@@ -57,10 +56,10 @@ def check_nodes(storage: Path, manifest: Path, resources: Resources) -> None:
                 raise UserError(_complaint(nodes[node], *problem))
     finally:
         for path in (probe, *answers.values()):
-            remove(text_of(path))
+            remove(path)
 
 
-def check_here(folder: Path, manifest: Path) -> None:
+def check_here(folder: AnyPath, manifest: AnyPath) -> None:
     """The same for this worker's own node, which may be a new one: the folder of the run and the corpus must be there.
 
     Raises: UserError naming the node.
@@ -70,7 +69,7 @@ def check_here(folder: Path, manifest: Path) -> None:
             raise UserError(_complaint(_this_node(), str(path.parent), option))
 
 
-def _look(probe: Path, answer: Path, manifest: Path, digest: str) -> tuple[str, str, str] | None:
+def _look(probe: AnyPath, answer: AnyPath, manifest: AnyPath, digest: str) -> tuple[str, str, str] | None:
     """On a node: what is not seen from there, as (path, option, reason), or None."""
     try:
         if not _holds(probe, probe.name):
@@ -94,14 +93,14 @@ def _complaint(node: str, path: str, option: str, reason: str = "") -> str:
     )
 
 
-def _holds(path: Path, text: str) -> bool:
+def _holds(path: AnyPath, text: str) -> bool:
     try:
         return path.read_bytes() == text.encode()
     except FileNotFoundError:
         return False
 
 
-def _digest(path: Path) -> str:
+def _digest(path: AnyPath) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -5,12 +5,10 @@ that a killed worker leaves nothing locked: a shared lock on a shard while a wor
 its name while it is downloaded, and one on the folder while room is made.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +16,15 @@ from h2q.errors import UserError, require
 from pipeline.corpus.shards import Shard, sha256_of
 from pipeline.corpus.verified import is_verified, remember_verified
 from pipeline.storage import uri as storage
+from pipeline.storage.lock import is_locked, lock, lock_shared
+from pipeline.storage.path import AnyPath
 
 
 class Held:
     """A cached shard that stays while this object lives."""
 
     def __init__(self, path: Path, handle: int) -> None:
-        self.path, self._handle = str(path), handle
+        self.path, self._handle = path, handle
 
     def __del__(self) -> None:
         os.close(self._handle)
@@ -34,46 +34,47 @@ class Held:
 class Cache:
     """The cache in a folder. Its files never take more than `limit` bytes together."""
 
-    folder: str = "~/.cache/h2q/shards"
+    folder: Path = Path("~/.cache/h2q/shards")
+    """`~` is the home of whoever reads: the worker that the cache was sent to."""
     limit: int = 50_000_000_000
 
-    def fetch(self, url: str, shard: Shard, rebuild: str, always: bool, forget: Callable[[], bool]) -> Held:
+    def fetch(self, source: AnyPath, shard: Shard, rebuild: str, always: bool, forget: Callable[[], bool]) -> Held:
         """The shard on the local disk, verified (`always`: even if it was before); downloaded unless it is there.
 
         `forget` is called when room is needed and only shards in use are left: it lets go of one of the caller's and
         says whether there was one. Raises: UserError for a wrong shard, or when there is no room.
         """
-        path = Path(self.folder).expanduser().absolute() / f"{shard.sha256}.arrow"
-        storage.make_folder(str(path.parent))
-        with _locked(path.with_suffix(".lock")):
+        path = self.folder.expanduser().absolute() / f"{shard.sha256}.arrow"
+        storage.make_folder(path.parent)
+        with lock(path.with_suffix(".lock")):
             held = _hold(path, shard, always)
-            return held or self._download(url, path, shard, rebuild, forget)
+            return held or self._download(source, path, shard, rebuild, forget)
 
-    def _download(self, url: str, path: Path, shard: Shard, rebuild: str, forget: Callable[[], bool]) -> Held:
+    def _download(self, source: AnyPath, path: Path, shard: Shard, rebuild: str, forget: Callable[[], bool]) -> Held:
         part = path.with_suffix(".part")
         self._reserve(part, shard.file_bytes, forget)
         handle = os.open(part, os.O_RDWR)
         held = Held(path, handle)
         # The lock belongs to the file, not to its name: it holds through the renaming.
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        lock_shared(handle)
         try:
-            found = _copy(url, handle)
+            found = _copy(source, handle)
             require(
                 found == (shard.file_bytes, shard.sha256),
-                f"shard {storage.without_secrets(url)} must have {shard.file_bytes} bytes of sha256 {shard.sha256}, "
+                f"shard {source} must have {shard.file_bytes} bytes of sha256 {shard.sha256}, "
                 f"found {found[0]} of {found[1]}; rebuild it: {rebuild}",
             )
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        remember_verified([str(path)])
+        remember_verified([path])
         return held
 
     def _reserve(self, part: Path, size: int, forget: Callable[[], bool]) -> None:
         """Make room for a file and take it, so that nobody else does."""
         while True:
-            with _locked(part.parent / ".lock"):
+            with lock(part.parent / ".lock"):
                 if _make_room(part.parent, self.limit - size):
                     with open(part, "wb") as file:
                         file.truncate(size)
@@ -92,14 +93,14 @@ def _hold(path: Path, shard: Shard, always: bool) -> Held | None:
     except FileNotFoundError:
         return None
     held = Held(path, handle)
-    fcntl.flock(handle, fcntl.LOCK_SH)
+    lock_shared(handle)
     if not os.path.exists(path):
         return None
     right = os.fstat(handle).st_size == shard.file_bytes
-    if right and (always or not is_verified(str(path))):
-        right = sha256_of(str(path)) == shard.sha256
+    if right and (always or not is_verified(path)):
+        right = sha256_of(path) == shard.sha256
         if right:
-            remember_verified([str(path)])
+            remember_verified([path])
     if not right:
         path.unlink(missing_ok=True)
         return None
@@ -115,29 +116,17 @@ def _make_room(folder: Path, allowed: int) -> bool:
     for path, stat in sorted(files, key=lambda file: file[1].st_atime_ns):
         if total <= allowed:
             break
-        if _unused(path):
+        # A shard is locked while a process has it mapped, its name while one is downloading it.
+        if not is_locked(path.with_suffix(".lock") if path.suffix == ".part" else path):
             path.unlink(missing_ok=True)
             total -= stat.st_size
     return total <= allowed
 
 
-def _unused(path: Path) -> bool:
-    """Whether no process has it mapped or is downloading it."""
-    lock = path.with_suffix(".lock") if path.suffix == ".part" else path
-    try:
-        with open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except FileNotFoundError:
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _copy(url: str, handle: int) -> tuple[int, str]:
+def _copy(source: AnyPath, handle: int) -> tuple[int, str]:
     """Download into an open file; bytes and sha256 of what came."""
     digest, size = hashlib.sha256(), 0
-    with storage.opened(url) as file:
+    with storage.opened(source) as file:
         while block := file.read(1 << 22):
             os.pwrite(handle, block, size)
             digest.update(block)
@@ -145,10 +134,3 @@ def _copy(url: str, handle: int) -> tuple[int, str]:
     os.ftruncate(handle, size)
     os.fsync(handle)
     return size, digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

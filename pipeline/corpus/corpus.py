@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.corpus.cache import Cache
 from pipeline.corpus.shards import Mapped, Shard
 from pipeline.corpus.verified import is_verified, remember_verified
 from pipeline.storage import uri as storage
+from pipeline.storage.path import AnyPath
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -28,7 +30,7 @@ Verify = Literal["first", "always"]
 class Corpus:
     """A prepared corpus in a folder. `manifest` is the parsed manifest.json; `notes` are sentences for people."""
 
-    folder: str
+    folder: AnyPath
     manifest: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
     verify: Verify = "first"
@@ -49,8 +51,8 @@ class Corpus:
         """The splits by name: `train`, `validation`, `test`."""
         command = self.manifest["command"]
         return {
-            name: Split(self.folder, name, told, command, self.verify, self.cache)
-            for name, told in self.manifest["splits"].items()
+            name: Split(self.folder, name, entry, command, self.verify, self.cache)
+            for name, entry in self.manifest["splits"].items()
         }
 
     @property
@@ -74,34 +76,34 @@ class Split:
 
     def __init__(
         self,
-        folder: str,
+        folder: AnyPath,
         name: str,
-        told: dict[str, Any],
+        entry: dict[str, Any],
         rebuild: str,
         verify: Verify = "first",
         cache: Cache | None = None,
     ) -> None:
         self.folder, self.name, self.rebuild, self.verify = folder, name, rebuild, verify
         self.cache = cache or Cache()
-        self._told = told
-        self.bytes: int = told["bytes"]
+        self._entry = entry
+        self.bytes: int = entry["bytes"]
         """Bytes N of the split."""
-        self.documents: int = told["documents"]
+        self.documents: int = entry["documents"]
         """Documents that begin in it."""
-        self.sha256: str = told["sha256"]
+        self.sha256: str = entry["sha256"]
         """Digest of its bytes: what `sha256sum` says of them in one file."""
-        self.order0_bpb: float | None = told["order0_bpb"]
+        self.order0_bpb: float | None = entry["order0_bpb"]
         """Entropy of its byte histogram, bits per byte."""
-        self.gzip_bpb: float | None = told["gzip_bpb"]
+        self.gzip_bpb: float | None = entry["gzip_bpb"]
         """`gzip -9` of its first `sample_bytes`, bits per byte."""
-        self.xz_bpb: float | None = told["xz_bpb"]
+        self.xz_bpb: float | None = entry["xz_bpb"]
         """`xz -9e` of its first `sample_bytes`, bits per byte."""
-        self.sample_bytes: int = told["sample_bytes"]
+        self.sample_bytes: int = entry["sample_bytes"]
         # A million shards are no cause for a million objects: entries stay as the manifest has them until one is read.
-        self._entries: list[dict[str, Any]] = told["shards"]
+        self._entries: list[dict[str, Any]] = entry["shards"]
         self._ends = np.cumsum([entry["bytes"] for entry in self._entries]).tolist()
         self._maps: OrderedDict[int, Mapped] = OrderedDict()
-        self._remote = storage.local_path(folder) is None
+        self._remote = not isinstance(folder, Path)
         self._lock = threading.Lock()
 
     @cached_property
@@ -113,10 +115,10 @@ class Split:
         return self.bytes
 
     def __reduce__(self) -> Any:
-        return Split, (self.folder, self.name, self._told, self.rebuild, self.verify, self.cache)
+        return Split, (self.folder, self.name, self._entry, self.rebuild, self.verify, self.cache)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Bytes [start, stop) as uint8: a view of the map, without a copy, where they lie in one shard."""
+        """Bytes [start, stop) as uint8, without a copy where they lie in one shard."""
         assert 0 <= start <= stop <= self.bytes, (start, stop, self.bytes)
         number = bisect_right(self._ends, start)
         parts = []
@@ -151,12 +153,10 @@ class Split:
             return self._maps[number]
 
     def _open(self, shard: Shard) -> Mapped:
-        url = storage.join(self.folder, shard.name)
-        if self._remote:
-            held = self.cache.fetch(url, shard, self.rebuild, self.verify == "always", self._forget)
+        path = self.folder / shard.name
+        if not isinstance(path, Path):
+            held = self.cache.fetch(path, shard, self.rebuild, self.verify == "always", self._forget)
             return replace(shards.map_shard(held.path, shard, self.rebuild), held=held)
-        path = storage.local_path(url)
-        assert path is not None
         mapped = shards.map_shard(path, shard, self.rebuild)
         if self.verify == "always" or not is_verified(path):
             shards.check_sha256(path, shard, self.rebuild)
@@ -171,31 +171,28 @@ class Split:
         return True
 
 
-def open_corpus(folder: str, config: CorpusConfig | None = None) -> Corpus:
+def open_corpus(folder: AnyPath, config: CorpusConfig | None = None) -> Corpus:
     """The prepared corpus in the folder, read as the config says (`verify`, `cache`, `cache_bytes`).
 
     All shards' sizes are checked now, their sha256 when they are first read. Raises: UserError when there is no
     manifest, one of another version, or a shard is missing or of another size.
     """
     config = config or CorpusConfig()
-    folder = storage.absolute(folder)
     manifest = read_manifest(folder)
-    shown = storage.without_secrets(folder)
-    require(manifest is not None, f"no prepared corpus is at {shown}: run python jobs/prepare.py")
+    require(manifest is not None, f"no prepared corpus is at {folder}: run python jobs/prepare.py")
     assert manifest is not None
     sizes = storage.sizes_in(folder)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             if sizes.get(shard["name"]) != shard["file_bytes"]:
-                path = storage.without_secrets(storage.join(folder, shard["name"]))
-                shards.check_size(path, sizes.get(shard["name"]), Shard(**shard), manifest["command"])
-    cache = Cache(config.cache, config.cache_bytes)
+                shards.check_size(folder / shard["name"], sizes.get(shard["name"]), Shard(**shard), manifest["command"])
+    cache = Cache(Path(config.cache), config.cache_bytes)
     return Corpus(folder, manifest, tuple(manifest["notes"]), config.verify, cache)
 
 
-def read_manifest(folder: str) -> dict[str, Any] | None:
+def read_manifest(folder: AnyPath) -> dict[str, Any] | None:
     """The parsed manifest, or None where none is. Raises: UserError for one that is damaged or of another version."""
-    path = storage.join(folder, MANIFEST)
+    path = folder / MANIFEST
     try:
         manifest = json.loads(storage.read(path))
     except FileNotFoundError:

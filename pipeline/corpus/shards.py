@@ -6,9 +6,9 @@ that crosses shards is one row in each; the schema's metadata says whether row 0
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from h2q.errors import UserError, require
 from pipeline.storage import uri as storage
+from pipeline.storage.path import AnyPath
 
 VERSION = "1"
 _TYPE = pa.large_list(pa.field("item", pa.uint8(), nullable=False))
@@ -94,10 +95,10 @@ class Packed:
     documents: int
     histogram: np.ndarray
 
-    def write(self, folder: str, name: str) -> Shard:
+    def write(self, folder: AnyPath, name: str) -> Shard:
         """Write it atomically; what was written, for the manifest."""
         digest = hashlib.sha256(self.content).hexdigest()
-        storage.write_atomic(storage.join(folder, name), self.content)
+        storage.write_atomic(folder / name, self.content)
         return Shard(name, self.bytes, self.documents, self.content.size, digest)
 
 
@@ -106,8 +107,8 @@ def pack(split: str, data: np.ndarray, starts: np.ndarray) -> Packed:
     continues = not (len(starts) and starts[0] == 0) and len(data) > 0
     offsets = np.concatenate([[0] if continues else [], starts, [len(data)]]).astype(np.int64)
     column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(data), type=_TYPE)
-    told = {"format": "h2q-bytes", "version": VERSION, "split": split, "continues": str(int(continues))}
-    schema = pa.schema([pa.field("document", _TYPE, nullable=False)], metadata=told)
+    about = {"format": "h2q-bytes", "version": VERSION, "split": split, "continues": str(int(continues))}
+    schema = pa.schema([pa.field("document", _TYPE, nullable=False)], metadata=about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch([column], schema=schema))
@@ -127,23 +128,23 @@ def histogram(data: np.ndarray) -> np.ndarray:
     return total
 
 
-def map_shard(path: str, shard: Shard, rebuild: str) -> Mapped:
+def map_shard(path: Path, shard: Shard, rebuild: str) -> Mapped:
     """Map the shard at a local path.
 
     Raises: UserError when it is missing, of another size, or no shard of this version.
     """
-    check_size(path, os.path.getsize(path) if os.path.exists(path) else None, shard, rebuild)
+    check_size(path, path.stat().st_size if path.exists() else None, shard, rebuild)
     try:
-        file = pa.ipc.open_file(pa.memory_map(path))
-        told = {key.decode(): value.decode() for key, value in (file.schema.metadata or {}).items()}
-        version = told.get("version", "none") if told.get("format") == "h2q-bytes" else "none"
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        about = {key.decode(): value.decode() for key, value in (file.schema.metadata or {}).items()}
+        version = about.get("version", "none") if about.get("format") == "h2q-bytes" else "none"
         require(
             version == VERSION,
             f"shard {path} must be of format version {VERSION}, found {version}; rebuild it: {rebuild}",
         )
         column: Any = file.get_batch(0).column(0)
         data = column.values.to_numpy(zero_copy_only=True)
-        starts = column.offsets.to_numpy(zero_copy_only=True)[int(told["continues"]) : -1]
+        starts = column.offsets.to_numpy(zero_copy_only=True)[int(about["continues"]) : -1]
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"shard {path} cannot be read as Arrow IPC ({error}); rebuild it: {rebuild}") from error
     require(
@@ -154,7 +155,7 @@ def map_shard(path: str, shard: Shard, rebuild: str) -> Mapped:
     return Mapped(data, starts)
 
 
-def check_size(path: str, size: int | None, shard: Shard, rebuild: str) -> None:
+def check_size(path: AnyPath, size: int | None, shard: Shard, rebuild: str) -> None:
     """Raises: UserError when the shard is missing (no size) or has another size than the manifest says."""
     require(size is not None, f"shard {path} is missing ({shard.file_bytes} bytes expected); rebuild it: {rebuild}")
     require(
@@ -163,7 +164,7 @@ def check_size(path: str, size: int | None, shard: Shard, rebuild: str) -> None:
     )
 
 
-def check_sha256(path: str, shard: Shard, rebuild: str) -> None:
+def check_sha256(path: Path, shard: Shard, rebuild: str) -> None:
     """Raises: UserError when the content of a local shard is not what the manifest says."""
     found = sha256_of(path)
     require(
@@ -172,11 +173,10 @@ def check_sha256(path: str, shard: Shard, rebuild: str) -> None:
     )
 
 
-def sha256_of(path: str) -> str:
+def sha256_of(path: AnyPath) -> str:
     """The digest of a file; a local one is mapped, not read into memory."""
-    local = storage.local_path(path)
-    if local is not None:
-        with pa.memory_map(local) as file:
+    if isinstance(path, Path):
+        with pa.memory_map(str(path)) as file:
             return hashlib.sha256(file.read_buffer()).hexdigest()
     digest = hashlib.sha256()
     with storage.opened(path) as file:

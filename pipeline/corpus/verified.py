@@ -9,20 +9,20 @@ from pipeline.storage import uri as storage
 _VERIFIED = ".verified.json"
 
 
-def is_verified(path: str) -> bool:
+def is_verified(path: Path) -> bool:
     """Whether the sha256 of a local shard was found right when it had the size and time of change that it has now."""
-    stat = os.stat(path)
-    return _ledger(Path(path).parent).get(Path(path).name) == [stat.st_size, stat.st_mtime_ns]
+    stat = path.stat()
+    return _ledger(path.parent).get(path.name) == [stat.st_size, stat.st_mtime_ns]
 
 
-def remember_verified(paths: list[str]) -> None:
+def remember_verified(paths: list[Path]) -> None:
     """Remember, beside the shards, that they were verified; where nothing can be written, nothing is remembered."""
     if not paths:
         return
-    folder = Path(paths[0]).parent
-    marks = {Path(path).name: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths}
+    folder = paths[0].parent
+    marks = {path.name: [stat.st_size, stat.st_mtime_ns] for path in paths for stat in [path.stat()]}
     if os.access(folder, os.W_OK):
-        storage.write_atomic(str(folder / _VERIFIED), json.dumps(_ledger(folder) | marks).encode())
+        storage.write_atomic(folder / _VERIFIED, json.dumps(_ledger(folder) | marks).encode())
 
 
 def _ledger(folder: Path) -> dict[str, list[int]]:

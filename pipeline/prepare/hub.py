@@ -46,7 +46,7 @@ class HubName:
 
 
 def fetch(data_set: HubName) -> dict[str, Any]:
-    """`files` (split → paths of the Arrow files in the cache of `datasets`) and `licence`.
+    """`files` (split → paths, as text, of the Arrow files in the cache of `datasets`) and `licence`.
 
     Raises: HubUnreachable when the hub does not answer within seconds and nothing is cached; UserError for a data set
     that cannot be loaded.
@@ -74,29 +74,29 @@ def fetch(data_set: HubName) -> dict[str, Any]:
 
 def _silence(endpoint: str) -> str | None:
     """Why the hub does not answer, or None if it does, be it with an error page."""
-    told: list[str | None] = [f"no answer in {_PATIENCE:.0f} s"]
+    reason: list[str | None] = [f"no answer in {_PATIENCE:.0f} s"]
 
     def ask() -> None:
         try:
             with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_PATIENCE):
-                told[0] = None
+                reason[0] = None
         except urllib.error.HTTPError:
-            told[0] = None
+            reason[0] = None
         except (OSError, ValueError) as error:
-            told[0] = str(getattr(error, "reason", error))
+            reason[0] = str(getattr(error, "reason", error))
 
     # A thread, since the resolver of names has no timeout of its own.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_PATIENCE)
-    return told[0]
+    return reason[0]
 
 
-def _main(told: dict[str, Any]) -> None:
+def _main(data_set: dict[str, Any]) -> None:
     """In the child: load the data set, print where its files lie."""
     import datasets
 
-    loaded = datasets.load_dataset(told["name"], told["config"], revision=told["revision"])
+    loaded = datasets.load_dataset(data_set["name"], data_set["config"], revision=data_set["revision"])
     assert isinstance(loaded, datasets.DatasetDict), type(loaded)
     files = {str(split): [entry["filename"] for entry in part.cache_files] for split, part in loaded.items()}
     licence = next(iter(loaded.values())).info.license

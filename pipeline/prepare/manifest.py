@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from pipeline.corpus.corpus import VERSION, Split
 from pipeline.corpus.verified import remember_verified
 from pipeline.prepare.sources import Source
 from pipeline.prepare.splits import SPLITS, Contents
-from pipeline.storage import uri as storage
+from pipeline.storage.path import AnyPath
+from pipeline.storage.uri import without_secrets
 
 SAMPLE = 2 << 20
 """Bytes of each split that are compressed for comparison."""
@@ -27,7 +29,7 @@ def describe(
     source: Source,
     contents: Contents,
     config: CorpusConfig,
-    folder: str,
+    folder: AnyPath,
     fingerprint: str,
     receipts: list[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -36,14 +38,12 @@ def describe(
     entries = {
         name: _entry([receipt["splits"][name] for receipt in receipts if name in receipt["splits"]]) for name in SPLITS
     }
-    local = storage.local_path(folder)
-    if local is not None:
-        names = [shard["name"] for entry in entries.values() for shard in entry["shards"]]
-        remember_verified([os.path.join(local, name) for name in names])
-    cache = Cache(config.cache, config.cache_bytes)
+    if isinstance(folder, Path):
+        remember_verified([folder / shard["name"] for entry in entries.values() for shard in entry["shards"]])
+    cache = Cache(Path(config.cache), config.cache_bytes)
     read = [Split(folder, name, entry, "", cache=cache) for name, entry in entries.items()]
     # Hashing and compressing let go of Python's lock. Through a cache, one after the other: each holds a shard in it.
-    with ThreadPoolExecutor(os.cpu_count() if local is not None else 1) as pool:
+    with ThreadPoolExecutor(os.cpu_count() if isinstance(folder, Path) else 1) as pool:
         splits = {split.name: entries[split.name] | found for split, found in zip(read, pool.map(_measure, read))}
     identity = [[name, split["bytes"], split["sha256"]] for name, split in splits.items()]
     return {
@@ -116,8 +116,8 @@ def entropy(counts: np.ndarray) -> float | None:
 
 def fingerprint_of(source: Source, config: CorpusConfig) -> str:
     """Digest of everything that decides the prepared bytes."""
-    told = {"version": VERSION, "source": source.identity, "options": options_of(config)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    decisive = {"version": VERSION, "source": source.identity, "options": options_of(config)}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def options_of(config: CorpusConfig) -> dict[str, Any]:
@@ -132,7 +132,6 @@ def command(config: CorpusConfig) -> str:
         "verify": "always"
     }
     options = " ".join(
-        f"--corpus.{name.replace('_', '-')} {shlex.quote(storage.without_secrets(str(value)))}"
-        for name, value in given.items()
+        f"--corpus.{name.replace('_', '-')} {shlex.quote(without_secrets(str(value)))}" for name, value in given.items()
     )
     return f"python jobs/prepare.py {options}"

@@ -1,12 +1,13 @@
 """Pieces of inputs, the blocks of bytes that they become, and the checking of UTF-8."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from h2q.errors import UserError
+from pipeline.storage.path import AnyPath, locate, text_of
 
 BLOCK = 8 << 20
 """Bytes read at once."""
@@ -25,7 +26,7 @@ class Piece:
     `label` names the input for people; `size` is the piece's share of the work, in bytes of input.
     """
 
-    path: str
+    path: AnyPath
     label: str
     format: Format
     start: int
@@ -33,7 +34,11 @@ class Piece:
     size: int
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self) | {"path": text_of(self.path)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Piece":
+        return cls(**{**values, "path": locate(values["path"])})
 
 
 @dataclass(frozen=True)

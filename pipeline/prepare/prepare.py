@@ -6,13 +6,12 @@ A receipt is written behind every finished task, so that an interrupted preparat
 is written last.
 """
 
-import contextlib
-import fcntl
 import json
 import logging
-import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from h2q.errors import UserError
@@ -28,6 +27,9 @@ from pipeline.prepare.splits import Contents
 from pipeline.prepare.tasks import Task, plan
 from pipeline.prepare.write import run_task
 from pipeline.storage import uri as storage
+from pipeline.storage.lock import lock
+from pipeline.storage.path import AnyPath, locate
+from pipeline.storage.uri import is_uri
 
 
 def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = silent) -> Corpus:
@@ -57,9 +59,9 @@ def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = si
 
 def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEvent) -> Corpus:
     fingerprint = fingerprint_of(source, config)
-    folder = storage.join(storage.absolute(config.prepared), f"{source.slug}-{fingerprint[:12]}")
+    folder = locate(config.prepared) / f"{source.slug}-{fingerprint[:12]}"
     if _matches(folder, config, on_event):
-        on_event(Event("note", f"{source.name}: already prepared in {storage.without_secrets(folder)}"))
+        on_event(Event("note", f"{source.name}: already prepared in {folder}"))
     else:
         contents = source.contents()
         storage.make_folder(folder)
@@ -69,7 +71,7 @@ def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEve
     return open_corpus(folder, config)
 
 
-def _matches(folder: str, config: CorpusConfig, on_event: OnEvent) -> bool:
+def _matches(folder: AnyPath, config: CorpusConfig, on_event: OnEvent) -> bool:
     """Whether the folder is finished with its shards as the manifest says; if not, it is finished no more."""
     manifest = read_manifest(folder)
     if manifest is None:
@@ -79,38 +81,32 @@ def _matches(folder: str, config: CorpusConfig, on_event: OnEvent) -> bool:
     wrong = [shard["name"] for shard in listed if not _intact(folder, sizes, shard, config.verify)]
     if wrong:
         on_event(Event("note", f"{len(wrong)} of {len(listed)} shards are missing or altered: making them again"))
-        storage.remove(storage.join(folder, MANIFEST))
+        storage.remove(folder / MANIFEST)
     return not wrong
 
 
-def _intact(folder: str, sizes: dict[str, int], shard: dict[str, Any], verify: Verify) -> bool:
+def _intact(folder: AnyPath, sizes: dict[str, int], shard: dict[str, Any], verify: Verify) -> bool:
     """Whether a shard has the size, and if it is to be verified always the content, that was written."""
     if sizes.get(shard["name"]) != shard["file_bytes"]:
         return False
-    return verify == "first" or sha256_of(storage.join(folder, shard["name"])) == shard["sha256"]
+    return verify == "first" or sha256_of(folder / shard["name"]) == shard["sha256"]
 
 
-@contextlib.contextmanager
-def _only_one(folder: str) -> Iterator[None]:
-    """One preparation of a folder at a time on this machine; the lock goes with the process that held it."""
-    local = storage.local_path(folder)
-    if local is None:
-        yield
-        return
+def _only_one(folder: AnyPath) -> AbstractContextManager[object]:
+    """One preparation of a folder at a time on this machine."""
+    if not isinstance(folder, Path):
+        return nullcontext()
     try:
-        file = open(os.path.join(local, ".lock"), "w")  # noqa: SIM115
+        return lock(folder / ".lock")
     except OSError as error:
-        raise UserError(f"cannot write in {local}: {error.strerror}; choose another --corpus.prepared") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        raise UserError(f"cannot write in {folder}: {error.strerror}; choose another --corpus.prepared") from error
 
 
 def _make(
     source: Source,
     contents: Contents,
     config: CorpusConfig,
-    folder: str,
+    folder: AnyPath,
     fingerprint: str,
     local: bool,
     on_event: OnEvent,
@@ -124,20 +120,20 @@ def _make(
         left += [] if receipt else [task]
     total = sum(task.size for task in tasks)
     if receipts:
-        shown = storage.without_secrets(folder)
-        on_event(Event("note", f"continuing in {shown}: {len(receipts)} of {len(tasks)} parts are there"))
+        on_event(Event("note", f"continuing in {folder}: {len(receipts)} of {len(tasks)} parts are there"))
     count = total - sum(task.size for task in left)
     on_event(Event("progress", source.name, count, total))
-    for receipt in _loop(left) if local else _ray(left, config):
+    everywhere = source.everywhere and is_uri(config.prepared)
+    for receipt in _loop(left) if local else _ray(left, everywhere):
         receipts.append(receipt)
         count += receipt["size"]
         on_event(Event("progress", source.name, count, total))
     manifest = describe(source, contents, config, folder, fingerprint, receipts)
-    storage.write_atomic(storage.join(folder, MANIFEST), json.dumps(manifest, indent=1).encode())
+    storage.write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     for name in sizes:
         if name.endswith(".tmp"):
             # Left by a preparation that was killed: nobody else writes here while the folder is locked.
-            storage.remove(storage.join(folder, name))
+            storage.remove(folder / name)
 
 
 def _finished(task: Task, sizes: dict[str, int], verify: Verify) -> dict[str, Any] | None:
@@ -145,10 +141,10 @@ def _finished(task: Task, sizes: dict[str, int], verify: Verify) -> dict[str, An
     if task.receipt not in sizes:
         return None
     try:
-        receipt = json.loads(storage.read(storage.join(task.folder, task.receipt)))
+        receipt = json.loads(storage.read(task.folder / task.receipt))
     except ValueError:
         return None
-    listed = [shard for told in receipt["splits"].values() for shard in told["shards"]]
+    listed = [shard for entry in receipt["splits"].values() for shard in entry["shards"]]
     return receipt if all(_intact(task.folder, sizes, shard, verify) for shard in listed) else None
 
 
@@ -156,36 +152,28 @@ def _loop(tasks: list[Task]) -> Iterator[dict[str, Any]]:
     return map(run_task, tasks)
 
 
-def _ray(tasks: list[Task], config: CorpusConfig) -> Iterator[dict[str, Any]]:
-    """The receipts of the tasks, as Ray Data finishes them."""
+def _ray(tasks: list[Task], everywhere: bool) -> Iterator[dict[str, Any]]:
+    """The receipts of the tasks, as Ray Data finishes them; `everywhere`: all nodes see what tasks read and write."""
     if not tasks:
         return
     import ray
 
     quiet_ray_data()
     where = None
-    if not all(map(storage.is_uri, _paths(tasks))):
+    if not everywhere:
         here, cpus, alone = _this_node()
         if cpus < 1:
             # The head of a cluster often has no CPUs to give: then this process does it itself.
             yield from _loop(tasks)
             return
-        # What lies at a bare path, other nodes need not see; a URI (`file://` too) they do.
         where = None if alone else {"ray.io/node-id": here}
     rows = [{"task": task.to_json()} for task in tasks]
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_run_row, num_cpus=1, label_selector=where)
     for row in data.iter_rows():
-        told = json.loads(row["receipt"])
-        if "error" in told:
-            raise UserError(told["error"])
-        yield told
-
-
-def _paths(tasks: list[Task]) -> set[str]:
-    """Every path that the tasks read or write."""
-    return {task.folder for task in tasks} | {
-        piece.path for task in tasks for piece in task.pieces if piece.format != "manual"
-    }
+        receipt = json.loads(row["receipt"])
+        if "error" in receipt:
+            raise UserError(receipt["error"])
+        yield receipt
 
 
 def _this_node() -> tuple[str, float, bool]:

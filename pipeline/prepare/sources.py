@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from h2q.errors import require
@@ -16,8 +16,9 @@ from pipeline.prepare import hub, tables
 from pipeline.prepare.pieces import Format, Piece
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged, part_of
 from pipeline.prepare.texts import manual
-from pipeline.storage import uri as storage
-from pipeline.storage.uri import Found
+from pipeline.storage.listing import Found, find
+from pipeline.storage.path import locate
+from pipeline.storage.uri import is_uri
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation"} | {
     "val": "validation",
@@ -37,32 +38,38 @@ _WIKITEXT_LICENCE = "CC BY-SA 3.0 and GFDL"
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus that has been named but not read. `identity` is what, with the options, decides the prepared bytes."""
+    """A corpus that has been named but not read.
+
+    `identity` is what, with the options, decides the prepared bytes; `everywhere`: every node of a cluster can read it.
+    """
 
     name: str
     slug: str
     licence: str | None
     order: str
     identity: dict[str, Any]
+    everywhere: bool
     contents: Callable[[], Contents]
 
 
 def files(config: CorpusConfig) -> Source:
     """Files at `corpus.path`: WikiText's own files, tables, or any text or bytes. Raises: UserError."""
     assert config.path is not None
-    found, ignored = _chosen(storage.find(config.path), config)
+    found, ignored = _chosen(find(config.path), config)
     require(
         sum(file.size for file in found) > 0,
         f"the corpus must not be empty, found 0 bytes at {config.path}: give --corpus.path other files",
     )
     wikitext = all(_WIKITEXT.fullmatch(_base(file)) for file in found)
-    base = storage.base_name(storage.absolute(config.path))
+    base = locate(config.path).name
     return Source(
         name=f"{'WikiText' if wikitext else 'files'} at {base}",
         slug=_slug(base),
         licence=_WIKITEXT_LICENCE if wikitext else None,
         order="files by the bytes of their path, rows in the order of the file",
         identity={"files": [[file.label, file.size, file.mtime_ns] for file in found]},
+        # What lies at a bare path, other nodes need not see; a URI, `file://` too, they do.
+        everywhere=is_uri(config.path),
         contents=lambda: _file_contents(found, config, ignored),
     )
 
@@ -74,7 +81,7 @@ def reference_manual(config: CorpusConfig) -> Source:
 
     def contents() -> Contents:
         edges = [*starts.tolist(), len(text)]
-        whole = Piece("pydoc_data.topics", "pydoc_data.topics", "manual", 0, len(text), len(text))
+        whole = Piece(Path("pydoc_data.topics"), "pydoc_data.topics", "manual", 0, len(text), len(text))
         documents = [part_of(whole, start, stop) for start, stop in pairwise(edges)]
         return cut({}, documents, SPLITS, config, f"the manual's {len(documents)} topics", ())
 
@@ -84,6 +91,7 @@ def reference_manual(config: CorpusConfig) -> Source:
         licence="PSF-2.0",
         order="topics by name",
         identity={"manual": hashlib.sha256(text).hexdigest()},
+        everywhere=True,
         contents=contents,
     )
 
@@ -102,6 +110,7 @@ def hub_data_set(config: CorpusConfig, text: str) -> Source:
         licence=_WIKITEXT_LICENCE if wikitext else None,
         order="rows of each split in the order of the hub",
         identity={"hub": vars(named)},
+        everywhere=False,
         contents=lambda: _hub_contents(named, config, wikitext),
     )
 
@@ -115,7 +124,7 @@ def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> C
         if to is None:
             continue
         for number, path in enumerate(paths):
-            parts = tables.pieces(Found(path, f"{split}/{number}", 0, 0), "arrow", column)
+            parts = tables.pieces(Found(Path(path), f"{split}/{number}", 0, 0), "arrow", column)
             parts = [replace(part, format="wikitext-arrow") for part in parts] if wikitext else parts
             given.setdefault(to, []).extend(parts)
     require(len(given) > 0, f"{named.name} must have a train, validation or test split, found {', '.join(listed)}")
@@ -152,7 +161,7 @@ def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, .
     for split, listed in splits.items():
         require(
             sum(piece.size for piece in listed) > 0,
-            f"a split must not be empty, found 0 bytes in {few([piece.path for piece in listed])} ({split}): "
+            f"a split must not be empty, found 0 bytes in {few([str(piece.path) for piece in listed])} ({split}): "
             "remove the file or fill it",
         )
     missing = [split for split in SPLITS if split not in splits]

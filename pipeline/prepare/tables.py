@@ -6,6 +6,7 @@ Every reader yields Arrow arrays of texts, in the order of the rows, of about a 
 import csv as csv_parser
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from h2q.errors import UserError, require
 from pipeline.prepare.pieces import BLOCK, Block, Format, Invalid, Piece, Reading, is_utf8, mend, raise_invalid
 from pipeline.prepare.texts import ARTICLE
 from pipeline.storage import uri as storage
-from pipeline.storage.uri import Found
+from pipeline.storage.listing import Found
 
 CSV_FIELD = 1 << 30
 """Longest field of a CSV row, in characters."""
@@ -39,8 +40,8 @@ def parquet(piece: Piece, reading: Reading) -> Iterator[Block]:
         table = pq.ParquetFile(file)
         rows = 0
         for group in range(piece.start, piece.stop):
-            told = table.metadata.row_group(group)
-            many = max(1, BLOCK * max(told.num_rows, 1) // max(_column_bytes(told, reading.column), 1))
+            about = table.metadata.row_group(group)
+            many = max(1, BLOCK * max(about.num_rows, 1) // max(_column_bytes(about, reading.column), 1))
             batches = table.iter_batches(many, row_groups=[group], columns=[reading.column], use_threads=False)
             for batch in batches:
                 yield _block(batch.column(0), reading, f"{piece.path}, row group {piece.start}, row", rows)
@@ -72,7 +73,7 @@ def jsonl(piece: Piece, reading: Reading) -> Iterator[Block]:
             texts = table.column(reading.column).combine_chunks()
             if texts.null_count == len(texts):
                 raise UserError(_no_column(piece, reading, _keys(lines)))
-            yield _block(texts, Reading(reading.column, reading.separator, "keep"), piece.path, at)
+            yield _block(texts, Reading(reading.column, reading.separator, "keep"), str(piece.path), at)
 
 
 def csv(piece: Piece, reading: Reading) -> Iterator[Block]:
@@ -210,13 +211,13 @@ def _row_groups(found: Found, column: str) -> list[Piece]:
 
     with storage.opened(found.path) as file:
         try:
-            told = pq.ParquetFile(file).metadata
+            about = pq.ParquetFile(file).metadata
         except pa.ArrowInvalid as error:
             raise UserError(f"{found.path} cannot be read as Parquet: {error}; mend or remove the file") from error
         piece = Piece(found.path, found.label, "parquet", 0, 0, 0)
-        names = told.schema.to_arrow_schema().names
+        names = about.schema.to_arrow_schema().names
         require(column in names, _no_column(piece, Reading(column), names))
-        sizes = [_column_bytes(told.row_group(i), column) for i in range(told.num_row_groups)]
+        sizes = [_column_bytes(about.row_group(i), column) for i in range(about.num_row_groups)]
     return [Piece(found.path, found.label, "parquet", i, i + 1, size) for i, size in enumerate(sizes)]
 
 
@@ -236,9 +237,8 @@ def _batches(found: Found, column: str) -> list[Piece]:
 
 def _stream(piece: Piece, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
     """Record batches [start, stop) of the mapped stream file; those before are passed over without being read."""
-    local = storage.local_path(piece.path)
-    assert local is not None
-    with pa.memory_map(local) as file:
+    assert isinstance(piece.path, Path), piece.path
+    with pa.memory_map(str(piece.path)) as file:
         for number, batch in enumerate(pa.ipc.open_stream(file)):
             if stop is not None and number >= stop:
                 return

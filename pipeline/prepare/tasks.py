@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pipeline.config import CorpusConfig
 from pipeline.prepare.pieces import BY_BYTE, Piece, Reading
 from pipeline.prepare.splits import SPLITS, Contents
+from pipeline.storage.path import AnyPath, locate, text_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Task:
     to: tuple[str, ...]
     by_row: bool
     pieces: tuple[Piece, ...]
-    folder: str
+    folder: AnyPath
     reading: Reading
     shard_bytes: int
     holdout: float
@@ -38,17 +39,22 @@ class Task:
 
     def to_json(self) -> str:
         return json.dumps(
-            vars(self) | {"pieces": [piece.to_dict() for piece in self.pieces], "reading": vars(self.reading)}
+            vars(self)
+            | {"folder": text_of(self.folder), "reading": vars(self.reading)}
+            | {"pieces": [piece.to_dict() for piece in self.pieces]}
         )
 
     @classmethod
     def from_json(cls, text: str) -> "Task":
-        told = json.loads(text)
-        pieces = tuple(Piece(**piece) for piece in told["pieces"])
-        return cls(**(told | {"to": tuple(told["to"]), "pieces": pieces, "reading": Reading(**told["reading"])}))
+        values = json.loads(text)
+        values["to"] = tuple(values["to"])
+        values["pieces"] = tuple(Piece.from_dict(piece) for piece in values["pieces"])
+        values["folder"] = locate(values["folder"])
+        values["reading"] = Reading(**values["reading"])
+        return cls(**values)
 
 
-def plan(contents: Contents, config: CorpusConfig, folder: str) -> list[Task]:
+def plan(contents: Contents, config: CorpusConfig, folder: AnyPath) -> list[Task]:
     """The tasks, each of about `shard_bytes` of input; the order of their numbers is the order of the stream."""
     reading = Reading(config.column, config.separator, config.invalid)
 

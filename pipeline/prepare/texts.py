@@ -10,6 +10,7 @@ import pyarrow as pa
 from h2q.errors import UserError
 from pipeline.prepare.pieces import BLOCK, Block, Invalid, Piece, Reading, is_utf8, mend, raise_invalid
 from pipeline.storage import uri as storage
+from pipeline.storage.path import AnyPath
 
 _HEADING = 4096
 """Longest article heading, in bytes, that is recognised."""
@@ -85,7 +86,7 @@ def article_starts(piece: Piece) -> Iterator[int]:
             yield from (at + start for start in _articles(file, piece, at, min(at + BLOCK, piece.stop)))
 
 
-def _valid(data: bytes, starts: np.ndarray, invalid: Invalid, path: str, base: int) -> Block:
+def _valid(data: bytes, starts: np.ndarray, invalid: Invalid, path: AnyPath, base: int) -> Block:
     """Text whose UTF-8 was checked; replaced by U+FFFD where it is invalid, if that was asked for."""
     if invalid == "keep" or is_utf8(data):
         return np.frombuffer(data, np.uint8), starts

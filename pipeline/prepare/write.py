@@ -11,7 +11,7 @@ from pipeline.corpus.shards import Packed, ShardWriter
 from pipeline.prepare.pieces import Block, Piece
 from pipeline.prepare.readers import blocks
 from pipeline.prepare.tasks import Task
-from pipeline.storage import uri as storage
+from pipeline.storage.uri import write_atomic
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -24,9 +24,9 @@ def run_task(task: Task) -> dict[str, Any]:
                     parts[split].add(piece, some, some_starts)
             else:
                 parts[task.to[0]].add(piece, data, starts)
-    told = {split: part.finish() for split, part in parts.items()}
-    receipt = {"name": task.name, "number": task.number, "size": task.size, "splits": told}
-    storage.write_atomic(storage.join(task.folder, task.receipt), json.dumps(receipt).encode())
+    entries = {split: part.finish() for split, part in parts.items()}
+    receipt = {"name": task.name, "number": task.number, "size": task.size, "splits": entries}
+    write_atomic(task.folder / task.receipt, json.dumps(receipt).encode())
     return receipt
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig
-from pipeline.storage.path import locate, text_of, write_file
+from pipeline.storage.path import locate, write_file
 from pipeline.storage.uri import make_folder, remove, write_atomic
 
 
@@ -116,9 +116,9 @@ def check_storage(storage: str) -> Path:
     Raises: UserError if nothing can be written there.
     """
     place = locate(storage)
-    probe = text_of(place / f".write-{uuid.uuid4().hex}")
+    probe = place / f".write-{uuid.uuid4().hex}"
     try:
-        make_folder(text_of(place), "--storage")
+        make_folder(place, "--storage")
         write_atomic(probe, b"")
         remove(probe)
     except UserError as error:

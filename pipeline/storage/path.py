@@ -1,6 +1,6 @@
-"""A place for files that is a pathlib.Path on a disk and a UriPath on another file system (`s3://`, `gs://`, `hdfs://`).
+"""Where a file is: a pathlib.Path on a disk, a UriPath on another file system (`s3://`, `gs://`, `hdfs://`).
 
-All that a run reads and writes goes through one of the two, so nothing else asks which it is.
+All that is read and written goes through one of the two, so hardly anything else asks which it is.
 """
 
 import errno
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 from h2q.errors import UserError
 from pipeline.storage import uri as storage
@@ -43,25 +44,26 @@ class UriPath:
 
     @property
     def name(self) -> str:
-        return storage.base_name(self.uri)
+        return unquote(self.uri.partition("?")[0]).rstrip("/").rpartition("/")[2]
 
     @property
     def parent(self) -> "UriPath":
-        return UriPath(storage.parent(self.uri))
+        base, mark, query = self.uri.partition("?")
+        return UriPath(base.rstrip("/").rpartition("/")[0] + mark + query)
 
     def exists(self) -> bool:
-        return storage.info(self.uri).type.name != "NotFound"
+        return storage.info(self).type.name != "NotFound"
 
     def stat(self) -> Any:
         """`st_size` in bytes and `st_mtime` in seconds."""
-        found = storage.info(self.uri)
+        found = storage.info(self)
         if found.type.name == "NotFound":
             raise self._missing()
         return SimpleNamespace(st_size=found.size, st_mtime=(found.mtime_ns or 0) / 1e9)
 
     def read_bytes(self) -> bytes:
         try:
-            return storage.read(self.uri)
+            return storage.read(self)
         except FileNotFoundError as error:
             raise self._missing() from error
 
@@ -72,10 +74,10 @@ class UriPath:
         """Write the whole file; where that fails, try again for a while."""
         for wait in PATIENCE:
             try:
-                return storage.write_atomic(self.uri, data)
+                return storage.write_atomic(self, data)
             except UserError:
                 time.sleep(wait)
-        storage.write_atomic(self.uri, data)
+        storage.write_atomic(self, data)
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
         self.write_bytes(text.encode(encoding))
@@ -86,18 +88,18 @@ class UriPath:
     def unlink(self, missing_ok: bool = False) -> None:
         if not missing_ok and not self.exists():
             raise self._missing()
-        storage.remove(self.uri)
+        storage.remove(self)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Parents are always made. Of two that make the same folder at the same moment, both may succeed."""
         if not exist_ok and self.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
-        storage.make_folder(self.uri, "--storage")
+        storage.make_folder(self, "--storage")
 
     def glob(self, pattern: str) -> "Iterator[UriPath]":
         """What fits the pattern, without `**`; in the order of names."""
         first, _, rest = pattern.partition("/")
-        for name in storage.names_in(self.uri):
+        for name in storage.names_in(self):
             if fnmatch.fnmatchcase(name, first):
                 yield from (self / name).glob(rest) if rest else [self / name]
 
@@ -105,46 +107,50 @@ class UriPath:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
 
 
-def locate(place: str) -> Path:
-    """The place that a path or a URI names; a `file://` URI and a path alike are a Path, absolute.
+AnyPath = Path | UriPath
+"""Where a file or folder is. Configs have it as text, which `locate` reads where it comes in."""
 
-    To a type checker a UriPath passes for a Path: it has what runs use of one, and no more.
+
+def locate(text: str) -> Path:
+    """What a path or a URI in a config names, absolute: a Path, also for a `file://` URI, or a UriPath.
+
+    To a type checker a Path: of one, runs use what a UriPath has too, and no more.
     """
-    local = storage.local_path(place)
-    remote: Any = UriPath(storage.absolute(place))
+    local = storage.local_path(text)
+    remote: Any = UriPath(storage.absolute(text))
     return remote if local is None else Path(storage.absolute(local))
 
 
-def text_of(place: Path) -> str:
-    """What `locate` makes this place of: not to be shown, a URI may hold a password."""
-    return place.uri if isinstance(place, UriPath) else str(place)
+def text_of(path: AnyPath) -> str:
+    """What `locate` makes this path of: not to be shown, a URI may hold a password."""
+    return path.uri if isinstance(path, UriPath) else str(path)
 
 
 @contextmanager
-def on_disk(place: Path) -> Iterator[Path]:
+def on_disk(path: AnyPath) -> Iterator[Path]:
     """A file, or a folder of files, as a path on this machine's disk: itself, or a copy for the time being."""
-    if not isinstance(place, UriPath):
-        yield place
+    if not isinstance(path, UriPath):
+        yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / place.name
-        inside = list(place.glob("*"))
+        copy = Path(folder) / path.name
+        inside = list(path.glob("*"))
         if inside:
             copy.mkdir()
-        for file in inside or [place]:
+        for file in inside or [path]:
             (copy / file.name if inside else copy).write_bytes(file.read_bytes())
         yield copy
 
 
-def write_file(file: Path, data: Any) -> None:
+def write_file(file: AnyPath, data: Any) -> None:
     """Write a file that is absent or complete at any moment."""
     if isinstance(file, UriPath):
         file.write_bytes(data)
     else:
-        storage.write_atomic(str(file), data)
+        storage.write_atomic(file, data)
 
 
-def write_whole(folder: Path, files: dict[str, bytes]) -> None:
+def write_whole(folder: AnyPath, files: dict[str, bytes]) -> None:
     """Write a folder of files of which the last one is the mark that all are there; a folder of that name is replaced.
 
     On a disk: written beside, made durable, renamed. Elsewhere, where nothing can be renamed: the mark is taken away
@@ -171,16 +177,16 @@ def write_whole(folder: Path, files: dict[str, bytes]) -> None:
     sync_folder(folder.parent)
 
 
-def is_whole(folder: Path, mark: str) -> bool:
+def is_whole(folder: AnyPath, mark: str) -> bool:
     """Whether the folder was written to its end: on a disk its name says so, elsewhere the mark."""
     return (folder / mark).exists() if isinstance(folder, UriPath) else True
 
 
-def remove_whole(folder: Path, mark: str) -> None:
+def remove_whole(folder: AnyPath, mark: str) -> None:
     """Delete a folder of `write_whole` so that one half deleted is none: renamed, or its mark taken away, first."""
     if isinstance(folder, UriPath):
         (folder / mark).unlink(missing_ok=True)
-        storage.remove_folder(folder.uri)
+        storage.remove_folder(folder)
         return
     if not folder.name.startswith("."):
         folder = folder.rename(folder.with_name(f".{folder.name}.removed"))

@@ -13,7 +13,7 @@ from h2q.errors import require
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
-from pipeline.storage.path import UriPath
+from pipeline.storage.path import UriPath, text_of
 from pipeline.storage.uri import without_secrets
 from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
@@ -83,7 +83,7 @@ def search(sweep: Sweep, capacity: Capacity, corpus: Corpus, tracking: SweepTrac
     notes = sweep.folder.path / "ray"
     searcher = SweepSearcher(
         sweep,
-        {"corpus": corpus.folder, "resources": vars(capacity.resources)},
+        {"corpus": text_of(corpus.folder), "resources": vars(capacity.resources)},
         [tracking, progress],
     )
     tuner = ray_tune.Tuner(

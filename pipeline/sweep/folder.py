@@ -1,8 +1,6 @@
 """The folder of a sweep: how it is claimed, found again, and kept to one process and one search."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ from h2q.errors import UserError, require
 from pipeline.config import TrackingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
+from pipeline.storage.lock import lock
 from pipeline.sweep.config import SweepConfig
 from pipeline.tracking.provenance import flatten
 
@@ -101,15 +100,12 @@ def _compared(config: SweepConfig) -> dict:
     return {name: value for name, value in flat.items() if name not in _FREE}
 
 
-@contextmanager
-def only_one(folder: RunFolder) -> Iterator[None]:
-    """One process at a time works on a sweep; the lock goes with the process that held it.
+def only_one(folder: RunFolder) -> AbstractContextManager[object]:
+    """One process at a time works on a sweep.
 
     Raises: UserError if there is another.
     """
-    with open(folder.lock_file, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"the sweep {folder.name} is running already: wait for its end, or stop it") from None
-        yield
+    try:
+        return lock(folder.lock_file, wait=False)
+    except BlockingIOError:
+        raise UserError(f"the sweep {folder.name} is running already: wait for its end, or stop it") from None

@@ -4,11 +4,8 @@ The training writes its journal as it always does; this reads it. A trial that i
 earlier validations first, then goes on from its newest valid checkpoint.
 """
 
-import fcntl
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,8 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Follower, Record
 from pipeline.runs.load import run_config
 from pipeline.runs.stop import request_stop
+from pipeline.storage.lock import lock
+from pipeline.storage.path import locate
 from pipeline.sweep.trial import bytes_per_step
 from pipeline.training.fit import TrainingFailed, fit
 
@@ -66,10 +65,11 @@ class TrialTraining(tune.Trainable):
     def _train(self, config: dict[str, Any]) -> None:
         try:
             resources = Resources(**config["resources"])
-            corpus = open_corpus(config["corpus"], self._run.corpus)
+            corpus = open_corpus(locate(config["corpus"]), self._run.corpus)
             run = replace(self._run, local=self._run.workers == 1)
             with (
-                _only_one(self._folder),
+                # A process of a killed sweep may train here some seconds longer than its driver lives.
+                lock(self._folder.lock_file),
                 Follower(self._folder.journal, self._records.put, every_seconds=0.05),
             ):
                 fit(run, self._folder, corpus, resources)
@@ -79,11 +79,3 @@ class TrialTraining(tune.Trainable):
             self._error = f"{type(error).__name__}: {error}"
         finally:
             self._records.put(None)
-
-
-@contextmanager
-def _only_one(folder: RunFolder) -> Iterator[None]:
-    """Wait until no process of a killed sweep trains here any more: it may live some seconds longer than its driver."""
-    with open(folder.lock_file, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

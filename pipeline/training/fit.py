@@ -15,7 +15,6 @@ from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import interruptible
-from pipeline.storage.path import locate
 from pipeline.tracking.provenance import versions
 from pipeline.training.worker_config import WorkerConfig
 
@@ -37,7 +36,7 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
     worker = WorkerConfig(
         run=config,
         folder=folder.path,
-        corpus=locate(corpus.folder),
+        corpus=corpus.folder,
         use_gpu=resources.gpu,
         threads=resources.threads,
         about={"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},

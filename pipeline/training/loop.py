@@ -21,7 +21,6 @@ from pipeline.runs.checkpoint import CheckpointWriter, newest_valid
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Journal, Record
 from pipeline.runs.stop import StopSignal
-from pipeline.storage.path import text_of
 from pipeline.training.clock import Clock
 from pipeline.training.flops import utilisation
 from pipeline.training.graph_rule import use_graph
@@ -45,7 +44,7 @@ def train_loop_per_worker(job: WorkerConfig) -> None:
     run = job.run
     worker = find_worker(use_gpu=job.use_gpu, threads=job.threads)
     check_here(job.folder, job.corpus / MANIFEST)
-    corpus = open_corpus(text_of(job.corpus), run.corpus)
+    corpus = open_corpus(job.corpus, run.corpus)
     for rollbacks in range(run.training.rollback_limit + 1):
         try:
             return train(job, corpus, worker, rollbacks)

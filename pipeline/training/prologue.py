@@ -13,7 +13,6 @@ from pipeline.cluster.session import quiet_ray, ray_session
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import MANIFEST, Corpus
 from pipeline.prepare.prepare import prepare
-from pipeline.storage.path import locate
 from pipeline.storage.uri import without_secrets
 from pipeline.terminal import Display
 from pipeline.training.precision import check_precision
@@ -43,7 +42,7 @@ def prepared_corpus(run: RunConfig, storage: Path, resources: Resources, display
     display.stage("preparing the corpus")
     corpus = prepare(run.corpus, local=run.local, on_event=display.preparing)
     if not run.local:
-        check_nodes(storage, locate(corpus.folder) / MANIFEST, resources)
+        check_nodes(storage, corpus.folder / MANIFEST, resources)
     return corpus
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.storage.path import AnyPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class WorkerConfig:
     run: RunConfig
     folder: Path
     """Of the run."""
-    corpus: Path
+    corpus: AnyPath
     """Folder of the prepared corpus."""
     use_gpu: bool
     threads: int | None

@@ -19,10 +19,10 @@ def make_split(folder: Path, data: np.ndarray, shard_bytes: int = 1000) -> Split
     listed = []
     for number, at in enumerate(range(0, len(data), shard_bytes)):
         packed = shards.pack("train", data[at : at + shard_bytes], np.zeros(int(at == 0), np.int64))
-        listed.append(packed.write(str(folder), f"train-{number}.arrow").to_dict())
-    told = {"shards": listed, "bytes": len(data), "documents": 1, "sha256": "", "sample_bytes": 0}
-    told |= {"order0_bpb": None, "gzip_bpb": None, "xz_bpb": None}
-    return Split(str(folder), "train", told, "")
+        listed.append(packed.write(folder, f"train-{number}.arrow").to_dict())
+    entry = {"shards": listed, "bytes": len(data), "documents": 1, "sha256": "", "sample_bytes": 0}
+    entry |= {"order0_bpb": None, "gzip_bpb": None, "xz_bpb": None}
+    return Split(folder, "train", entry, "")
 
 
 def noise(size: int) -> np.ndarray:
@@ -94,8 +94,8 @@ def test_512_workers_over_a_million_shards_read_their_own_lanes_and_nothing_else
     """1 TiB in shards of 1 MiB, of which only those exist that hold the beginnings of some workers' lanes."""
     size, count, workers, per_worker, seq_len = 1 << 20, 10**6, 512, 2, 1024
     total, lanes = size * count, workers * per_worker
-    entry = {"bytes": size, "documents": 0, "file_bytes": size, "sha256": ""}
-    listed = [{"name": f"train-{number}.arrow", **entry} for number in range(count)]
+    each = {"bytes": size, "documents": 0, "file_bytes": size, "sha256": ""}
+    listed = [{"name": f"train-{number}.arrow", **each} for number in range(count)]
     content = {}
     chosen = [0, 1, 255, 511]
     starts = {
@@ -104,10 +104,10 @@ def test_512_workers_over_a_million_shards_read_their_own_lanes_and_nothing_else
     for number in {at // size for rank in chosen for at in starts[rank]}:
         content[number] = np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8)
         packed = shards.pack("train", content[number], np.zeros(0, np.int64))
-        listed[number] = packed.write(str(tmp_path), f"train-{number}.arrow").to_dict()
-    told = {"shards": listed, "bytes": total, "documents": 0, "sha256": "", "sample_bytes": 0}
-    told |= {"order0_bpb": None, "gzip_bpb": None, "xz_bpb": None}
-    read = Lanes(Split(str(tmp_path), "train", told, ""), lanes=lanes, seq_len=seq_len)
+        listed[number] = packed.write(tmp_path, f"train-{number}.arrow").to_dict()
+    entry = {"shards": listed, "bytes": total, "documents": 0, "sha256": "", "sample_bytes": 0}
+    entry |= {"order0_bpb": None, "gzip_bpb": None, "xz_bpb": None}
+    read = Lanes(Split(tmp_path, "train", entry, ""), lanes=lanes, seq_len=seq_len)
     for rank in chosen:
         for step in (0, 7):
             for row, at in zip(read.rows(step, rank, workers), starts[rank], strict=True):

@@ -33,7 +33,9 @@ def config(tmp_path: Path) -> CorpusConfig:
 
 
 def shard_of(corpus: Corpus, number: int = 1) -> Path:
-    return Path(corpus.folder) / corpus.train.shards[number].name
+    path = corpus.folder / corpus.train.shards[number].name
+    assert isinstance(path, Path)
+    return path
 
 
 def read_all(corpus: Corpus) -> bytes:
@@ -96,7 +98,7 @@ def test_what_was_verified_once_is_trusted_while_size_and_time_stay_unless_alway
 
 
 def test_a_manifest_that_is_missing_damaged_or_of_another_version_is_named(corpus: Corpus) -> None:
-    manifest = Path(corpus.folder) / "manifest.json"
+    manifest = corpus.folder / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"version": 1', '"version": 99'))
     with pytest.raises(UserError, match="must be of version 1, found 99"):
@@ -135,7 +137,7 @@ def test_the_shards_of_any_blocks_hold_their_bytes_and_documents(tmp_path_factor
     packed += writer.finish()
     read, found = b"", []
     for number, shard in enumerate(packed):
-        mapped = shards.map_shard(str(folder / str(number)), shard.write(str(folder), str(number)), "")
+        mapped = shards.map_shard(folder / str(number), shard.write(folder, str(number)), "")
         found += [len(read) + start for start in mapped.starts.tolist()]
         read += mapped.data.tobytes()
         assert len(mapped.data) <= size

@@ -41,7 +41,7 @@ def test_killed_midway_and_run_again(tmp_path: Path, how: str, ray_cluster: None
     assert killed.wait() == -signal.SIGKILL, "it was killed before it had finished"
     (made,) = folder.iterdir()
     with pytest.raises(UserError, match="no prepared corpus"):
-        open_corpus(str(made))
+        open_corpus(made)
     # Receipts whose workers outlived their driver for a moment may still arrive: those that are there now, stay.
     finished = {path: path.stat().st_mtime_ns for path in made.glob(".receipt-*.json")}
     shards = {path: path.stat().st_mtime_ns for path in made.glob("*.arrow")}

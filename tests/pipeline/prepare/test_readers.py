@@ -17,7 +17,7 @@ from h2q.errors import UserError
 from pipeline.prepare import pieces, tables, texts
 from pipeline.prepare.pieces import Block, Piece, Reading
 from pipeline.prepare.readers import blocks
-from pipeline.storage.uri import find
+from pipeline.storage.listing import find
 
 AWKWARD = [
     "",
@@ -65,7 +65,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def whole(place: Path, content: bytes, kind: pieces.Format) -> Piece:
     place.write_bytes(content)
-    return Piece(str(place), "x", kind, 0, len(content), len(content))
+    return Piece(place, "x", kind, 0, len(content), len(content))
 
 
 @given(content=st.binary(max_size=400), cuts=st.lists(st.integers(0, 400), max_size=5))
@@ -216,6 +216,6 @@ def test_a_file_that_is_no_table_is_named(place: Path) -> None:
 
 def test_the_manual_is_exact_at_any_cut() -> None:
     text, topics = texts.manual()
-    parts = [Piece("", "", "manual", a, b, b - a) for a, b in [(0, 1000), (1000, 77777), (77777, len(text))]]
+    parts = [Piece(Path(), "", "manual", a, b, b - a) for a, b in [(0, 1000), (1000, 77777), (77777, len(text))]]
     data, starts = joined(block for part in parts for block in blocks(part, Reading()))
     assert data == text and starts == topics.tolist()

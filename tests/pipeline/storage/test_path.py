@@ -1,5 +1,6 @@
 """Runs on URIs, through Arrow's own S3 client: what a disk promises holds there too."""
 
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -69,6 +70,7 @@ def test_a_file_uri_is_a_path_and_no_password_is_shown(tmp_path: Path, bucket: P
     assert locate(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
     assert isinstance(bucket, UriPath) and "secret" in bucket.uri
     assert "secret" not in f"{bucket} {bucket!r} {bucket / 'x'}"
+    assert pickle.loads(pickle.dumps(bucket)) == bucket == locate(location.text_of(bucket))
     line = "--storage s3://me:pass@bucket/x?client_secret=pass&region=r --corpus.hub name@revision"
     assert storage.without_secrets(line) == (
         "--storage s3://bucket/x?client_secret=&region=r --corpus.hub name@revision"
@@ -95,7 +97,7 @@ def test_a_crash_between_any_two_files_leaves_the_checkpoint_before(
     for number in range(len(FILES)):
         left = [number]
 
-        def crash(path: str, data: Any, left: list[int] = left) -> None:
+        def crash(path: location.AnyPath, data: Any, left: list[int] = left) -> None:
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1
@@ -132,7 +134,7 @@ def test_the_last_ones_and_the_best_are_kept_and_unfinished_ones_removed(bucket:
 def test_half_a_removal_is_no_damage(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_checkpoint(bucket, example(1))
 
-    def crash(path: str) -> None:
+    def crash(path: location.AnyPath) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage, "remove_folder", crash)
