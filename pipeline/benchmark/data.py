@@ -94,7 +94,7 @@ def _preparations(folder: Path, options: Options) -> Iterator[dict[str, Any]]:
 
 def _write(path: Path, size: int) -> int:
     """English of about this size."""
-    from pipeline.prepare.texts import manual
+    from pipeline.prepare.manual import manual
 
     text, _ = manual()
     text = text[: text.rindex(b"\n") + 1]

@@ -1,6 +1,6 @@
 """Ray Data: a corpus becomes shards and a manifest.
 
-A plan lists the tasks: each takes some pieces of the input and writes the shards of their bytes, whoever runs it and
+A plan lists the tasks: each takes some parts of the input and writes the shards of their bytes, whoever runs it and
 whenever. Order is therefore exact by construction, any task can be done again alone, and Ray Data only spreads them.
 A receipt is written behind every finished task, so that an interrupted preparation goes on where it was; the manifest
 is written last.

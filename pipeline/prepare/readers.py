@@ -1,15 +1,16 @@
-"""From a piece of an input to blocks of bytes: which function reads which format."""
+"""From a part of an input to bytes: which function reads which format."""
 
 from collections.abc import Callable, Iterator
 
-from pipeline.prepare import tables, texts
-from pipeline.prepare.pieces import Block, Format, Piece, Reading
+from pipeline.prepare import manual, tables, texts
+from pipeline.prepare.inputs import Block, Format, InputPart, Reading
+from pipeline.storage.uri import opened
 
-_READERS: dict[Format, Callable[[Piece, Reading], Iterator[Block]]] = {
+_READERS: dict[Format, Callable[[InputPart, Reading], Iterator[Block]]] = {
     "bytes": texts.raw,
     "text": texts.text,
     "wikitext": texts.text,
-    "manual": texts.topics,
+    "manual": manual.read,
     "parquet": tables.parquet,
     "jsonl": tables.jsonl,
     "csv": tables.csv,
@@ -18,6 +19,14 @@ _READERS: dict[Format, Callable[[Piece, Reading], Iterator[Block]]] = {
 }
 
 
-def blocks(piece: Piece, reading: Reading) -> Iterator[Block]:
-    """The bytes of a piece, in order. Raises: UserError naming the input and the place of what is wrong."""
-    return _READERS[piece.format](piece, reading)
+def blocks(part: InputPart, reading: Reading) -> Iterator[Block]:
+    """The bytes of a part, in order. Raises: UserError naming the input and the place of what is wrong."""
+    return _READERS[part.format](part, reading)
+
+
+def bytes_at(part: InputPart, at: int, size: int) -> bytes:
+    """So many bytes of the input of a part that is a range of bytes, from `at` on; fewer at the input's end."""
+    if part.format == "manual":
+        return manual.manual()[0][at : at + size]
+    with opened(part.path) as file:
+        return file.read_at(size, at)

@@ -1,4 +1,4 @@
-"""Where bytes come from: each source as a list of pieces for every split, in the order in which they are to be read."""
+"""Where bytes come from: each source as a list of parts for every split, in the order in which they are to be read."""
 
 import hashlib
 import platform
@@ -6,16 +6,15 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from h2q.errors import require
 from pipeline.config import CorpusConfig
 from pipeline.prepare import hub, tables
-from pipeline.prepare.pieces import Format, Piece
-from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged, part_of
-from pipeline.prepare.texts import manual
+from pipeline.prepare.inputs import Format, InputPart
+from pipeline.prepare.manual import manual, topics
+from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
 from pipeline.storage.listing import Found, find
 from pipeline.storage.path import locate
 from pipeline.storage.uri import is_uri
@@ -77,12 +76,10 @@ def files(config: CorpusConfig) -> Source:
 def reference_manual(config: CorpusConfig) -> Source:
     """The Python reference manual that CPython carries (`pydoc_data.topics`): the offline default."""
     version = platform.python_version()
-    text, starts = manual()
+    text, _ = manual()
 
     def contents() -> Contents:
-        edges = [*starts.tolist(), len(text)]
-        whole = Piece(Path("pydoc_data.topics"), "pydoc_data.topics", "manual", 0, len(text), len(text))
-        documents = [part_of(whole, start, stop) for start, stop in pairwise(edges)]
+        documents = topics()
         return cut({}, documents, SPLITS, config, f"the manual's {len(documents)} topics", ())
 
     return Source(
@@ -118,13 +115,13 @@ def hub_data_set(config: CorpusConfig, text: str) -> Source:
 def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> Contents:
     listed = hub.fetch(named)["files"]
     column = "text" if wikitext else config.column
-    given: dict[str, list[Piece]] = {}
+    given: dict[str, list[InputPart]] = {}
     for split, paths in listed.items():
         to = _SPLIT_WORDS.get(split)
         if to is None:
             continue
         for number, path in enumerate(paths):
-            parts = tables.pieces(Found(Path(path), f"{split}/{number}", 0, 0), "arrow", column)
+            parts = tables.parts_of(Found(Path(path), f"{split}/{number}", 0, 0), "arrow", column)
             parts = [replace(part, format="wikitext-arrow") for part in parts] if wikitext else parts
             given.setdefault(to, []).extend(parts)
     require(len(given) > 0, f"{named.name} must have a train, validation or test split, found {', '.join(listed)}")
@@ -153,15 +150,15 @@ def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, .
     named = all(labels.values()) and len(found) > 0
     if config.kind == "text" and _table(found[0]):
         return _table_contents(found, labels if named else {}, config, notes)
-    pieces = [(_piece(file, config), labels[file.label] if named else None) for file in found]
+    parts = [(_whole(file, config), labels[file.label] if named else None) for file in found]
     if not named:
-        return cut({}, documents_of([piece for piece, _ in pieces]), SPLITS, config, _counted(found), notes)
-    splits = {split: [piece for piece, of in pieces if of == split] for split in SPLITS}
+        return cut({}, documents_of([part for part, _ in parts]), SPLITS, config, _counted(found), notes)
+    splits = {split: [part for part, of in parts if of == split] for split in SPLITS}
     splits = {split: listed for split, listed in splits.items() if listed}
     for split, listed in splits.items():
         require(
-            sum(piece.size for piece in listed) > 0,
-            f"a split must not be empty, found 0 bytes in {few([str(piece.path) for piece in listed])} ({split}): "
+            sum(part.size for part in listed) > 0,
+            f"a split must not be empty, found 0 bytes in {few([str(part.path) for part in listed])} ({split}): "
             "remove the file or fill it",
         )
     missing = [split for split in SPLITS if split not in splits]
@@ -170,23 +167,23 @@ def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, .
     donor = next(split for split in SPLITS if split in splits)
     given = splits.pop(donor)
     wanted = [split for split in SPLITS if split in missing or split == donor]
-    return cut(dict(splits), documents_of(given), wanted, config, few([piece.label for piece in given]), notes)
+    return cut(dict(splits), documents_of(given), wanted, config, few([part.label for part in given]), notes)
 
 
 def _table_contents(
     found: list[Found], labels: dict[str, str | None], config: CorpusConfig, notes: tuple[str, ...]
 ) -> Contents:
-    given: dict[str, list[Piece]] = {}
+    given: dict[str, list[InputPart]] = {}
     with ThreadPoolExecutor(8) as pool:
-        listed = list(pool.map(lambda file: tables.pieces(file, _table(file) or "csv", config.column), found))
+        listed = list(pool.map(lambda file: tables.parts_of(file, _table(file) or "csv", config.column), found))
     for file, parts in zip(found, listed, strict=True):
         given.setdefault(labels.get(file.label) or "", []).extend(parts)
     return deal_rows(given, None if labels else _counted(found), config, notes)
 
 
-def _piece(file: Found, config: CorpusConfig) -> Piece:
+def _whole(file: Found, config: CorpusConfig) -> InputPart:
     kind: Format = "bytes" if config.kind == "bytes" else "wikitext" if _WIKITEXT.fullmatch(_base(file)) else "text"
-    return Piece(file.path, file.label, kind, 0, file.size, file.size)
+    return InputPart(file.path, file.label, kind, 0, file.size, file.size)
 
 
 def split_of(label: str) -> str | None:

@@ -5,9 +5,9 @@ from itertools import pairwise
 from typing import Literal
 
 from pipeline.config import CorpusConfig
-from pipeline.prepare.pieces import BLOCK, Piece
-from pipeline.prepare.texts import article_starts, manual
-from pipeline.storage import uri as storage
+from pipeline.prepare.inputs import BLOCK, InputPart
+from pipeline.prepare.readers import bytes_at
+from pipeline.prepare.texts import article_starts
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -15,21 +15,21 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Contents:
-    """The pieces of every split, in order. `rows` are tables whose rows are still to be dealt out to the splits
+    """The parts of every split, in order. `rows` are tables whose rows are still to be dealt out to the splits
     `rows_to`, each by a hash of its text.
 
     `notes` say in sentences what was decided, for the people who read a summary.
     """
 
-    splits: dict[str, list[Piece]] = field(default_factory=dict)
-    rows: list[Piece] = field(default_factory=list)
+    splits: dict[str, list[InputPart]] = field(default_factory=dict)
+    rows: list[InputPart] = field(default_factory=list)
     rows_to: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def cut(
-    splits: dict[str, list[Piece]],
-    documents: list[Piece],
+    splits: dict[str, list[InputPart]],
+    documents: list[InputPart],
     wanted: list[str] | tuple[str, ...],
     config: CorpusConfig,
     donor: str,
@@ -42,18 +42,18 @@ def cut(
     total = sum(document.size for document in documents)
     chosen = _by_document(documents, [split for split in wanted if split != "train"], config)
     if chosen is None:
-        parts = _by_bytes(documents, wanted, config)
+        dealt = _by_bytes(documents, wanted, config)
         how = "by bytes" if config.kind == "bytes" else "at line ends"
         how = f"{how} (too few documents to deal out whole: {len(documents)})"
     else:
-        parts = {split: [d for d, to in zip(documents, chosen, strict=True) if to == split] for split in wanted}
+        dealt = {split: [d for d, to in zip(documents, chosen, strict=True) if to == split] for split in wanted}
         how = f"by document, seed {config.seed}"
-    shares = ", ".join(f"{split} {100 * sum(piece.size for piece in parts[split]) / total:.1f} %" for split in wanted)
+    shares = ", ".join(f"{split} {100 * sum(part.size for part in dealt[split]) / total:.1f} %" for split in wanted)
     note = f"{', '.join(wanted)} cut from {donor} {how}: {shares}"
-    return Contents(splits=splits | {split: merged(pieces) for split, pieces in parts.items()}, notes=(*notes, note))
+    return Contents(splits=splits | {split: merged(parts) for split, parts in dealt.items()}, notes=(*notes, note))
 
 
-def _by_document(documents: list[Piece], held: list[str], config: CorpusConfig) -> list[str] | None:
+def _by_document(documents: list[InputPart], held: list[str], config: CorpusConfig) -> list[str] | None:
     """The split of every document, or None when whole documents cannot come within a factor 2 of the share."""
     import numpy as np
 
@@ -76,19 +76,19 @@ def _by_document(documents: list[Piece], held: list[str], config: CorpusConfig) 
 
 
 def _by_bytes(
-    documents: list[Piece], wanted: list[str] | tuple[str, ...], config: CorpusConfig
-) -> dict[str, list[Piece]]:
+    documents: list[InputPart], wanted: list[str] | tuple[str, ...], config: CorpusConfig
+) -> dict[str, list[InputPart]]:
     """The documents' bytes, cut into one contiguous part for each wanted split, the held-out ones last."""
     total = sum(document.size for document in documents)
     held = [split for split in wanted if split != "train"]
     cuts = [0, *(round(total * (1 - config.holdout * (len(held) - i))) for i in range(len(held))), total]
-    parts = {}
+    by_split = {}
     for split, start, stop in zip(["train", *held], cuts[:-1], cuts[1:], strict=True):
-        parts[split] = _slice(documents, start, stop, config.kind == "text")
-    return parts
+        by_split[split] = _slice(documents, start, stop, config.kind == "text")
+    return by_split
 
 
-def _slice(documents: list[Piece], start: int, stop: int, lines: bool) -> list[Piece]:
+def _slice(documents: list[InputPart], start: int, stop: int, lines: bool) -> list[InputPart]:
     """Bytes [start, stop) of the documents laid end to end; with `lines`, edges inside one move to a line end."""
     parts, at = [], 0
     for document in documents:
@@ -103,35 +103,31 @@ def _slice(documents: list[Piece], start: int, stop: int, lines: bool) -> list[P
     return parts
 
 
-def _line(document: Piece, at: int) -> int:
+def _line(document: InputPart, at: int) -> int:
     """`at`, moved to behind the next line end of the document; in a document without lines, to a character."""
     if at in (document.start, document.stop):
         return at
-    if document.format == "manual":
-        ahead = manual()[0][at : document.stop]
-    else:
-        with storage.opened(document.path) as file:
-            ahead = file.read_at(min(BLOCK, document.stop - at), at)
+    ahead = bytes_at(document, at, min(BLOCK, document.stop - at))
     found = ahead.find(b"\n")
     if found >= 0:
         return at + found + 1
     return at + next((i for i, byte in enumerate(ahead[:4]) if byte & 0xC0 != 0x80), 0)
 
 
-def merged(pieces: list[Piece]) -> list[Piece]:
-    """Neighbours in the same input as one piece."""
-    merged: list[Piece] = []
-    for piece in pieces:
-        last = merged[-1] if merged else None
-        if last and last.path == piece.path and last.stop == piece.start and piece.format != "bytes":
-            merged[-1] = replace(last, stop=piece.stop, size=last.size + piece.size)
+def merged(parts: list[InputPart]) -> list[InputPart]:
+    """Neighbours in the same input as one part."""
+    joined: list[InputPart] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if last and last.path == part.path and last.stop == part.start and part.format != "bytes":
+            joined[-1] = replace(last, stop=part.stop, size=last.size + part.size)
         else:
-            merged.append(piece)
-    return merged
+            joined.append(part)
+    return joined
 
 
 def deal_rows(
-    given: dict[str, list[Piece]], donor_name: str | None, config: CorpusConfig, notes: tuple[str, ...]
+    given: dict[str, list[InputPart]], donor_name: str | None, config: CorpusConfig, notes: tuple[str, ...]
 ) -> Contents:
     """Tables of named splits; the rows of one of them are dealt out where splits are missing."""
     missing = [split for split in SPLITS if split not in given]
@@ -140,26 +136,26 @@ def deal_rows(
     donor = next(split for split in (*SPLITS, "") if split in given)
     rows = given[donor]
     to = tuple(split for split in SPLITS if split in missing or split == donor)
-    source = donor_name or few([piece.label for piece in rows])
+    source = donor_name or few([part.label for part in rows])
     note = (
         f"{', '.join(to)} cut from {source} row by row, by a hash of the row's text (equal rows stay together), "
         f"seed {config.seed}: {100 * config.holdout:g} % for each held-out split"
     )
-    kept = {split: pieces for split, pieces in given.items() if split != donor}
+    kept = {split: parts for split, parts in given.items() if split != donor}
     return Contents(splits=kept, rows=rows, rows_to=to, notes=(*notes, note))
 
 
-def documents_of(pieces: list[Piece]) -> list[Piece]:
-    """The documents of the pieces: articles of WikiText, otherwise files."""
+def documents_of(parts: list[InputPart]) -> list[InputPart]:
+    """The documents of the parts: articles of WikiText, otherwise files."""
     documents = []
-    for piece in pieces:
-        edges = [*article_starts(piece), piece.stop] if piece.format == "wikitext" else [0, piece.stop]
-        documents += [part_of(piece, start, stop) for start, stop in pairwise(edges)]
+    for part in parts:
+        edges = [*article_starts(part), part.stop] if part.format == "wikitext" else [0, part.stop]
+        documents += [part_of(part, start, stop) for start, stop in pairwise(edges)]
     return documents
 
 
-def part_of(piece: Piece, start: int, stop: int) -> Piece:
-    return replace(piece, start=start, stop=stop, size=stop - start)
+def part_of(part: InputPart, start: int, stop: int) -> InputPart:
+    return replace(part, start=start, stop=stop, size=stop - start)
 
 
 def few(names: list[str]) -> str:

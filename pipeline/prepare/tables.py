@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from h2q.errors import UserError, require
-from pipeline.prepare.pieces import BLOCK, Block, Format, Invalid, Piece, Reading, is_utf8, mend, raise_invalid
+from pipeline.prepare.inputs import BLOCK, Block, Format, InputPart, Invalid, Reading, is_utf8, mend, raise_invalid
 from pipeline.prepare.texts import ARTICLE
 from pipeline.storage import uri as storage
 from pipeline.storage.listing import Found
@@ -23,42 +23,42 @@ CSV_FIELD = 1 << 30
 """Longest field of a CSV row, in characters."""
 
 
-def pieces(found: Found, kind: Format, column: str) -> list[Piece]:
+def parts_of(found: Found, kind: Format, column: str) -> list[InputPart]:
     """The parts of a table that can be read on their own: row groups, or the whole. Raises: UserError."""
     if kind == "parquet":
         return _row_groups(found, column)
     if kind == "arrow":
         return _batches(found, column)
-    return [Piece(found.path, found.label, kind, 0, found.size, found.size)]
+    return [InputPart(found.path, found.label, kind, 0, found.size, found.size)]
 
 
-def parquet(piece: Piece, reading: Reading) -> Iterator[Block]:
+def parquet(part: InputPart, reading: Reading) -> Iterator[Block]:
     """Row groups [start, stop) of a Parquet file."""
     import pyarrow.parquet as pq
 
-    with storage.opened(piece.path) as file:
+    with storage.opened(part.path) as file:
         table = pq.ParquetFile(file)
         rows = 0
-        for group in range(piece.start, piece.stop):
+        for group in range(part.start, part.stop):
             about = table.metadata.row_group(group)
             many = max(1, BLOCK * max(about.num_rows, 1) // max(_column_bytes(about, reading.column), 1))
             batches = table.iter_batches(many, row_groups=[group], columns=[reading.column], use_threads=False)
             for batch in batches:
-                yield _block(batch.column(0), reading, f"{piece.path}, row group {piece.start}, row", rows)
+                yield _block(batch.column(0), reading, f"{part.path}, row group {part.start}, row", rows)
                 rows += len(batch)
 
 
-def jsonl(piece: Piece, reading: Reading) -> Iterator[Block]:
+def jsonl(part: InputPart, reading: Reading) -> Iterator[Block]:
     """The lines of a JSONL file that begin in bytes [start, stop)."""
     from pyarrow import json
 
     schema = pa.schema([(reading.column, pa.large_string())])
     parse = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    with storage.opened(piece.path) as file:
-        for at, lines in _lines(file, piece):
+    with storage.opened(part.path) as file:
+        for at, lines in _lines(file, part):
             if reading.invalid != "keep" and not is_utf8(lines):
                 if reading.invalid == "error":
-                    raise_invalid(lines, f"{piece.path} at byte", at)
+                    raise_invalid(lines, f"{part.path} at byte", at)
                 lines = lines.decode("utf-8", "replace").encode()
             if not lines.strip():
                 continue
@@ -69,27 +69,27 @@ def jsonl(piece: Piece, reading: Reading) -> Iterator[Block]:
                     parse_options=parse,
                 )
             except pa.ArrowException as error:
-                raise UserError(f"{piece.path}, the lines from byte {at}: {error}; mend the file") from error
+                raise UserError(f"{part.path}, the lines from byte {at}: {error}; mend the file") from error
             texts = table.column(reading.column).combine_chunks()
             if texts.null_count == len(texts):
-                raise UserError(_no_column(piece, reading, _keys(lines)))
-            yield _block(texts, Reading(reading.column, reading.separator, "keep"), str(piece.path), at)
+                raise UserError(_no_column(part, reading, _keys(lines)))
+            yield _block(texts, Reading(reading.column, reading.separator, "keep"), str(part.path), at)
 
 
-def csv(piece: Piece, reading: Reading) -> Iterator[Block]:
+def csv(part: InputPart, reading: Reading) -> Iterator[Block]:
     """A whole CSV (or TSV) file with a header: only a reading from the start tells where quotes open and close.
 
     Read by Python's own parser: Arrow's loses part of a quoted CR LF, and overlooks quotes behind a NUL, where values
     are long. Bytes that are not UTF-8 pass through as surrogates.
     """
-    with storage.opened(piece.path) as file:
+    with storage.opened(part.path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        rows = csv_parser.reader(text, delimiter="\t" if piece.label.lower().endswith(".tsv") else ",", strict=True)
+        rows = csv_parser.reader(text, delimiter="\t" if part.label.lower().endswith(".tsv") else ",", strict=True)
         csv_parser.field_size_limit(CSV_FIELD)
         try:
             header = next(rows, [])
             if reading.column not in header:
-                raise UserError(_no_column(piece, reading, header))
+                raise UserError(_no_column(part, reading, header))
             column = header.index(reading.column)
             values: list[bytes] = []
             row, size = 1, 0
@@ -98,40 +98,40 @@ def csv(piece: Piece, reading: Reading) -> Iterator[Block]:
                     continue  # an empty line is no row
                 require(
                     len(fields) == len(header),
-                    f"{piece.path}, line {rows.line_num}: a row must have {len(header)} fields like the header, found "
+                    f"{part.path}, line {rows.line_num}: a row must have {len(header)} fields like the header, found "
                     f"{len(fields)}: mend the file",
                 )
                 values.append(fields[column].encode("utf-8", "surrogateescape"))
                 size += len(values[-1])
                 if size >= BLOCK:
-                    yield _block(pa.array(values, pa.large_binary()), reading, f"{piece.path}, row", row)
+                    yield _block(pa.array(values, pa.large_binary()), reading, f"{part.path}, row", row)
                     row, size, values = row + len(values), 0, []
-            yield _block(pa.array(values, pa.large_binary()), reading, f"{piece.path}, row", row)
+            yield _block(pa.array(values, pa.large_binary()), reading, f"{part.path}, row", row)
         except csv_parser.Error as error:
             raise UserError(
-                f"{piece.path}, line {rows.line_num} cannot be read as CSV: {error}; mend the file"
+                f"{part.path}, line {rows.line_num} cannot be read as CSV: {error}; mend the file"
             ) from error
 
 
-def arrow(piece: Piece, reading: Reading) -> Iterator[Block]:
+def arrow(part: InputPart, reading: Reading) -> Iterator[Block]:
     """Record batches [start, stop) of an Arrow stream file, as `datasets` keeps them."""
     row = 0
-    for batch in _stream(piece, piece.start, piece.stop):
-        yield _block(batch.column(reading.column), reading, f"{piece.path}, batch {piece.start}, row", row)
+    for batch in _stream(part, part.start, part.stop):
+        yield _block(batch.column(reading.column), reading, f"{part.path}, batch {part.start}, row", row)
         row += len(batch)
 
 
-def wikitext_arrow(piece: Piece, reading: Reading) -> Iterator[Block]:
+def wikitext_arrow(part: InputPart, reading: Reading) -> Iterator[Block]:
     """WikiText's lines, as the hub has them, made the original file again: the hub empties its blank lines, ` \\n`.
 
     The document is the article.
     """
-    before = _lines_again(_stream(piece, piece.start - 1, piece.start), reading) if piece.start else b"\n"
-    own = _lines_again(_stream(piece, piece.start, piece.stop), reading)
-    after = _lines_again(_stream(piece, piece.stop, piece.stop + 1), reading)
+    before = _lines_again(_stream(part, part.start - 1, part.start), reading) if part.start else b"\n"
+    own = _lines_again(_stream(part, part.start, part.stop), reading)
+    after = _lines_again(_stream(part, part.stop, part.stop + 1), reading)
     found = [match.start() - len(before) for match in ARTICLE.finditer(before + own + after)]
     starts = [start for start in found if 0 <= start < len(own)]
-    if piece.start == 0 and starts[:1] != [0]:
+    if part.start == 0 and starts[:1] != [0]:
         starts = [0, *starts]
     yield np.frombuffer(own, np.uint8), np.array(starts, np.int64)
 
@@ -178,11 +178,11 @@ def _checked(texts: Any, invalid: Invalid, place: str, first: int) -> Any:
     raise AssertionError("Arrow and Python disagree on UTF-8")
 
 
-def _lines(file: pa.NativeFile, piece: Piece) -> Iterator[tuple[int, bytes]]:
+def _lines(file: pa.NativeFile, part: InputPart) -> Iterator[tuple[int, bytes]]:
     """(offset, whole lines) of the lines that begin in bytes [start, stop), about a block at a time."""
-    at = piece.start and _line_end(file, piece.start - 1)
-    while at < piece.stop:
-        end = _line_end(file, min(at + BLOCK, piece.stop) - 1)
+    at = part.start and _line_end(file, part.start - 1)
+    while at < part.stop:
+        end = _line_end(file, min(at + BLOCK, part.stop) - 1)
         yield at, file.read_at(end - at, at)
         at = end
 
@@ -206,7 +206,7 @@ def _keys(lines: bytes) -> list[str]:
     return sorted(first) if isinstance(first, dict) else []
 
 
-def _row_groups(found: Found, column: str) -> list[Piece]:
+def _row_groups(found: Found, column: str) -> list[InputPart]:
     import pyarrow.parquet as pq
 
     with storage.opened(found.path) as file:
@@ -214,11 +214,11 @@ def _row_groups(found: Found, column: str) -> list[Piece]:
             about = pq.ParquetFile(file).metadata
         except pa.ArrowInvalid as error:
             raise UserError(f"{found.path} cannot be read as Parquet: {error}; mend or remove the file") from error
-        piece = Piece(found.path, found.label, "parquet", 0, 0, 0)
+        part = InputPart(found.path, found.label, "parquet", 0, 0, 0)
         names = about.schema.to_arrow_schema().names
-        require(column in names, _no_column(piece, Reading(column), names))
+        require(column in names, _no_column(part, Reading(column), names))
         sizes = [_column_bytes(about.row_group(i), column) for i in range(about.num_row_groups)]
-    return [Piece(found.path, found.label, "parquet", i, i + 1, size) for i, size in enumerate(sizes)]
+    return [InputPart(found.path, found.label, "parquet", i, i + 1, size) for i, size in enumerate(sizes)]
 
 
 def _column_bytes(group: Any, column: str) -> int:
@@ -226,19 +226,19 @@ def _column_bytes(group: Any, column: str) -> int:
     return sum(part.total_uncompressed_size for part in columns if part.path_in_schema.split(".")[0] == column)
 
 
-def _batches(found: Found, column: str) -> list[Piece]:
-    piece = Piece(found.path, found.label, "arrow", 0, 0, 0)
+def _batches(found: Found, column: str) -> list[InputPart]:
+    part = InputPart(found.path, found.label, "arrow", 0, 0, 0)
     parts = []
-    for number, batch in enumerate(_stream(piece, 0, None)):
-        require(column in batch.schema.names, _no_column(piece, Reading(column), batch.schema.names))
-        parts.append(Piece(found.path, found.label, "arrow", number, number + 1, batch.column(column).nbytes))
+    for number, batch in enumerate(_stream(part, 0, None)):
+        require(column in batch.schema.names, _no_column(part, Reading(column), batch.schema.names))
+        parts.append(InputPart(found.path, found.label, "arrow", number, number + 1, batch.column(column).nbytes))
     return parts
 
 
-def _stream(piece: Piece, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
+def _stream(part: InputPart, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
     """Record batches [start, stop) of the mapped stream file; those before are passed over without being read."""
-    assert isinstance(piece.path, Path), piece.path
-    with pa.memory_map(str(piece.path)) as file:
+    assert isinstance(part.path, Path), part.path
+    with pa.memory_map(str(part.path)) as file:
         for number, batch in enumerate(pa.ipc.open_stream(file)):
             if stop is not None and number >= stop:
                 return
@@ -246,8 +246,8 @@ def _stream(piece: Piece, start: int, stop: int | None) -> Iterator[pa.RecordBat
                 yield batch
 
 
-def _no_column(piece: Piece, reading: Reading, names: list[str]) -> str:
+def _no_column(part: InputPart, reading: Reading, names: list[str]) -> str:
     return (
-        f"{piece.path} has no text in a column {reading.column!r}; its columns are {', '.join(names)}: "
+        f"{part.path} has no text in a column {reading.column!r}; its columns are {', '.join(names)}: "
         "give --corpus.column NAME"
     )

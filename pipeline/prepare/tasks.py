@@ -1,18 +1,18 @@
-"""The plan of a preparation: tasks that each turn some pieces of the input into shards, in any order, anywhere."""
+"""The plan of a preparation: tasks that each turn some parts of the input into shards, in any order, anywhere."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.config import CorpusConfig
-from pipeline.prepare.pieces import BY_BYTE, Piece, Reading
+from pipeline.prepare.inputs import BY_BYTE, InputPart, Reading
 from pipeline.prepare.splits import SPLITS, Contents
 from pipeline.storage.path import AnyPath, locate, text_of
 
 
 @dataclass(frozen=True)
 class Task:
-    """Some pieces, and where their bytes go: shards `{split}-{number}-…` in the folder.
+    """Some parts, and where their bytes go: shards `{split}-{number}-…` in the folder.
 
     Either all to the split `to[0]`, or, `by_row`, each row to one of `to`, by a hash of its text: `holdout` is the
     share of each split but train.
@@ -22,7 +22,7 @@ class Task:
     number: int
     to: tuple[str, ...]
     by_row: bool
-    pieces: tuple[Piece, ...]
+    parts: tuple[InputPart, ...]
     folder: AnyPath
     reading: Reading
     shard_bytes: int
@@ -35,20 +35,20 @@ class Task:
 
     @property
     def size(self) -> int:
-        return sum(piece.size for piece in self.pieces)
+        return sum(part.size for part in self.parts)
 
     def to_json(self) -> str:
         return json.dumps(
             vars(self)
             | {"folder": text_of(self.folder), "reading": vars(self.reading)}
-            | {"pieces": [piece.to_dict() for piece in self.pieces]}
+            | {"parts": [part.to_dict() for part in self.parts]}
         )
 
     @classmethod
     def from_json(cls, text: str) -> "Task":
         values = json.loads(text)
         values["to"] = tuple(values["to"])
-        values["pieces"] = tuple(Piece.from_dict(piece) for piece in values["pieces"])
+        values["parts"] = tuple(InputPart.from_dict(part) for part in values["parts"])
         values["folder"] = locate(values["folder"])
         values["reading"] = Reading(**values["reading"])
         return cls(**values)
@@ -58,35 +58,35 @@ def plan(contents: Contents, config: CorpusConfig, folder: AnyPath) -> list[Task
     """The tasks, each of about `shard_bytes` of input; the order of their numbers is the order of the stream."""
     reading = Reading(config.column, config.separator, config.invalid)
 
-    def task(name: str, number: int, to: tuple[str, ...], pieces: list[Piece]) -> Task:
+    def task(name: str, number: int, to: tuple[str, ...], parts: list[InputPart]) -> Task:
         by_row = name == "rows"
         return Task(
-            name, number, to, by_row, tuple(pieces), folder, reading, config.shard_bytes, config.holdout, config.seed
+            name, number, to, by_row, tuple(parts), folder, reading, config.shard_bytes, config.holdout, config.seed
         )
 
     tasks = []
     for split in [name for name in SPLITS if name in contents.splits]:
         groups = _groups(contents.splits[split], config.shard_bytes)
-        tasks += [task(split, number, (split,), pieces) for number, pieces in enumerate(groups)]
+        tasks += [task(split, number, (split,), parts) for number, parts in enumerate(groups)]
     groups = _groups(contents.rows, config.shard_bytes)
-    return tasks + [task("rows", number, contents.rows_to, pieces) for number, pieces in enumerate(groups)]
+    return tasks + [task("rows", number, contents.rows_to, parts) for number, parts in enumerate(groups)]
 
 
-def _groups(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
-    """Pieces in groups of exactly `size` bytes but for the last; a range of bytes that crosses an edge is cut there,
+def _groups(parts: list[InputPart], size: int) -> Iterator[list[InputPart]]:
+    """Parts in groups of exactly `size` bytes but for the last; a range of bytes that crosses an edge is cut there,
     whereas a row group or a whole file is not."""
-    group: list[Piece] = []
+    group: list[InputPart] = []
     room = size
-    for piece in pieces:
-        start = piece.start
-        while piece.format in BY_BYTE and piece.stop - start > room:
-            yield [*group, replace(piece, start=start, stop=start + room, size=room)] if room else group
+    for part in parts:
+        start = part.start
+        while part.format in BY_BYTE and part.stop - start > room:
+            yield [*group, replace(part, start=start, stop=start + room, size=room)] if room else group
             start += room
             group, room = [], size
-        left = piece.stop - start if piece.format in BY_BYTE else piece.size
-        group.append(replace(piece, start=start, size=left))
+        left = part.stop - start if part.format in BY_BYTE else part.size
+        group.append(replace(part, start=start, size=left))
         room -= left
-        if room <= 0 and piece.format not in BY_BYTE:
+        if room <= 0 and part.format not in BY_BYTE:
             yield group
             group, room = [], size
     if group:

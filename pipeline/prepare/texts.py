@@ -1,4 +1,4 @@
-"""Text files, files as bytes, WikiText, the reference manual: from a piece to blocks of bytes, a block in memory."""
+"""Text files, files as bytes, WikiText: from a part to blocks of bytes, a block in memory."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from h2q.errors import UserError
-from pipeline.prepare.pieces import BLOCK, Block, Invalid, Piece, Reading, is_utf8, mend, raise_invalid
+from pipeline.prepare.inputs import BLOCK, Block, InputPart, Invalid, Reading, is_utf8, mend, raise_invalid
 from pipeline.storage import uri as storage
 from pipeline.storage.path import AnyPath
 
@@ -18,51 +18,49 @@ ARTICLE = re.compile(rb"(?<=\n) \n = (?!=)[^\n]* = \n(?= \n)")
 """Where an article of WikiText begins: a blank line, ` = Title = `, a blank line. `= = Title = =` heads a section."""
 
 
-def raw(piece: Piece, reading: Reading) -> Iterator[Block]:
+def raw(part: InputPart, reading: Reading) -> Iterator[Block]:
     """A file as it is; the file is the document."""
-    with storage.opened(piece.path) as file:
-        if piece.start == piece.stop == 0:
+    with storage.opened(part.path) as file:
+        if part.start == part.stop == 0:
             yield np.empty(0, np.uint8), np.zeros(1, np.int64)
-        for at in range(piece.start, piece.stop, BLOCK):
-            data = _read(file, piece, at, min(at + BLOCK, piece.stop))
+        for at in range(part.start, part.stop, BLOCK):
+            data = _read(file, part, at, min(at + BLOCK, part.stop))
             yield np.frombuffer(data, np.uint8), np.zeros(int(at == 0), np.int64)
 
 
-def text(piece: Piece, reading: Reading) -> Iterator[Block]:
+def text(part: InputPart, reading: Reading) -> Iterator[Block]:
     """A UTF-8 file; the file is the document, or, in WikiText, the article."""
-    if reading.invalid == "keep" and piece.format == "text":
-        yield from raw(piece, reading)
+    if reading.invalid == "keep" and part.format == "text":
+        yield from raw(part, reading)
         return
-    with storage.opened(piece.path) as file:
+    with storage.opened(part.path) as file:
         # Both neighbours of a cut move it to the same place: the beginning of the character that it falls into.
-        cut = (lambda at: at) if reading.invalid == "keep" else (lambda at: _character(file, piece, at))
-        start, stop = cut(piece.start), cut(piece.stop)
-        if piece.start == piece.stop == 0:
+        cut = (lambda at: at) if reading.invalid == "keep" else (lambda at: _character(file, part, at))
+        start, stop = cut(part.start), cut(part.stop)
+        if part.start == part.stop == 0:
             yield np.empty(0, np.uint8), np.zeros(1, np.int64)
         while start < stop:
             end = min(start + BLOCK, stop)
             end = end if end == stop else max(cut(end), start + 1)
-            data = _read(file, piece, start, end)
-            starts = _articles(file, piece, start, end) if piece.format == "wikitext" else [0] * (start == 0)
-            yield _valid(data, np.array(starts, np.int64), reading.invalid, piece.path, start)
+            data = _read(file, part, start, end)
+            starts = _articles(file, part, start, end) if part.format == "wikitext" else [0] * (start == 0)
+            yield _valid(data, np.array(starts, np.int64), reading.invalid, part.path, start)
             start = end
 
 
-def _read(file: pa.NativeFile, piece: Piece, start: int, stop: int) -> bytes:
+def _read(file: pa.NativeFile, part: InputPart, start: int, stop: int) -> bytes:
     data = file.read_at(stop - start, start)
     if len(data) != stop - start:
-        raise UserError(
-            f"{piece.path} changed while it was read: {start + len(data)} bytes, {stop} expected; run again"
-        )
+        raise UserError(f"{part.path} changed while it was read: {start + len(data)} bytes, {stop} expected; run again")
     return data
 
 
-def _character(file: pa.NativeFile, piece: Piece, at: int) -> int:
+def _character(file: pa.NativeFile, part: InputPart, at: int) -> int:
     """`at`, moved back to the lead byte when it falls inside a UTF-8 character."""
     if at == 0 or at >= file.size():
         return at
     first = max(0, at - 3)
-    near = _read(file, piece, first, at + 1)
+    near = _read(file, part, first, at + 1)
     for back in range(len(near)):
         byte = near[-1 - back]
         if byte & 0xC0 != 0x80:
@@ -71,7 +69,7 @@ def _character(file: pa.NativeFile, piece: Piece, at: int) -> int:
     return at
 
 
-def _articles(file: pa.NativeFile, piece: Piece, start: int, stop: int) -> list[int]:
+def _articles(file: pa.NativeFile, part: InputPart, start: int, stop: int) -> list[int]:
     """Offsets from `start` at which articles begin in [start, stop); the file's first byte always begins one."""
     before = b"\n" if start == 0 else file.read_at(1, start - 1)
     text = before + file.read_at(stop - start + _HEADING, start)
@@ -79,11 +77,11 @@ def _articles(file: pa.NativeFile, piece: Piece, start: int, stop: int) -> list[
     return found if start or (found and found[0] == 0) else [0, *found]
 
 
-def article_starts(piece: Piece) -> Iterator[int]:
+def article_starts(part: InputPart) -> Iterator[int]:
     """The offsets in the file at which the articles of a WikiText file begin, in order."""
-    with storage.opened(piece.path) as file:
-        for at in range(piece.start, piece.stop, BLOCK):
-            yield from (at + start for start in _articles(file, piece, at, min(at + BLOCK, piece.stop)))
+    with storage.opened(part.path) as file:
+        for at in range(part.start, part.stop, BLOCK):
+            yield from (at + start for start in _articles(file, part, at, min(at + BLOCK, part.stop)))
 
 
 def _valid(data: bytes, starts: np.ndarray, invalid: Invalid, path: AnyPath, base: int) -> Block:
@@ -97,18 +95,3 @@ def _valid(data: bytes, starts: np.ndarray, invalid: Invalid, path: AnyPath, bas
     mended = [mend(data[a:b]) for a, b in pairwise(edges)]
     ends = np.cumsum([len(part) for part in mended], dtype=np.int64)
     return np.frombuffer(b"".join(mended), np.uint8), ends[:-1]
-
-
-def topics(piece: Piece, reading: Reading) -> Iterator[Block]:
-    """Bytes [start, stop) of Python's reference manual; a topic is a document."""
-    content, starts = manual()
-    here = starts[(starts >= piece.start) & (starts < piece.stop)] - piece.start
-    yield np.frombuffer(content, np.uint8)[piece.start : piece.stop], here
-
-
-def manual() -> tuple[bytes, np.ndarray]:
-    """The reference manual that every CPython carries, topics by name, a blank line after each; where they start."""
-    from pydoc_data import topics as module
-
-    texts = [(text.strip() + "\n\n").encode() for _, text in sorted(module.topics.items())]
-    return b"".join(texts), np.cumsum([0, *map(len, texts[:-1])], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A task of the plan, done: the shards that its pieces become, and the receipt that says so."""
+"""A task of the plan, done: the shards that its parts become, and the receipt that says so."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.shards import Packed, ShardWriter
-from pipeline.prepare.pieces import Block, Piece
+from pipeline.prepare.inputs import Block, InputPart
 from pipeline.prepare.readers import blocks
 from pipeline.prepare.tasks import Task
 from pipeline.storage.uri import write_atomic
@@ -16,33 +16,33 @@ from pipeline.storage.uri import write_atomic
 
 def run_task(task: Task) -> dict[str, Any]:
     """Write the shards of a task, then its receipt: what the manifest will say of them."""
-    parts = {split: _Part(task, split) for split in task.to}
-    for piece in task.pieces:
-        for data, starts in blocks(piece, task.reading):
+    writers = {split: _SplitWriter(task, split) for split in task.to}
+    for part in task.parts:
+        for data, starts in blocks(part, task.reading):
             if task.by_row:
                 for split, (some, some_starts) in deal(data, starts, task).items():
-                    parts[split].add(piece, some, some_starts)
+                    writers[split].add(part, some, some_starts)
             else:
-                parts[task.to[0]].add(piece, data, starts)
-    entries = {split: part.finish() for split, part in parts.items()}
+                writers[task.to[0]].add(part, data, starts)
+    entries = {split: writer.finish() for split, writer in writers.items()}
     receipt = {"name": task.name, "number": task.number, "size": task.size, "splits": entries}
     write_atomic(task.folder / task.receipt, json.dumps(receipt).encode())
     return receipt
 
 
-class _Part:
+class _SplitWriter:
     """What a task writes to one split."""
 
     def __init__(self, task: Task, split: str) -> None:
         self._task, self._split = task, split
-        # A piece of text begins and ends with a whole character, up to 3 bytes before the place where it was cut.
+        # A part of text begins and ends with a whole character, up to 3 bytes before the place where it was cut.
         self._writer = ShardWriter(split, task.shard_bytes + 3)
         self._shards: list[dict[str, Any]] = []
         self._histogram = np.zeros(256, np.int64)
         self._inputs: dict[str, int] = {}
 
-    def add(self, piece: Piece, data: np.ndarray, starts: np.ndarray) -> None:
-        self._inputs[piece.label] = self._inputs.get(piece.label, 0) + len(data)
+    def add(self, part: InputPart, data: np.ndarray, starts: np.ndarray) -> None:
+        self._inputs[part.label] = self._inputs.get(part.label, 0) + len(data)
         for packed in self._writer.add(data, starts):
             self._write(packed)
 
@@ -62,10 +62,10 @@ class _Part:
 def deal(data: np.ndarray, starts: np.ndarray, task: Task) -> dict[str, Block]:
     """A block's rows, each in the split that the hash of its bytes and the seed choose: equal rows stay together."""
     edges = [*starts.tolist(), len(data)]
-    view, key = data.data, task.seed.to_bytes(8, "little")
+    content, key = data.data, task.seed.to_bytes(8, "little")
     held = [split for split in task.to if split != "train"]
     shares = [
-        int.from_bytes(hashlib.blake2b(view[start:stop], digest_size=8, key=key).digest(), "little") / 2**64
+        int.from_bytes(hashlib.blake2b(content[start:stop], digest_size=8, key=key).digest(), "little") / 2**64
         for start, stop in pairwise(edges)
     ]
     number = np.floor(np.array(shares) / task.holdout if task.holdout else np.full(len(shares), np.inf))

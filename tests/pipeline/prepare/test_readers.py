@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h2q.errors import UserError
-from pipeline.prepare import pieces, tables, texts
-from pipeline.prepare.pieces import Block, Piece, Reading
+from pipeline.prepare import inputs, manual, tables, texts
+from pipeline.prepare.inputs import Block, InputPart, Reading
 from pipeline.prepare.readers import blocks
 from pipeline.storage.listing import find
 
@@ -45,10 +45,10 @@ def joined(parts: Iterable[Block]) -> tuple[bytes, list[int]]:
     return data, starts
 
 
-def cut(piece: Piece, at: list[int]) -> list[Piece]:
-    """The piece, cut into ranges at these places."""
-    edges = sorted({0, piece.stop, *(place % (piece.stop + 1) for place in at)})
-    return [Piece(piece.path, "x", piece.format, a, b, b - a) for a, b in pairwise(edges)] or [piece]
+def cut(part: InputPart, at: list[int]) -> list[InputPart]:
+    """The part, cut into ranges at these places."""
+    edges = sorted({0, part.stop, *(place % (part.stop + 1) for place in at)})
+    return [InputPart(part.path, "x", part.format, a, b, b - a) for a, b in pairwise(edges)] or [part]
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few bytes, so that small inputs have many edges."""
-    for module in (pieces, texts, tables):
+    for module in (inputs, texts, tables):
         monkeypatch.setattr(module, "BLOCK", 101)
 
 
-def whole(place: Path, content: bytes, kind: pieces.Format) -> Piece:
+def whole(place: Path, content: bytes, kind: inputs.Format) -> InputPart:
     place.write_bytes(content)
-    return Piece(place, "x", kind, 0, len(content), len(content))
+    return InputPart(place, "x", kind, 0, len(content), len(content))
 
 
 @given(content=st.binary(max_size=400), cuts=st.lists(st.integers(0, 400), max_size=5))
@@ -117,10 +117,10 @@ def test_invalid_text_is_named_with_its_file_and_offset(
 )
 def test_articles_begin_at_the_same_places_at_any_cut(place: Path, titles: list[str], cuts: list[int]) -> None:
     told = ["".join(f" \n = {title} = \n \n Text , = not = \n \n = = Section = = \n \n" for title in titles).encode()]
-    piece = whole(place, told[0] + b" end \n", "wikitext")
-    data, starts = joined(block for part in cut(piece, cuts) for block in blocks(part, Reading()))
+    part = whole(place, told[0] + b" end \n", "wikitext")
+    data, starts = joined(block for part in cut(part, cuts) for block in blocks(part, Reading()))
     assert data == told[0] + b" end \n"
-    assert starts == list(texts.article_starts(piece))
+    assert starts == list(texts.article_starts(part))
     assert len(starts) >= sum(not title.startswith("=") for title in titles)
     assert starts[0] == 0
 
@@ -130,7 +130,7 @@ def test_articles_begin_at_the_same_places_at_any_cut(place: Path, titles: list[
 def test_tables_give_their_rows_in_order(place: Path, kind, rows: list[str], separator: str, size: int) -> None:
     write(place, kind, rows, size)
     found = find(str(place))[0]
-    parts = tables.pieces(found, kind, "text")
+    parts = tables.parts_of(found, kind, "text")
     data, starts = joined(block for part in parts for block in blocks(part, Reading(separator=separator)))
     assert data == "".join(row + separator for row in rows).encode()
     lengths = [len((row + separator).encode()) for row in rows]
@@ -157,8 +157,8 @@ def write(place: Path, kind: str, rows: list[str], size: int = 5) -> None:
 )
 def test_jsonl_is_exact_at_any_cut(place: Path, rows: list[str], cuts: list[int]) -> None:
     write(place, "jsonl", rows)
-    piece = whole(place, place.read_bytes(), "jsonl")
-    data, starts = joined(block for part in cut(piece, cuts) for block in blocks(part, Reading()))
+    part = whole(place, place.read_bytes(), "jsonl")
+    data, starts = joined(block for part in cut(part, cuts) for block in blocks(part, Reading()))
     assert data == "".join(rows).encode() and len(starts) == len(rows)
 
 
@@ -167,14 +167,14 @@ def test_a_missing_column_is_named_with_those_there_are(place: Path, kind) -> No
     write(place, kind, ["a", "b"])
     with pytest.raises(UserError, match="story"):
         found = find(str(place))[0]
-        for part in tables.pieces(found, kind, "story"):
+        for part in tables.parts_of(found, kind, "story"):
             joined(blocks(part, Reading(column="story")))
 
 
 @pytest.mark.parametrize("rows", [["x" * 5000, "\0", ""], ["x" * 5000, "0", "0000\U00010000", "\r\n"]])
 def test_csv_is_exact_where_arrows_parser_is_not(place: Path, rows: list[str]) -> None:
     write(place, "csv", rows)
-    part = tables.pieces(find(str(place))[0], "csv", "text")[0]
+    part = tables.parts_of(find(str(place))[0], "csv", "text")[0]
     assert joined(blocks(part, Reading()))[0] == "".join(rows).encode()
 
 
@@ -183,7 +183,7 @@ def test_csv_is_exact_where_arrows_parser_is_not(place: Path, rows: list[str]) -
 )
 def test_a_csv_that_is_none_is_refused_with_its_line(place: Path, content: str, rule: str) -> None:
     place.write_text(content)
-    part = tables.pieces(find(str(place))[0], "csv", "text")[0]
+    part = tables.parts_of(find(str(place))[0], "csv", "text")[0]
     with pytest.raises(UserError, match=rule):
         joined(blocks(part, Reading()))
 
@@ -191,7 +191,7 @@ def test_a_csv_that_is_none_is_refused_with_its_line(place: Path, content: str, 
 def test_a_column_without_text_is_refused(place: Path) -> None:
     write(place, "parquet", ["a"])
     with pytest.raises(UserError, match="must hold text, found int64"):
-        joined(blocks(tables.pieces(find(str(place))[0], "parquet", "id")[0], Reading(column="id")))
+        joined(blocks(tables.parts_of(find(str(place))[0], "parquet", "id")[0], Reading(column="id")))
 
 
 @pytest.mark.parametrize(
@@ -199,23 +199,23 @@ def test_a_column_without_text_is_refused(place: Path) -> None:
 )
 def test_invalid_utf8_in_tables_is_named_replaced_or_kept(place: Path, kind, said: str) -> None:
     content = {"jsonl": b'{"text": "a\xff"}\n', "csv": b'text\nfine\n"a\xff"\n'}[kind]
-    piece = whole(place, content, kind)
+    part = whole(place, content, kind)
     with pytest.raises(UserError, match=said):
-        joined(blocks(piece, Reading()))
-    assert joined(blocks(piece, Reading(invalid="replace")))[0].endswith("a\ufffd".encode())
-    assert joined(blocks(piece, Reading(invalid="keep")))[0].endswith(b"a\xff")
+        joined(blocks(part, Reading()))
+    assert joined(blocks(part, Reading(invalid="replace")))[0].endswith("a\ufffd".encode())
+    assert joined(blocks(part, Reading(invalid="keep")))[0].endswith(b"a\xff")
 
 
 def test_a_file_that_is_no_table_is_named(place: Path) -> None:
     place.write_bytes(b"not a table")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
-        tables.pieces(find(str(place))[0], "parquet", "text")
+        tables.parts_of(find(str(place))[0], "parquet", "text")
     with pytest.raises(UserError, match="mend the file"):
         joined(blocks(whole(place, b'{"text": "a"\n', "jsonl"), Reading()))
 
 
 def test_the_manual_is_exact_at_any_cut() -> None:
-    text, topics = texts.manual()
-    parts = [Piece(Path(), "", "manual", a, b, b - a) for a, b in [(0, 1000), (1000, 77777), (77777, len(text))]]
+    text, topics = manual.manual()
+    parts = [InputPart(Path(), "", "manual", a, b, b - a) for a, b in [(0, 1000), (1000, 77777), (77777, len(text))]]
     data, starts = joined(block for part in parts for block in blocks(part, Reading()))
     assert data == text and starts == topics.tolist()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prepare.pieces import Piece, Reading
+from pipeline.prepare.inputs import InputPart, Reading
 from pipeline.prepare.tasks import Task
 from pipeline.storage.path import locate
 
@@ -12,6 +12,9 @@ from pipeline.storage.path import locate
 @pytest.mark.parametrize("text", ["/text", "s3://me:pass@bucket/te%20xt?region=r"])
 def test_a_task_survives_its_text(text: str) -> None:
     folder = locate(text)
-    pieces = (Piece(folder / "a b.txt", "a b.txt", "text", 0, 9, 9), Piece(Path("/x/\udce9"), "x", "csv", 0, 1, 1))
-    task = Task("train", 3, ("train",), False, pieces, folder, Reading(separator="\n"), 100, 0.1, 7)
+    parts = (
+        InputPart(folder / "a b.txt", "a b.txt", "text", 0, 9, 9),
+        InputPart(Path("/x/\udce9"), "x", "csv", 0, 1, 1),
+    )
+    task = Task("train", 3, ("train",), False, parts, folder, Reading(separator="\n"), 100, 0.1, 7)
     assert Task.from_json(task.to_json()) == task

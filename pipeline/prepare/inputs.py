@@ -1,4 +1,4 @@
-"""Pieces of inputs, the blocks of bytes that they become, and the checking of UTF-8."""
+"""Parts of inputs, the blocks of bytes that they become, and the checking of UTF-8."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,17 +13,17 @@ BLOCK = 8 << 20
 """Bytes read at once."""
 Format = Literal["text", "bytes", "wikitext", "manual", "parquet", "jsonl", "csv", "arrow", "wikitext-arrow"]
 BY_BYTE: tuple[Format, ...] = ("text", "bytes", "wikitext", "manual", "jsonl")
-"""Formats whose pieces are ranges of bytes, and so may be cut anywhere."""
+"""Formats whose parts are ranges of bytes, and so may be cut anywhere."""
 Invalid = Literal["error", "keep", "replace"]
 Block = tuple[np.ndarray, np.ndarray]
 """Bytes (uint8), and the offsets in them where documents begin (int64)."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class InputPart:
     """A part of one input: bytes, row groups or record batches [start, stop), by format; of a CSV file, the whole.
 
-    `label` names the input for people; `size` is the piece's share of the work, in bytes of input.
+    `label` names the input for people; `size` is the part's share of the work, in bytes of input.
     """
 
     path: AnyPath
@@ -37,7 +37,7 @@ class Piece:
         return vars(self) | {"path": text_of(self.path)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Piece":
+    def from_dict(cls, values: dict[str, Any]) -> "InputPart":
         return cls(**{**values, "path": locate(values["path"])})
 
 
