@@ -20,7 +20,7 @@ PROG = "python jobs/import_published.py"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """Read a .pt file of the published code, without running what is in it, and keep the model as a run of ours."""
+    """Read a .pt file of the published code, without running what is in it, and keep the model as a run."""
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ""
     """The published checkpoint."""

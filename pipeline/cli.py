@@ -79,7 +79,7 @@ def quiet_profiler() -> None:
 
 
 def _one_line(boxed: str) -> str:
-    """tyro's framed message as one line, without the part that a rule of ours does not need."""
+    """tyro's framed message as one line, without what our own rules need not repeat."""
     # Its frame has a title; it is drawn with dashes only where standard output does not call its encoding "utf-8".
     lines = [line.strip("│ ") for line in boxed.splitlines()]
     title = next((number for number, line in enumerate(lines) if not line.strip("-") or line.startswith("╭")), -1)

@@ -83,3 +83,15 @@ def imports(path: Path, *, everything: bool = False) -> Iterator[tuple[int, str]
         else:
             continue
         yield from ((node.lineno, name) for name in names if everything or name.split(".")[0] in ("h2q", "pipeline"))
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    longest = 60
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {length} lines"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.body[0].lineno + 1) > longest
+    ]
+    assert wrong == [], "\n".join(wrong)

@@ -29,7 +29,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-_OF_OUR_OWN = {
+_PRIVATE = {
     # Ray's way on macOS and Windows, for Linux too: its servers listen on 127.0.0.1, not on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # As fast as the same work without Ray: workers would have to wait for all else on this machine.
@@ -49,7 +49,7 @@ def quiet_ray(*, verbose: bool) -> None:
 
 
 def find_address(address: str | None) -> str:
-    """The cluster that is meant: HOST:PORT, `auto` for the one that runs on this machine, `local` for one of our own.
+    """The cluster that is meant: HOST:PORT, `auto` for the one that runs on this machine, `local` for a private one.
 
     None: the one that RAY_ADDRESS names, which `ray job submit` sets, and `local` where that is not set.
     Raises: UserError, within seconds, when it is not spoken to in this way or nobody answers.
@@ -90,7 +90,7 @@ def ray_session(
     address = find_address(address)
     quiet_ray(verbose=verbose)
     if address == "local":
-        for name, value in _OF_OUR_OWN.items():
+        for name, value in _PRIVATE.items():
             os.environ.setdefault(name, value)
     import ray
 
@@ -116,7 +116,7 @@ def ray_session(
 
 
 def _end() -> None:
-    """Leave Ray, or end the one of our own."""
+    """Leave Ray, or end the private one."""
     import ray
 
     end_autoscaler()
@@ -124,7 +124,7 @@ def _end() -> None:
 
 
 def _runtime_env() -> dict[str, Any]:
-    """What the workers of a cluster need that those of a Ray of our own inherit: our packages, and quiet settings."""
+    """What the workers of a cluster need that those of a private Ray inherit: this project, and quiet settings."""
     if submitted():
         return {}  # the folder that was submitted is there, and its environment is the job's
     root = Path(__file__).parents[2]

@@ -67,22 +67,17 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     train_state = new_train_state(run, worker.device, about=job.about | worker.describe())
     if found := newest_valid(folder.checkpoints):
         train_state.restore(found[0])
-    model, growth, counters = train_state.model, train_state.growth, train_state.counters
+    counters = train_state.counters
     counters.rollbacks = max(counters.rollbacks, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size)
-    optimizer_step = make_step(train_state, distributed(model), run, autocast, graph=graph)
+    optimizer_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
     start, clock = counters.step, Clock(counters.step, counters.seconds)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them
     with (
         Journal(folder.journal, first_step=start, active=worker.first) as journal,
         CheckpointWriter(folder.checkpoints, keep=training.keep, before=journal.sync, active=worker.first) as writer,
         StopSignal(folder.path, active=worker.first) as stop,
-        Prefetch(
-            training_lanes(run, corpus),
-            world_rank=worker.world_rank,
-            world_size=worker.world_size,
-            device=worker.device,
-        ) as batches,
+        training_batches(run, corpus, worker) as batches,
         StepProfile(folder.trace, run.profile, worker.device, active=worker.first) as profile,
     ):
         for step in range(start, training.steps + 1):
@@ -103,17 +98,14 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
                 break
 
             if not last:
-                rate = learning_rate(step, training) * growth.lr_factor * 0.5**counters.rollbacks
+                rate = learning_rate(step, training) * train_state.growth.lr_factor * 0.5**counters.rollbacks
                 set_learning_rate(train_state.optimizer, rate)
                 # What is drawn (dropout) is a function of seed, step and worker: a run that resumes draws the same.
                 torch.manual_seed(zlib.crc32(f"{training.seed} {step} {worker.world_rank}".encode()))
                 measured = optimizer_step(*batches(step), detailed=logging)
                 losses.append(measured.pop("loss"))
                 profile.next()
-                if growth.decides_at(step + 1):
-                    train_state.note(worker.means(losses))
-                    if growth.decide():
-                        grow(model, run.growth.where, seed=training.seed)
+                grow_if_stagnant(train_state, worker, losses, run)
 
             if last or logging:
                 train_state.note(worker.means(losses))
@@ -140,16 +132,22 @@ def distributed(model: ByteModel) -> Any:
     )
 
 
-def training_lanes(run: RunConfig, corpus: Corpus) -> Lanes:
-    """Which bytes each step reads."""
+def training_batches(run: RunConfig, corpus: Corpus, worker: Worker) -> Prefetch:
+    """A step's number → this worker's rows of its batch, read ahead."""
     training = run.training
-    return Lanes(
-        corpus.train,
-        lanes=training.lanes,
-        seq_len=run.model.seq_len,
-        windows=training.windows,
-        seed=training.seed,
+    lanes = Lanes(
+        corpus.train, lanes=training.lanes, seq_len=run.model.seq_len, windows=training.windows, seed=training.seed
     )
+    return Prefetch(lanes, world_rank=worker.world_rank, world_size=worker.world_size, device=worker.device)
+
+
+def grow_if_stagnant(train_state: TrainState, worker: Worker, losses: list[Tensor], run: RunConfig) -> None:
+    """One more rank, where the rule wants it behind this step; all workers decide alike."""
+    growth = train_state.growth
+    if growth.decides_at(train_state.counters.step + 1):
+        train_state.note(worker.means(losses))
+        if growth.decide():
+            grow(train_state.model, run.growth.where, seed=run.training.seed)
 
 
 def evaluate(
