@@ -20,7 +20,7 @@ from pipeline.storage.lock import is_locked, lock, lock_shared
 from pipeline.storage.path import AnyPath
 
 
-class Held:
+class CachedShard:
     """A cached shard that stays while this object lives."""
 
     def __init__(self, path: Path, handle: int) -> None:
@@ -38,7 +38,9 @@ class Cache:
     """`~` is the home of whoever reads: the worker that the cache was sent to."""
     limit: int = 50_000_000_000
 
-    def fetch(self, source: AnyPath, shard: Shard, rebuild: str, always: bool, forget: Callable[[], bool]) -> Held:
+    def fetch(
+        self, source: AnyPath, shard: Shard, rebuild: str, always: bool, forget: Callable[[], bool]
+    ) -> CachedShard:
         """The shard on the local disk, verified (`always`: even if it was before); downloaded unless it is there.
 
         `forget` is called when room is needed and only shards in use are left: it lets go of one of the caller's and
@@ -47,29 +49,30 @@ class Cache:
         path = self.folder.expanduser().absolute() / f"{shard.sha256}.arrow"
         storage.make_folder(path.parent)
         with lock(path.with_suffix(".lock")):
-            held = _hold(path, shard, always)
-            return held or self._download(source, path, shard, rebuild, forget)
+            return _hold(path, shard, always) or self._download(source, path, shard, rebuild, forget)
 
-    def _download(self, source: AnyPath, path: Path, shard: Shard, rebuild: str, forget: Callable[[], bool]) -> Held:
+    def _download(
+        self, source: AnyPath, path: Path, shard: Shard, rebuild: str, forget: Callable[[], bool]
+    ) -> CachedShard:
         part = path.with_suffix(".part")
         self._reserve(part, shard.file_bytes, forget)
         handle = os.open(part, os.O_RDWR)
-        held = Held(path, handle)
+        cached = CachedShard(path, handle)
         # The lock belongs to the file, not to its name: it holds through the renaming.
         lock_shared(handle)
         try:
-            found = _copy(source, handle)
+            size, sha256 = _copy(source, handle)
             require(
-                found == (shard.file_bytes, shard.sha256),
+                (size, sha256) == (shard.file_bytes, shard.sha256),
                 f"shard {source} must have {shard.file_bytes} bytes of sha256 {shard.sha256}, "
-                f"found {found[0]} of {found[1]}; rebuild it: {rebuild}",
+                f"found {size} of {sha256}; rebuild it: {rebuild}",
             )
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         remember_verified([path])
-        return held
+        return cached
 
     def _reserve(self, part: Path, size: int, forget: Callable[[], bool]) -> None:
         """Make room for a file and take it, so that nobody else does."""
@@ -86,13 +89,13 @@ class Cache:
                 )
 
 
-def _hold(path: Path, shard: Shard, always: bool) -> Held | None:
+def _hold(path: Path, shard: Shard, always: bool) -> CachedShard | None:
     """The shard if it is there and right; one that was altered is deleted."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    held = Held(path, handle)
+    cached = CachedShard(path, handle)
     lock_shared(handle)
     if not os.path.exists(path):
         return None
@@ -106,7 +109,7 @@ def _hold(path: Path, shard: Shard, always: bool) -> Held | None:
         return None
     # The time of the last use: what was not used for longest makes room first.
     os.utime(path, ns=(time.time_ns(), os.fstat(handle).st_mtime_ns))
-    return held
+    return cached
 
 
 def _make_room(folder: Path, allowed: int) -> bool:

@@ -16,7 +16,7 @@ from h2q.errors import UserError, require
 from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
 from pipeline.corpus.cache import Cache
-from pipeline.corpus.shards import Mapped, Shard
+from pipeline.corpus.shards import MappedShard, Shard
 from pipeline.corpus.verified import is_verified, remember_verified
 from pipeline.storage import uri as storage
 from pipeline.storage.path import AnyPath
@@ -102,7 +102,7 @@ class Split:
         # A million shards are no cause for a million objects: entries stay as the manifest has them until one is read.
         self._entries: list[dict[str, Any]] = entry["shards"]
         self._ends = np.cumsum([entry["bytes"] for entry in self._entries]).tolist()
-        self._maps: OrderedDict[int, Mapped] = OrderedDict()
+        self._maps: OrderedDict[int, MappedShard] = OrderedDict()
         self._remote = not isinstance(folder, Path)
         self._lock = threading.Lock()
 
@@ -138,10 +138,10 @@ class Split:
     def document_starts(self) -> np.ndarray:
         """The offsets in the split at which its documents begin (int64)."""
         bases = [end - entry["bytes"] for end, entry in zip(self._ends, self._entries, strict=True)]
-        found = [self._mapped(number).starts + base for number, base in enumerate(bases)]
-        return np.concatenate(found) if found else np.empty(0, np.int64)
+        starts = [self._mapped(number).starts + base for number, base in enumerate(bases)]
+        return np.concatenate(starts) if starts else np.empty(0, np.int64)
 
-    def _mapped(self, number: int) -> Mapped:
+    def _mapped(self, number: int) -> MappedShard:
         mapped = self._maps.get(number)
         if mapped is not None and not self._remote:
             return mapped
@@ -152,11 +152,11 @@ class Split:
                 self._maps[number] = self._open(Shard(**self._entries[number]))
             return self._maps[number]
 
-    def _open(self, shard: Shard) -> Mapped:
+    def _open(self, shard: Shard) -> MappedShard:
         path = self.folder / shard.name
         if not isinstance(path, Path):
-            held = self.cache.fetch(path, shard, self.rebuild, self.verify == "always", self._forget)
-            return replace(shards.map_shard(held.path, shard, self.rebuild), held=held)
+            cached = self.cache.fetch(path, shard, self.rebuild, self.verify == "always", self._forget)
+            return replace(shards.map_shard(cached.path, shard, self.rebuild), cached=cached)
         mapped = shards.map_shard(path, shard, self.rebuild)
         if self.verify == "always" or not is_verified(path):
             shards.check_sha256(path, shard, self.rebuild)

@@ -4,7 +4,7 @@ L: lanes, rows of the global batch. T: bytes of context. N: bytes of the split. 
 
 Lane i owns bytes [i·N/L, (i+1)·N/L), rounded down, and is read as a ring: at step s its inputs are its bytes
 s·T … s·T+T−1 and its targets the bytes one further, all modulo the lane's length. So every byte is an input and a
-target exactly once in every pass, whatever the remainder; an epoch ends when the longest lane has been passed.
+target exactly once in every pass, whatever the remainder; lanes differ by one byte at most.
 """
 
 from collections.abc import Iterator
@@ -73,12 +73,6 @@ class Lanes:
         number, within = divmod(step, self._steps)
         at = within * self.seq_len
         return self._block(number, mine)[:, at : at + self.seq_len + 1].copy()
-
-    def epoch(self, step: int) -> int:
-        """Complete passes through the split before this step (random windows: as many bytes as that)."""
-        if self.windows == "random":
-            return step * self.lanes * self.seq_len // len(self.split)
-        return step * self.seq_len // -(-len(self.split) // self.lanes)
 
     def random_starts(self, step: int) -> list[int]:
         """Where the windows of a step begin: for lane i, word i of the Philox stream of key seed, counter step."""

@@ -37,15 +37,15 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Mapped:
+class MappedShard:
     """A mapped shard: its bytes (uint8, read-only), and the offsets at which its documents begin.
 
-    `held`, for a shard in a node's cache, keeps it there while it is mapped.
+    `cached`, for a shard in a node's cache, keeps it there while it is mapped.
     """
 
     data: np.ndarray
     starts: np.ndarray
-    held: Any = None
+    cached: Any = None
 
 
 class ShardWriter:
@@ -60,7 +60,7 @@ class ShardWriter:
         self._used = 0
         self._starts: list[np.ndarray] = []
 
-    def add(self, block: np.ndarray, starts: np.ndarray) -> Iterator["Packed"]:
+    def add(self, block: np.ndarray, starts: np.ndarray) -> Iterator["PackedShard"]:
         """Append a block (uint8). `starts` (int64, rising, within 0..len) are the offsets where documents begin; one at
         the very end is an empty document."""
         while True:
@@ -75,19 +75,19 @@ class ShardWriter:
             if not len(block):
                 return
 
-    def finish(self) -> Iterator["Packed"]:
+    def finish(self) -> Iterator["PackedShard"]:
         """The last shard, if anything is left."""
         if self._used or sum(map(len, self._starts)):
             yield self._pack()
 
-    def _pack(self) -> "Packed":
+    def _pack(self) -> "PackedShard":
         packed = pack(self._split, self._buffer[: self._used], np.concatenate(self._starts))
         self._used, self._starts = 0, []
         return packed
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedShard:
     """A shard in memory: the file's content, and what is known of the stream in it."""
 
     content: pa.Buffer
@@ -102,7 +102,7 @@ class Packed:
         return Shard(name, self.bytes, self.documents, self.content.size, digest)
 
 
-def pack(split: str, data: np.ndarray, starts: np.ndarray) -> Packed:
+def pack(split: str, data: np.ndarray, starts: np.ndarray) -> PackedShard:
     """The shard file of these bytes. The same bytes and starts give the same file, bit for bit."""
     continues = not (len(starts) and starts[0] == 0) and len(data) > 0
     offsets = np.concatenate([[0] if continues else [], starts, [len(data)]]).astype(np.int64)
@@ -112,7 +112,7 @@ def pack(split: str, data: np.ndarray, starts: np.ndarray) -> Packed:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch([column], schema=schema))
-    return Packed(sink.getvalue(), len(data), len(starts), histogram(data))
+    return PackedShard(sink.getvalue(), len(data), len(starts), histogram(data))
 
 
 def histogram(data: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ def histogram(data: np.ndarray) -> np.ndarray:
     return total
 
 
-def map_shard(path: Path, shard: Shard, rebuild: str) -> Mapped:
+def map_shard(path: Path, shard: Shard, rebuild: str) -> MappedShard:
     """Map the shard at a local path.
 
     Raises: UserError when it is missing, of another size, or no shard of this version.
@@ -152,7 +152,7 @@ def map_shard(path: Path, shard: Shard, rebuild: str) -> Mapped:
         f"shard {path} must hold {shard.bytes} bytes in {shard.documents} documents, "
         f"found {len(data)} in {len(starts)}; rebuild it: {rebuild}",
     )
-    return Mapped(data, starts)
+    return MappedShard(data, starts)
 
 
 def check_size(path: AnyPath, size: int | None, shard: Shard, rebuild: str) -> None:
@@ -166,10 +166,10 @@ def check_size(path: AnyPath, size: int | None, shard: Shard, rebuild: str) -> N
 
 def check_sha256(path: Path, shard: Shard, rebuild: str) -> None:
     """Raises: UserError when the content of a local shard is not what the manifest says."""
-    found = sha256_of(path)
+    sha256 = sha256_of(path)
     require(
-        found == shard.sha256,
-        f"shard {path} must have sha256 {shard.sha256}, found {found}: its content was altered; rebuild it: {rebuild}",
+        sha256 == shard.sha256,
+        f"shard {path} must have sha256 {shard.sha256}, found {sha256}: its content was altered; rebuild it: {rebuild}",
     )
 
 

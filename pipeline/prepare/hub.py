@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face hub, by the real `load_dataset`, in a process of its own.
+"""Data sets of the Hugging Face hub, by the real `load_dataset`, in a separate process.
 
-A process of its own, because the clients read HF_ENDPOINT and HF_HUB_OFFLINE when they are imported, and because the
+Separate, because the clients read HF_ENDPOINT and HF_HUB_OFFLINE when they are imported, and because the
 default client waits 23 s for a hub that cannot be reached.
 """
 
@@ -45,8 +45,8 @@ class HubName:
         return cls(name, config or None, revision or None)
 
 
-def fetch(data_set: HubName) -> dict[str, Any]:
-    """`files` (split → paths, as text, of the Arrow files in the cache of `datasets`) and `licence`.
+def fetch(data_set: HubName) -> dict[str, list[str]]:
+    """Split → paths of its Arrow files in the cache of `datasets`.
 
     Raises: HubUnreachable when the hub does not answer within seconds and nothing is cached; UserError for a data set
     that cannot be loaded.
@@ -99,8 +99,7 @@ def _main(data_set: dict[str, Any]) -> None:
     loaded = datasets.load_dataset(data_set["name"], data_set["config"], revision=data_set["revision"])
     assert isinstance(loaded, datasets.DatasetDict), type(loaded)
     files = {str(split): [entry["filename"] for entry in part.cache_files] for split, part in loaded.items()}
-    licence = next(iter(loaded.values())).info.license
-    print(json.dumps({"files": files, "licence": licence or None}))
+    print(json.dumps(files))
 
 
 if __name__ == "__main__":

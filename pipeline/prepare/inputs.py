@@ -50,13 +50,13 @@ class Reading:
     invalid: Invalid = "error"
 
 
-def raise_invalid(data: bytes, place: str, base: int) -> None:
+def raise_invalid(data: bytes, where: str, base: int) -> None:
     """Raise the UserError that names the first byte of `data` that is not valid UTF-8."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{place} {base + error.start} is not valid UTF-8 (0x{data[error.start]:02x}, {error.reason}): mend the "
+            f"{where} {base + error.start} is not valid UTF-8 (0x{data[error.start]:02x}, {error.reason}): mend the "
             "file, or give --corpus.invalid keep (bytes as they are) or replace (U+FFFD), or --corpus.kind bytes"
         ) from None
 

@@ -44,7 +44,7 @@ def describe(
     read = [Split(folder, name, entry, "", cache=cache) for name, entry in entries.items()]
     # Hashing and compressing let go of Python's lock. Through a cache, one after the other: each holds a shard in it.
     with ThreadPoolExecutor(os.cpu_count() if isinstance(folder, Path) else 1) as pool:
-        splits = {split.name: entries[split.name] | found for split, found in zip(read, pool.map(_measure, read))}
+        splits = {split.name: entries[split.name] | measures for split, measures in zip(read, pool.map(_measure, read))}
     identity = [[name, split["bytes"], split["sha256"]] for name, split in splits.items()]
     return {
         "format": "h2q-corpus",
@@ -88,12 +88,12 @@ def _measure(split: Split) -> dict[str, Any]:
     for part in split.stream():
         digest.update(part.data)
         sample += part[: SAMPLE - len(sample)].tobytes()
-    found: dict[str, Any] = {"sha256": digest.hexdigest()}
+    measures: dict[str, Any] = {"sha256": digest.hexdigest()}
     if sample:
         blocks, size = [np.frombuffer(sample, np.uint8)], len(sample)
         rates = {"gzip_bpb": 8 * gzip_bytes(blocks) / size, "xz_bpb": 8 * xz_bytes(blocks, size) / size}
-        found |= {"sample_bytes": size} | rates
-    return found
+        measures |= {"sample_bytes": size} | rates
+    return measures
 
 
 def _joined(inputs: list[tuple[str, int]]) -> list[list[Any]]:

@@ -186,7 +186,7 @@ def _this_node() -> tuple[str, float, bool]:
 
 
 def _run_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A task on a worker. A user's mistake travels as a value: Ray would wrap the exception in pages of its own."""
+    """A task on a worker. A user's mistake travels as a value: Ray would wrap the exception in a long traceback."""
     try:
         return {"receipt": json.dumps(run_task(Task.from_json(row["task"])))}
     except UserError as error:

@@ -7,7 +7,7 @@ from pipeline.terminal import Display
 
 
 class PreparationProgress(Display):
-    """Bytes, rate and time left on a live line; elsewhere, where a job may take hours, tenths."""
+    """Bytes, rate and time left on a live line; in a log, where it may take hours, a line for each tenth."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)

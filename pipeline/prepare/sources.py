@@ -15,7 +15,7 @@ from pipeline.prepare import hub, tables
 from pipeline.prepare.inputs import Format, InputPart
 from pipeline.prepare.manual import manual, topics
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
-from pipeline.storage.listing import Found, find
+from pipeline.storage.listing import ListedFile, find
 from pipeline.storage.path import locate
 from pipeline.storage.uri import is_uri
 
@@ -54,22 +54,22 @@ class Source:
 def files(config: CorpusConfig) -> Source:
     """Files at `corpus.path`: WikiText's own files, tables, or any text or bytes. Raises: UserError."""
     assert config.path is not None
-    found, ignored = _chosen(find(config.path), config)
+    chosen, notes = _chosen(find(config.path), config)
     require(
-        sum(file.size for file in found) > 0,
+        sum(file.size for file in chosen) > 0,
         f"the corpus must not be empty, found 0 bytes at {config.path}: give --corpus.path other files",
     )
-    wikitext = all(_WIKITEXT.fullmatch(_base(file)) for file in found)
+    wikitext = all(_WIKITEXT.fullmatch(_base(file)) for file in chosen)
     base = locate(config.path).name
     return Source(
         name=f"{'WikiText' if wikitext else 'files'} at {base}",
         slug=_slug(base),
         licence=_WIKITEXT_LICENCE if wikitext else None,
         order="files by the bytes of their path, rows in the order of the file",
-        identity={"files": [[file.label, file.size, file.mtime_ns] for file in found]},
+        identity={"files": [[file.label, file.size, file.mtime_ns] for file in chosen]},
         # What lies at a bare path, other nodes need not see; a URI, `file://` too, they do.
         everywhere=is_uri(config.path),
-        contents=lambda: _file_contents(found, config, ignored),
+        contents=lambda: _file_contents(chosen, config, notes),
     )
 
 
@@ -113,46 +113,46 @@ def hub_data_set(config: CorpusConfig, text: str) -> Source:
 
 
 def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> Contents:
-    listed = hub.fetch(named)["files"]
+    files = hub.fetch(named)
     column = "text" if wikitext else config.column
     given: dict[str, list[InputPart]] = {}
-    for split, paths in listed.items():
+    for split, paths in files.items():
         to = _SPLIT_WORDS.get(split)
         if to is None:
             continue
         for number, path in enumerate(paths):
-            parts = tables.parts_of(Found(Path(path), f"{split}/{number}", 0, 0), "arrow", column)
+            parts = tables.parts_of(ListedFile(Path(path), f"{split}/{number}", 0, 0), "arrow", column)
             parts = [replace(part, format="wikitext-arrow") for part in parts] if wikitext else parts
             given.setdefault(to, []).extend(parts)
-    require(len(given) > 0, f"{named.name} must have a train, validation or test split, found {', '.join(listed)}")
-    left = [split for split in listed if split not in _SPLIT_WORDS]
+    require(len(given) > 0, f"{named.name} must have a train, validation or test split, found {', '.join(files)}")
+    left = [split for split in files if split not in _SPLIT_WORDS]
     notes = (f"left out: the splits {', '.join(left)}",) if left else ()
     if not wikitext:
         return deal_rows(given, named.name, config, notes)
     return Contents(splits={split: merged(parts) for split, parts in given.items()}, notes=notes)
 
 
-def _chosen(found: list[Found], config: CorpusConfig) -> tuple[list[Found], tuple[str, ...]]:
+def _chosen(files: list[ListedFile], config: CorpusConfig) -> tuple[list[ListedFile], tuple[str, ...]]:
     """The files that are the corpus, and a note on those that are not."""
     if config.kind == "bytes":
-        return found, ()
-    wikitext = [file for file in found if _WIKITEXT.fullmatch(_base(file))]
-    tables = [file for file in found if _table(file)]
-    chosen = wikitext or tables or found
-    left = [file.label for file in found if file not in set(chosen)]
+        return files, ()
+    wikitext = [file for file in files if _WIKITEXT.fullmatch(_base(file))]
+    tables = [file for file in files if _table(file)]
+    chosen = wikitext or tables or files
+    left = [file.label for file in files if file not in set(chosen)]
     what = "WikiText's own files" if wikitext else "tables"
     return chosen, (f"left out beside {what}: {few(left)}",) if left else ()
 
 
-def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, ...]) -> Contents:
+def _file_contents(files: list[ListedFile], config: CorpusConfig, notes: tuple[str, ...]) -> Contents:
     """Splits that the files name are kept; what is missing is cut by document."""
-    labels = {file.label: split_of(file.label) for file in found}
-    named = all(labels.values()) and len(found) > 0
-    if config.kind == "text" and _table(found[0]):
-        return _table_contents(found, labels if named else {}, config, notes)
-    parts = [(_whole(file, config), labels[file.label] if named else None) for file in found]
+    labels = {file.label: split_of(file.label) for file in files}
+    named = all(labels.values()) and len(files) > 0
+    if config.kind == "text" and _table(files[0]):
+        return _table_contents(files, labels if named else {}, config, notes)
+    parts = [(_whole(file, config), labels[file.label] if named else None) for file in files]
     if not named:
-        return cut({}, documents_of([part for part, _ in parts]), SPLITS, config, _counted(found), notes)
+        return cut({}, documents_of([part for part, _ in parts]), SPLITS, config, _counted(files), notes)
     splits = {split: [part for part, of in parts if of == split] for split in SPLITS}
     splits = {split: listed for split, listed in splits.items() if listed}
     for split, listed in splits.items():
@@ -171,17 +171,17 @@ def _file_contents(found: list[Found], config: CorpusConfig, notes: tuple[str, .
 
 
 def _table_contents(
-    found: list[Found], labels: dict[str, str | None], config: CorpusConfig, notes: tuple[str, ...]
+    files: list[ListedFile], labels: dict[str, str | None], config: CorpusConfig, notes: tuple[str, ...]
 ) -> Contents:
     given: dict[str, list[InputPart]] = {}
     with ThreadPoolExecutor(8) as pool:
-        listed = list(pool.map(lambda file: tables.parts_of(file, _table(file) or "csv", config.column), found))
-    for file, parts in zip(found, listed, strict=True):
+        listed = list(pool.map(lambda file: tables.parts_of(file, _table(file) or "csv", config.column), files))
+    for file, parts in zip(files, listed, strict=True):
         given.setdefault(labels.get(file.label) or "", []).extend(parts)
-    return deal_rows(given, None if labels else _counted(found), config, notes)
+    return deal_rows(given, None if labels else _counted(files), config, notes)
 
 
-def _whole(file: Found, config: CorpusConfig) -> InputPart:
+def _whole(file: ListedFile, config: CorpusConfig) -> InputPart:
     kind: Format = "bytes" if config.kind == "bytes" else "wikitext" if _WIKITEXT.fullmatch(_base(file)) else "text"
     return InputPart(file.path, file.label, kind, 0, file.size, file.size)
 
@@ -195,11 +195,11 @@ def split_of(label: str) -> str | None:
     return None
 
 
-def _table(file: Found) -> Format | None:
+def _table(file: ListedFile) -> Format | None:
     return _TABLES.get(PurePosixPath(file.label.lower()).suffix)
 
 
-def _base(file: Found) -> str:
+def _base(file: ListedFile) -> str:
     return file.label.rpartition("/")[2]
 
 
@@ -207,5 +207,5 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "corpus"
 
 
-def _counted(found: list[Found]) -> str:
-    return found[0].label if len(found) == 1 else f"the {len(found)} files"
+def _counted(files: list[ListedFile]) -> str:
+    return files[0].label if len(files) == 1 else f"the {len(files)} files"

@@ -108,9 +108,9 @@ def _line(document: InputPart, at: int) -> int:
     if at in (document.start, document.stop):
         return at
     ahead = bytes_at(document, at, min(BLOCK, document.stop - at))
-    found = ahead.find(b"\n")
-    if found >= 0:
-        return at + found + 1
+    end = ahead.find(b"\n")
+    if end >= 0:
+        return at + end + 1
     return at + next((i for i, byte in enumerate(ahead[:4]) if byte & 0xC0 != 0x80), 0)
 
 

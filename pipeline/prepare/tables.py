@@ -17,19 +17,19 @@ from h2q.errors import UserError, require
 from pipeline.prepare.inputs import BLOCK, Block, Format, InputPart, Invalid, Reading, is_utf8, mend, raise_invalid
 from pipeline.prepare.texts import ARTICLE
 from pipeline.storage import uri as storage
-from pipeline.storage.listing import Found
+from pipeline.storage.listing import ListedFile
 
 CSV_FIELD = 1 << 30
 """Longest field of a CSV row, in characters."""
 
 
-def parts_of(found: Found, kind: Format, column: str) -> list[InputPart]:
+def parts_of(file: ListedFile, kind: Format, column: str) -> list[InputPart]:
     """The parts of a table that can be read on their own: row groups, or the whole. Raises: UserError."""
     if kind == "parquet":
-        return _row_groups(found, column)
+        return _row_groups(file, column)
     if kind == "arrow":
-        return _batches(found, column)
-    return [InputPart(found.path, found.label, kind, 0, found.size, found.size)]
+        return _batches(file, column)
+    return [InputPart(file.path, file.label, kind, 0, file.size, file.size)]
 
 
 def parquet(part: InputPart, reading: Reading) -> Iterator[Block]:
@@ -129,8 +129,8 @@ def wikitext_arrow(part: InputPart, reading: Reading) -> Iterator[Block]:
     before = _lines_again(_stream(part, part.start - 1, part.start), reading) if part.start else b"\n"
     own = _lines_again(_stream(part, part.start, part.stop), reading)
     after = _lines_again(_stream(part, part.stop, part.stop + 1), reading)
-    found = [match.start() - len(before) for match in ARTICLE.finditer(before + own + after)]
-    starts = [start for start in found if 0 <= start < len(own)]
+    articles = [match.start() - len(before) for match in ARTICLE.finditer(before + own + after)]
+    starts = [start for start in articles if 0 <= start < len(own)]
     if part.start == 0 and starts[:1] != [0]:
         starts = [0, *starts]
     yield np.frombuffer(own, np.uint8), np.array(starts, np.int64)
@@ -141,18 +141,18 @@ def _lines_again(batches: Iterator[pa.RecordBatch], reading: Reading) -> bytes:
     return "".join(row or " \n" for row in rows).encode()
 
 
-def _block(texts: Any, reading: Reading, place: str, first: int) -> Block:
+def _block(texts: Any, reading: Reading, where: str, first: int) -> Block:
     """The texts end to end, and where each begins. A missing text is an empty document."""
     require(
         pa.types.is_string(texts.type)
         or pa.types.is_large_string(texts.type)
         or pa.types.is_binary(texts.type)
         or pa.types.is_large_binary(texts.type),
-        f"{place} {first}: column {reading.column!r} must hold text, found {texts.type}: give --corpus.column NAME",
+        f"{where} {first}: column {reading.column!r} must hold text, found {texts.type}: give --corpus.column NAME",
     )
     texts = pc.fill_null(texts.cast(pa.large_binary()), b"")
     if reading.invalid != "keep":
-        texts = _checked(texts, reading.invalid, place, first)
+        texts = _checked(texts, reading.invalid, where, first)
     if reading.separator:
         ends = [pa.scalar(end, pa.large_binary()) for end in (b"", reading.separator.encode())]
         texts = pc.call_function("binary_join_element_wise", [texts, *ends])
@@ -164,7 +164,7 @@ def _block(texts: Any, reading: Reading, place: str, first: int) -> Block:
     return data, offsets[:-1] - offsets[0]
 
 
-def _checked(texts: Any, invalid: Invalid, place: str, first: int) -> Any:
+def _checked(texts: Any, invalid: Invalid, where: str, first: int) -> Any:
     """The texts, all valid UTF-8."""
     try:
         texts.cast(pa.large_string())
@@ -174,7 +174,7 @@ def _checked(texts: Any, invalid: Invalid, place: str, first: int) -> Any:
     if invalid == "replace":
         return pa.array([mend(row) for row in rows], pa.large_binary())
     for number, row in enumerate(rows):
-        raise_invalid(row, f"{place} {first + number}, byte", 0)
+        raise_invalid(row, f"{where} {first + number}, byte", 0)
     raise AssertionError("Arrow and Python disagree on UTF-8")
 
 
@@ -192,9 +192,9 @@ def _line_end(file: pa.NativeFile, at: int) -> int:
     size = file.size()
     while at < size:
         ahead = file.read_at(1 << 16, at)
-        found = ahead.find(b"\n")
-        if found >= 0:
-            return at + found + 1
+        end = ahead.find(b"\n")
+        if end >= 0:
+            return at + end + 1
         at += len(ahead)
     return size
 
@@ -206,19 +206,19 @@ def _keys(lines: bytes) -> list[str]:
     return sorted(first) if isinstance(first, dict) else []
 
 
-def _row_groups(found: Found, column: str) -> list[InputPart]:
+def _row_groups(file: ListedFile, column: str) -> list[InputPart]:
     import pyarrow.parquet as pq
 
-    with storage.opened(found.path) as file:
+    with storage.opened(file.path) as opened:
         try:
-            about = pq.ParquetFile(file).metadata
+            about = pq.ParquetFile(opened).metadata
         except pa.ArrowInvalid as error:
-            raise UserError(f"{found.path} cannot be read as Parquet: {error}; mend or remove the file") from error
-        part = InputPart(found.path, found.label, "parquet", 0, 0, 0)
+            raise UserError(f"{file.path} cannot be read as Parquet: {error}; mend or remove the file") from error
+        part = InputPart(file.path, file.label, "parquet", 0, 0, 0)
         names = about.schema.to_arrow_schema().names
         require(column in names, _no_column(part, Reading(column), names))
         sizes = [_column_bytes(about.row_group(i), column) for i in range(about.num_row_groups)]
-    return [InputPart(found.path, found.label, "parquet", i, i + 1, size) for i, size in enumerate(sizes)]
+    return [InputPart(file.path, file.label, "parquet", i, i + 1, size) for i, size in enumerate(sizes)]
 
 
 def _column_bytes(group: Any, column: str) -> int:
@@ -226,12 +226,12 @@ def _column_bytes(group: Any, column: str) -> int:
     return sum(part.total_uncompressed_size for part in columns if part.path_in_schema.split(".")[0] == column)
 
 
-def _batches(found: Found, column: str) -> list[InputPart]:
-    part = InputPart(found.path, found.label, "arrow", 0, 0, 0)
+def _batches(file: ListedFile, column: str) -> list[InputPart]:
+    part = InputPart(file.path, file.label, "arrow", 0, 0, 0)
     parts = []
     for number, batch in enumerate(_stream(part, 0, None)):
         require(column in batch.schema.names, _no_column(part, Reading(column), batch.schema.names))
-        parts.append(InputPart(found.path, found.label, "arrow", number, number + 1, batch.column(column).nbytes))
+        parts.append(InputPart(file.path, file.label, "arrow", number, number + 1, batch.column(column).nbytes))
     return parts
 
 

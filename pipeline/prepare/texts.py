@@ -73,8 +73,8 @@ def _articles(file: pa.NativeFile, part: InputPart, start: int, stop: int) -> li
     """Offsets from `start` at which articles begin in [start, stop); the file's first byte always begins one."""
     before = b"\n" if start == 0 else file.read_at(1, start - 1)
     text = before + file.read_at(stop - start + _HEADING, start)
-    found = [match.start() - 1 for match in ARTICLE.finditer(text, 0) if match.start() - 1 < stop - start]
-    return found if start or (found and found[0] == 0) else [0, *found]
+    starts = [match.start() - 1 for match in ARTICLE.finditer(text, 0) if match.start() - 1 < stop - start]
+    return starts if start or (starts and starts[0] == 0) else [0, *starts]
 
 
 def article_starts(part: InputPart) -> Iterator[int]:

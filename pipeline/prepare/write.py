@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.shards import Packed, ShardWriter
+from pipeline.corpus.shards import PackedShard, ShardWriter
 from pipeline.prepare.inputs import Block, InputPart
 from pipeline.prepare.readers import blocks
 from pipeline.prepare.tasks import Task
@@ -53,7 +53,7 @@ class _SplitWriter:
         inputs = [[label, size] for label, size in self._inputs.items()]
         return {"shards": self._shards, "histogram": self._histogram.tolist(), "inputs": inputs}
 
-    def _write(self, packed: Packed) -> None:
+    def _write(self, packed: PackedShard) -> None:
         name = f"{self._split}-{self._task.number:05d}-{len(self._shards):03d}.arrow"
         self._shards.append(packed.write(self._task.folder, name).to_dict())
         self._histogram += packed.histogram

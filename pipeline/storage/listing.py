@@ -10,7 +10,7 @@ from pipeline.storage.uri import absolute, filesystem, is_uri, without_secrets
 
 
 @dataclass(frozen=True)
-class Found:
+class ListedFile:
     """A file of a listing: where it is, its name below the listed folder, its bytes, its time of change (ns)."""
 
     path: AnyPath
@@ -19,7 +19,7 @@ class Found:
     mtime_ns: int
 
 
-def find(pattern: str) -> list[Found]:
+def find(pattern: str) -> list[ListedFile]:
     """The files that a file name, a folder (searched in depth) or a glob names, in the byte order of their labels.
 
     Hidden files and folders (`.name`) are left out. Raises: UserError when nothing is there.
@@ -33,7 +33,7 @@ def find(pattern: str) -> list[Found]:
     try:
         info = where.get_file_info(inner)
         if info.type == fs.FileType.File:
-            return [Found(top, info.base_name, info.size, info.mtime_ns or 0)]
+            return [ListedFile(top, info.base_name, info.size, info.mtime_ns or 0)]
         require(
             info.type == fs.FileType.Directory,
             f"nothing is at {without_secrets(root)}: give --corpus.path an existing file or folder",
@@ -41,18 +41,18 @@ def find(pattern: str) -> list[Found]:
         infos = where.get_file_info(fs.FileSelector(inner, recursive=True))
     except OSError as error:
         raise UserError(f"cannot list {without_secrets(root)}: {first_line(error)}") from error
-    found = []
+    files = []
     for info in infos:
         label = info.path[len(inner.rstrip("/")) + 1 :]
         shown = not any(part.startswith(".") for part in label.split("/"))
         if info.type == fs.FileType.File and shown and (wanted is None or _fits(wanted, label.split("/"))):
-            found.append(Found(top / label, label, info.size, info.mtime_ns or 0))
+            files.append(ListedFile(top / label, label, info.size, info.mtime_ns or 0))
     require(
-        len(found) > 0,
+        len(files) > 0,
         f"no file is at {without_secrets(pattern)}: give --corpus.path a file, a folder with files, or a glob that "
         "matches some",
     )
-    return sorted(found, key=lambda file: file.label.encode("utf-8", "surrogateescape"))
+    return sorted(files, key=lambda file: file.label.encode("utf-8", "surrogateescape"))
 
 
 def _cut_glob(pattern: str) -> tuple[str, list[str] | None]:
