@@ -116,7 +116,7 @@ class ModelConfig(FromDict):
         require(
             self.ffn_expansion == 1,
             f"Hamilton layers are square: model.ffn_expansion must be 1, got {self.ffn_expansion}; "
-            "model.kind dense takes others",
+            "other kinds take others",
         )
         for name, rank in (("fixed_rank", self.fixed_rank), ("max_rank", self.storage_rank)):
             require(

@@ -88,7 +88,8 @@ def grow(model: ByteModel, where: Literal["ffn", "all"] = "ffn", *, seed: int = 
     Raises: UserError when the storage is full.
     """
     rank = model.ffn_rank
-    require(model.bank is not None, "a dense model has no rank to grow: model.kind must be hamilton")
+    kind = model.config.kind
+    require(model.bank is not None, f"a {kind} model has no rank to grow: model.kind must be hamilton")
     assert model.bank is not None
     require(
         rank < model.config.storage_rank,

@@ -20,8 +20,6 @@ HEADS = 8
 """Attention heads of both published models; no tensor and no config tells them."""
 
 _H2Q_BANK = "structure_bank.factors_A"
-_QRLM_BANK = "structure_bank.factors_A_components."
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> ByteModel:

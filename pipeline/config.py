@@ -217,7 +217,7 @@ class RunConfig(FromDict):
         )
         require(
             not self.growth.enabled or self.model.kind == "hamilton",
-            "growth.enabled needs model.kind hamilton: dense weights have no rank",
+            "growth.enabled needs model.kind hamilton: only its layers grow",
         )
         require(
             not self.growth.enabled or self.model.storage_rank > self.model.fixed_rank,

@@ -1,4 +1,4 @@
-"""The bodies of `h2q.decode_fused`, in Triton: imported only where that is there. Shapes as there."""
+"""The bodies of `h2q.decode.fused`, in Triton: imported only where that is there. Shapes as there."""
 
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]

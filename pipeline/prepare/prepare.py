@@ -45,6 +45,7 @@ def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = si
         return _prepared(sources.hub_data_set(config, config.hub), config, local, on_event)
     if config.source == "manual":
         return _prepared(sources.reference_manual(config), config, local, on_event)
+    assert config.source in ("auto", "wikitext"), config.source
     try:
         return _prepared(sources.hub_data_set(config, WIKITEXT), config, local, on_event)
     except HubUnreachable as error:

@@ -1,6 +1,6 @@
 """Checkpoints: folders of safetensors and JSON, committed atomically, verified on load; no pickle is written or read.
 
-checkpoints/step-000001000/     (how it becomes whole at once: location.write_whole)
+checkpoints/step-000001000/     (how it becomes whole at once: pipeline.storage.path.write_whole)
     model.safetensors       parameters and buffers by name
     optimizer.safetensors   moments by kind and parameter name
     state.json              step, growth, scaler, best, config, corpus, versions
