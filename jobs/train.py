@@ -56,7 +56,7 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
     if not config.resume:
         return preset, config
     folder = find_folder(check_storage(config.storage), config.name)
-    stored = folder.read("config.json")
+    stored = folder.config()
     assert stored is not None
     if named not in (None, stored["preset"]):
         raise UserError(

@@ -59,12 +59,12 @@ def check_nodes(storage: AnyPath, manifest: AnyPath, resources: Resources) -> No
             remove(path)
 
 
-def check_here(folder: AnyPath, manifest: AnyPath) -> None:
-    """The same for this worker's own node, which may be a new one: the folder of the run and the corpus must be there.
+def check_here(config: AnyPath, manifest: AnyPath) -> None:
+    """The same for this worker's own node, which may be a new one: the config of the run and the corpus must be there.
 
     Raises: UserError naming the node.
     """
-    for path, option in ((folder / "config.json", "--storage"), (manifest, "--corpus.prepared")):
+    for path, option in ((config, "--storage"), (manifest, "--corpus.prepared")):
         if not path.exists():
             raise UserError(_complaint(_this_node(), str(path.parent), option))
 

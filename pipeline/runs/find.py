@@ -27,10 +27,10 @@ def look_up(reference: str, storage: str) -> RunFolder | None:
     if reference in ("latest", "best") and runs:
         return runs[-1] if reference == "latest" else min(runs, key=best_bpb)
     for folder in (RunFolder(locate(storage) / reference), RunFolder(locate(reference))):
-        if reference and folder.read("config.json") is not None:
+        if reference and folder.config() is not None:
             return folder
     for folder in runs:
-        noted = folder.read("mlflow.json")
+        noted = folder.mlflow_run()
         if noted is not None and noted["run_id"] == reference:
             return folder
     return None

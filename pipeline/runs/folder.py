@@ -141,7 +141,7 @@ def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) ->
         raise UserError(
             f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name"
         ) from None
-    folder.write("config.json", {"preset": preset, "command": command, "config": config.to_dict()})
+    folder.note_config(preset, command, config)
     return folder
 
 
@@ -152,7 +152,7 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
     """
     if name is not None:
         folder = RunFolder(storage / name)
-        require(folder.read("config.json") is not None, f"no run {name} in {storage}: leave out --resume to start it")
+        require(folder.config() is not None, f"no run {name} in {storage}: leave out --resume to start it")
         return folder
     found = sorted(storage.glob("*/config.json"), key=lambda path: (path.stat().st_mtime, path))
     require(bool(found), f"no run to resume in {storage}: leave out --resume to start one")

@@ -17,7 +17,7 @@ def run_config(folder: RunFolder) -> RunConfig:
 
     Raises: UserError if the folder is not one of a run.
     """
-    stored = folder.read("config.json")
+    stored = folder.config()
     if stored is None:
         raise UserError(f"{folder.path} is not the folder of a run: it has no config.json")
     return RunConfig.from_dict(stored["config"])

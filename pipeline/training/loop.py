@@ -43,7 +43,7 @@ def train_loop_per_worker(job: WorkerConfig) -> None:
     """
     run = job.run
     worker = find_worker(use_gpu=job.use_gpu, threads=job.threads)
-    check_here(job.folder, job.corpus / MANIFEST)
+    check_here(RunFolder(job.folder).config_file, job.corpus / MANIFEST)
     corpus = open_corpus(job.corpus, run.corpus)
     for rollbacks in range(run.training.rollback_limit + 1):
         try:
