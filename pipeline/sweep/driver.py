@@ -24,7 +24,7 @@ from pipeline.sweep.ray_searcher import SweepSearcher, TrialWatch
 from pipeline.sweep.report import Report, report_on
 from pipeline.sweep.sweep import Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
-from pipeline.sweep.trial import bytes_per_step, validations
+from pipeline.sweep.trial import validations
 from pipeline.tracking.store import connect
 from pipeline.training.prologue import check_run, prepared_corpus, public, session
 
@@ -114,7 +114,7 @@ def scheduler(sweep: Sweep) -> Any:
     run = sweep.config.run
     if sweep.config.search.scheduler == "none":
         return FIFOScheduler()
-    each = bytes_per_step(run)
+    each = run.bytes_per_step
     asha = ASHAScheduler(
         time_attr="bytes",
         metric="validation/bpb",
@@ -128,7 +128,7 @@ def scheduler(sweep: Sweep) -> Any:
     for trial in sweep.trials:
         if trial.state in ("finished", "pruned"):
             earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
-            each = bytes_per_step(sweep.config_of(trial))
+            each = sweep.config_of(trial).bytes_per_step
             asha.on_trial_add(None, earlier)  # type: ignore[arg-type]
             for step, bpb in validations(sweep.folder_of(trial), until=trial.step).items():
                 asha.on_trial_result(None, earlier, {"bytes": step * each, "validation/bpb": bpb})  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from pipeline.sweep.plot_style import COLOUR, LABEL, MARKER, ordered, sweep_figu
 from pipeline.sweep.report import pareto_front
 from pipeline.sweep.space import Choices, Dimension, Value, show
 from pipeline.sweep.sweep import Sweep
-from pipeline.sweep.trial import Trial, bytes_per_step, validations
+from pipeline.sweep.trial import Trial, validations
 
 
 def draw_sweep(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> None:
@@ -110,7 +110,7 @@ def _draw_curves(sweep: Sweep, path: Path) -> None:
         curve = validations(sweep.folder_of(trial), until=trial.step)
         if not curve or trial.state == "failed":
             continue
-        each = bytes_per_step(sweep.config_of(trial))
+        each = sweep.config_of(trial).bytes_per_step
         label = f"the best: trial {trial.number:02d}" if trial is best else LABEL[trial.state]
         axis.plot(
             [step * each for step in curve],

@@ -21,7 +21,6 @@ from pipeline.runs.load import run_config
 from pipeline.runs.stop import request_stop
 from pipeline.storage.lock import lock
 from pipeline.storage.path import locate
-from pipeline.sweep.trial import bytes_per_step
 from pipeline.training.fit import TrainingFailed, fit
 
 
@@ -53,7 +52,7 @@ class TrialTraining(tune.Trainable):
         record = self._ready.pop(0)
         return {
             "step": record["step"],
-            "bytes": record["step"] * bytes_per_step(self._run),
+            "bytes": record["step"] * self._run.bytes_per_step,
             "validation/bpb": record["validation/bpb"],
         }
 

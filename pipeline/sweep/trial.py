@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from h2q.baselines import parameters
-from pipeline.config import RunConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
 from pipeline.runs.load import run_config
@@ -55,7 +54,7 @@ class Trial:
             latest |= record
         rate = latest.get("bytes_per_second")
         reached = latest.get("step")
-        seen = reached * bytes_per_step(config) if reached else 0
+        seen = reached * config.bytes_per_step if reached else 0
         return replace(
             self,
             state=state,
@@ -88,7 +87,3 @@ def validations(folder: RunFolder, *, until: int | None = None) -> dict[int, flo
         for record in read_journal(folder.journal)
         if "validation/bpb" in record and (until is None or record["step"] <= until)
     }
-
-
-def bytes_per_step(config: RunConfig) -> int:
-    return config.bytes_per_step
