@@ -50,7 +50,7 @@ def from_state_dict(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] 
 
 
 def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published names → ours; ranks kept one by one are stacked, the bank repeated below every layer left out."""
+    """Published names → names here; ranks kept one by one are stacked, the bank repeated below every layer left out."""
     renamed: dict[str, Tensor] = {}
     ranks: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -126,11 +126,11 @@ def _read_config(renamed: Mapping[str, Tensor], *, h2q: bool, published: Mapping
 
 
 @torch.no_grad()
-def _copy(ours: Tensor, theirs: Tensor, name: str, rank: int) -> None:
-    """Copy a tensor over ours; of factors only the ranks that there are, the rest stays zero."""
+def _copy(target: Tensor, source: Tensor, name: str, rank: int) -> None:
+    """Copy a published tensor into the model; of factors only the ranks that it has, the rest stays zero."""
     if name.endswith(".factors"):
-        require(len(theirs) == rank, f"{name} must have {rank} ranks like its fellows, got {len(theirs)}")
-        ours.zero_()
-        ours = ours[:rank]
-    require(ours.shape == theirs.shape, f"{name} must have shape {tuple(ours.shape)}, got {tuple(theirs.shape)}")
-    ours.copy_(theirs)
+        require(len(source) == rank, f"{name} must have {rank} ranks like its fellows, got {len(source)}")
+        target.zero_()
+        target = target[:rank]
+    require(target.shape == source.shape, f"{name} must have shape {tuple(target.shape)}, got {tuple(source.shape)}")
+    target.copy_(source)

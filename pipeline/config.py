@@ -71,7 +71,7 @@ class TrainingConfig(FromDict):
     lanes: int = 24
     """Lanes L: rows of the global batch, whatever the number of workers."""
     windows: Literal["lanes", "random"] = "lanes"
-    """`lanes`: read every lane in order (H2Q); `random`: windows drawn anew for each step (QRLM)."""
+    """`lanes`: read every lane in order (H2Q); `random`: fresh windows for each step (QRLM)."""
     learning_rate: float = 6e-4
     """AdamW's peak learning rate."""
     bank_lr: float = 1.0

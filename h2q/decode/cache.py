@@ -41,7 +41,7 @@ def decoder(model: ByteModel, products: Literal["auto", "factors", "weights"] = 
     `products`: `factors` applies Hamilton layers as their Kronecker terms, S D R + D F R multiply-adds for a byte;
     `weights` builds every weight once. `auto` is what was measured faster: the factors on a CPU whose cache the weights
     would overflow, a CUDA graph of the weights on a GPU, else the weights. The published head layout has no cache,
-    because all that a position sees there depends on the length of the window: it is computed anew for every byte.
+    because all that a position sees there depends on the length of the window: it is recomputed for every byte.
 
     The model must not change while the decoder is used. Dropout is off whatever the model's mode.
     """

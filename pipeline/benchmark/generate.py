@@ -1,4 +1,4 @@
-"""Bytes per second of generation: the window computed anew for every byte, and with keys and values kept."""
+"""Bytes per second of generation: the window recomputed for every byte, and with keys and values kept."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

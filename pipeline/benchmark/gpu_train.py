@@ -1,4 +1,4 @@
-"""Training steps on a GPU: the published formulation, ours in every precision, a dense twin, the floors, the kernels.
+"""Training steps on a GPU: published formulation, this model in every precision, dense twin, floors, kernels.
 
 Shapes: `B` lanes, `T` bytes of context.
 """
@@ -42,7 +42,7 @@ def training_cases(
             **more,
         )
 
-    def ours() -> ByteModel:
+    def h2q() -> ByteModel:
         return ByteModel(config)
 
     def dense() -> ByteModel:
@@ -51,14 +51,14 @@ def training_cases(
     best = "bf16" if "bf16" in precisions else precisions[0]
     if compiled:
         graph = " graph," if cuda else ""
-        yield case(f"ours, compiled,{graph}", best, lambda: _compiled(config), cuda, needs_seconds=COMPILE_SECONDS)
+        yield case(f"h2q, compiled,{graph}", best, lambda: _compiled(config), cuda, needs_seconds=COMPILE_SECONDS)
         return
     published = "fp16" if "fp16" in precisions else precisions[0]
     yield case("published", published, lambda: PublishedFormulation(ByteModel(config), checkpointed=True))
     for precision in reversed(precisions):
-        yield case("ours, eager", precision, ours)
+        yield case("h2q, eager", precision, h2q)
         if cuda:
-            yield case("ours, graph", precision, ours, graph=True)
+            yield case("h2q, graph", precision, h2q, graph=True)
     yield case("dense twin, eager", best, dense)
     if cuda:
         yield case("dense twin, graph", best, dense, graph=True)

@@ -1,4 +1,4 @@
-"""Time of a whole training step: ours, the published formulation, a dense twin, and the bare matrix products.
+"""Time of a whole training step: this model, the published formulation, a dense twin, and the bare matrix products.
 
 Shapes: `B` lanes, `T` bytes of context, `n = B T` positions, `R` rank, `S` blocks, `F` factor size.
 """
@@ -18,7 +18,7 @@ from h2q.block import Block
 from h2q.config import ModelConfig
 from h2q.errors import require
 from h2q.layers.hamilton import HamiltonLinear, hamilton_linear_ref
-from h2q.mixers.attention import rotate_phase_ref
+from h2q.mixers.attention import rotate_phase
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import interleave, ratio
 from pipeline.config import PRESETS
@@ -63,22 +63,22 @@ def run(options: Options) -> dict[str, Any]:
     torch.manual_seed(0)
     shape = (options.lanes, options.model.seq_len)
     x, y = (torch.randint(options.model.vocab, shape, device=device) for _ in range(2))
-    ours, published, dense = (
+    h2q, published, dense = (
         ByteModel(config).to(device) for config in (options.model, options.model, replace(options.model, kind="dense"))
     )
     models: dict[str, nn.Module] = {
-        "ours": ours,
+        "h2q": h2q,
         "published formulation": PublishedFormulation(published),
         "published, checkpointed": PublishedFormulation(published, checkpointed=True),
         "dense": dense,
     }
     if options.model.rank_cap > options.model.fixed_rank and options.model.max_rank is None:
         # What growth may need later lies there from the start: it should cost nothing now.
-        models["ours, storage of all ranks"] = ByteModel(
+        models["h2q, storage of all ranks"] = ByteModel(
             replace(options.model, max_rank=min(64, options.model.rank_cap))
         ).to(device)
     if options.compile:
-        models["ours, compiled"] = compiled = ByteModel(options.model).to(device)
+        models["h2q, compiled"] = compiled = ByteModel(options.model).to(device)
         compiled.compile()
     floors = {"bare products": False, "bare products, attention's too": True}
     cases: dict[str, Callable[[], object]] = {}
@@ -98,7 +98,7 @@ def run(options: Options) -> dict[str, Any]:
                     "case": case,
                     "seconds": median(seconds[case]),
                     "bytes per second": x.numel() / median(seconds[case]),
-                    "times ours": ratio(seconds, case, f"ours {name}"),
+                    "times h2q": ratio(seconds, case, f"h2q {name}"),
                     "peak MiB": round(peaks[case] / 2**20),
                 }
             )
@@ -214,7 +214,7 @@ class PublishedFormulation(nn.Module):
         future = torch.full((x.shape[1], x.shape[1]), float("-inf"), device=x.device).triu(1)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + future
         y = (scores.softmax(-1) @ value).transpose(1, 2).flatten(-2)
-        return self._linear(attention.o_proj, rotate_phase_ref(y) if attention.phase_rotation else y)
+        return self._linear(attention.o_proj, rotate_phase(y) if attention.phase_rotation else y)
 
     def _feed(self, block: Block, x: Tensor) -> Tensor:
         return self._linear(block.ffn.fc2, functional.gelu(self._linear(block.ffn.fc1, block.norm2(x))))

@@ -58,8 +58,8 @@ def experiment_runs(name: str, last: int, tracking: TrackingConfig) -> list[Comp
 def _from_anywhere(client: "MlflowClient", run: "Run") -> ComparedRun:
     folder = RunFolder(locate(run.data.tags.get(FOLDER_TAG, "")))
     tracked = folder.mlflow_run()
-    ours = tracked is not None and tracked["run_id"] == run.info.run_id and folder.config() is not None
-    return from_folder(folder) if ours else from_mlflow(client, run)
+    same = tracked is not None and tracked["run_id"] == run.info.run_id and folder.config() is not None
+    return from_folder(folder) if same else from_mlflow(client, run)
 
 
 def _runs(client: "MlflowClient", experiment: str | None) -> list["Run"]:

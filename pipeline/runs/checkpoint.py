@@ -130,7 +130,7 @@ def _newest(folder: Path, read: Callable[[Path], T]) -> tuple[T, Path, list[str]
         except DamagedCheckpoint as error:
             damaged.append(str(error))
     if damaged:
-        raise UserError(f"no valid checkpoint in {folder}: {'; '.join(damaged)}; start anew with another --name")
+        raise UserError(f"no valid checkpoint in {folder}: {'; '.join(damaged)}; start over under another --name")
     return None
 
 

@@ -125,12 +125,12 @@ class Follower:
     def _new_records(self) -> list[Record]:
         records = [json.loads(line) for line in self._tail.read().splitlines()]
         for record in records:
-            # What was kept of a file that began anew has the time that it had.
+            # What was kept of a file that was started over has the time that it had.
             if record.get("time", 0.0) > self._newest[1]:
                 if record["step"] <= self._newest[0]:
                     self._again(record["step"])
                 self._newest = record["step"], record["time"]
-        # A worker that restarts begins the file anew: the step tells what was seen already.
+        # A worker that restarts starts the file over: the step tells what was seen already.
         fresh = [record for record in records if record["step"] > self._last_step]
         if fresh:
             self._last_step = fresh[-1]["step"]

@@ -40,7 +40,7 @@ def stoppable(folder: Path) -> Iterator[Stopping]:
         threading.Thread(target=request_stop, args=(folder,), daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
-        yield stopping  # signals are not ours to handle
+        yield stopping  # a thread other than the main one handles no signals
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

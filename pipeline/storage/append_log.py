@@ -1,4 +1,4 @@
-"""A file of lines that grows: appended to on a disk; on an object store, which cannot append, put again as a whole.
+"""A file of lines that grows: appended to on a disk; on an object store, which cannot append, rewritten whole.
 
 Putting the whole file again keeps one file with one format wherever a run lies. What that costs is bounded: it is done
 every 5 s at most, and more rarely as the file grows, so that no more than 1 MB/s goes up (a record is about 0.5 kB: a
@@ -41,12 +41,12 @@ class Tail(Protocol):
     """How often it is worth to look."""
 
     def read(self) -> bytes:
-        """Whole lines that were not read yet; lines may come again when the file was begun anew."""
+        """Whole lines that were not read yet; lines may come again when the file was started over."""
         ...
 
 
 def growing(path: Path, start: str) -> Growing:
-    """Begin the file anew with these lines."""
+    """Start the file over with these lines."""
     return _OnStore(path, start) if isinstance(path, UriPath) else _OnDisk(path, start)
 
 
@@ -117,7 +117,7 @@ class _DiskTail:
         try:
             with self._path.open("rb") as file:
                 inode = os.fstat(file.fileno()).st_ino
-                # A writer that starts again replaces the file: read it anew.
+                # A writer that starts again replaces the file: read it from its start.
                 offset = self._offset if inode == self._inode else 0
                 file.seek(offset)
                 whole, newline, _ = file.read().rpartition(b"\n")

@@ -23,7 +23,7 @@ class _Capture:
 class CapturedStep:
     """`step(x, y, detailed=…)` as the function `work` that it wraps, replayed.
 
-    Captured when first called, with and without details, and anew where the batch's shape or the model's ranks have
+    Captured when first called, with and without details, and again where the batch's shape or the model's ranks have
     changed. `work` must do the same on the device each time, from tensors that stay where they are: weights, moments,
     counts, learning rates. A capture leaves all of them as they were, so that every step of a run is a replay. What is
     drawn (dropout) follows torch's seed at the replay, as in an eager step.

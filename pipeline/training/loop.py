@@ -70,7 +70,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     counters = train_state.counters
     counters.rollbacks = max(counters.rollbacks, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size)
-    optimizer_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
+    take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
     start, clock = counters.step, Clock(counters.step, counters.seconds)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them
     with (
@@ -102,7 +102,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
                 set_learning_rate(train_state.optimizer, rate)
                 # What is drawn (dropout) is a function of seed, step and worker: a run that resumes draws the same.
                 torch.manual_seed(zlib.crc32(f"{training.seed} {step} {worker.world_rank}".encode()))
-                measured = optimizer_step(*batches(step), detailed=logging)
+                measured = take_step(*batches(step), detailed=logging)
                 losses.append(measured.pop("loss"))
                 profile.next()
                 grow_if_stagnant(train_state, worker, losses, run)

@@ -35,7 +35,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
 
     The bank moves every layer at once and a factor is one core of a product, so each has its own factor on the learning
     rate (`scale` of its group). Norms, biases and embeddings are not decayed. On CUDA each group's rate is a tensor
-    there, which a captured step reads anew at each replay.
+    there, which a captured step reads again at each replay.
     """
     device = next(model.parameters()).device
     cuda = device.type == "cuda"

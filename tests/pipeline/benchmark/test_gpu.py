@@ -37,8 +37,8 @@ def test_every_part_gives_rows_on_a_cpu_and_says_what_it_leaves_out():
     assert all(list(row) == list(rows[0]) for row in rows)
     rates = {(row["case"], row["batch"]): row["rate"] for row in rows}
     for batch in ("2 × 16", "4 × 16"):
-        [ours] = [row for row in rows if row["case"] == "ours, eager fp32" and row["batch"] == batch]
-        assert ours["× published"] == pytest.approx(ours["rate"] / rates["published fp32", batch])
+        [h2q] = [row for row in rows if row["case"] == "h2q, eager fp32" and row["batch"] == batch]
+        assert h2q["× published"] == pytest.approx(h2q["rate"] / rates["published fp32", batch])
     assert rows[-1]["note"] == "left out: they need a CUDA device"
     assert len(result["runs"]["fp32, eager, seed 0"]) == 4
 

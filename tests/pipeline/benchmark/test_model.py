@@ -1,4 +1,4 @@
-"""What the benchmark compares is the same function: the published formulation against ours, with gradients."""
+"""What the benchmark compares is the same function: the published formulation against this one, with gradients."""
 
 import pytest
 import torch
@@ -35,8 +35,8 @@ def test_the_published_formulation_is_the_same_function(changes, checkpointed):
         logits = one(x)
         logits.square().mean().backward()
         gradients.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    for gradient, published in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, published, rtol=1e-8, atol=1e-10)
     if model.config.halves:
         torch.testing.assert_close(orthogonality(model), orthogonality_ref(model).double(), rtol=1e-6, atol=1e-6)
 
@@ -46,11 +46,11 @@ def test_the_model_benchmark_times_every_case():
     assert [row["case"] for row in result["rows"]] == [
         f"{case} fp32"
         for case in (
-            "ours",
+            "h2q",
             "published formulation",
             "published, checkpointed",
             "dense",
-            "ours, storage of all ranks",
+            "h2q, storage of all ranks",
             "bare products",
             "bare products, attention's too",
         )
