@@ -18,7 +18,7 @@ from h2q.block import Block
 from h2q.config import ModelConfig
 from h2q.errors import require
 from h2q.layers.hamilton import HamiltonLinear, hamilton_linear_ref
-from h2q.mixers.attention import rotate_phase
+from h2q.mixers.attention import rotate_phase_ref
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import interleave, ratio
 from pipeline.config import PRESETS
@@ -214,7 +214,7 @@ class PublishedFormulation(nn.Module):
         future = torch.full((x.shape[1], x.shape[1]), float("-inf"), device=x.device).triu(1)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + future
         y = (scores.softmax(-1) @ value).transpose(1, 2).flatten(-2)
-        return self._linear(attention.o_proj, rotate_phase(y) if attention.phase_rotation else y)
+        return self._linear(attention.o_proj, rotate_phase_ref(y) if attention.phase_rotation else y)
 
     def _feed(self, block: Block, x: Tensor) -> Tensor:
         return self._linear(block.ffn.fc2, functional.gelu(self._linear(block.ffn.fc1, block.norm2(x))))

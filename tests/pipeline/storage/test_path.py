@@ -16,7 +16,7 @@ from pipeline.runs.checkpoint import Checkpoint, CheckpointWriter, list_checkpoi
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.journal import Follower, Journal, read_journal
 from pipeline.storage import append_log as growing
-from pipeline.storage import path as location
+from pipeline.storage import path as paths
 from pipeline.storage import uri as storage
 from pipeline.storage.path import UriPath, locate
 from pipeline.training.summary import Summary
@@ -60,9 +60,9 @@ def test_a_uri_is_read_and_written_as_a_path_is(bucket: Path, tmp_path: Path) ->
         (place / "c.txt").unlink()
         (place / "c.txt").unlink(missing_ok=True)
         assert not (place / "c.txt").exists() and (place / "run").exists()
-        with location.on_disk(place / "a b.txt") as path:
+        with paths.on_disk(place / "a b.txt") as path:
             assert path.name == "a b.txt" and path.read_text() == "é"
-        with location.on_disk(place / "run") as path:
+        with paths.on_disk(place / "run") as path:
             assert [file.name for file in path.iterdir()] == ["config.json"]
 
 
@@ -70,7 +70,7 @@ def test_a_file_uri_is_a_path_and_no_password_is_shown(tmp_path: Path, bucket: P
     assert locate(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
     assert isinstance(bucket, UriPath) and "secret" in bucket.uri
     assert "secret" not in f"{bucket} {bucket!r} {bucket / 'x'}"
-    assert pickle.loads(pickle.dumps(bucket)) == bucket == locate(location.text_of(bucket))
+    assert pickle.loads(pickle.dumps(bucket)) == bucket == locate(paths.text_of(bucket))
     line = "--storage s3://me:pass@bucket/x?client_secret=pass&region=r --corpus.hub name@revision"
     assert storage.without_secrets(line) == (
         "--storage s3://bucket/x?client_secret=&region=r --corpus.hub name@revision"
@@ -97,7 +97,7 @@ def test_a_crash_between_any_two_files_leaves_the_checkpoint_before(
     for number in range(len(FILES)):
         left = [number]
 
-        def crash(path: location.AnyPath, data: Any, left: list[int] = left) -> None:
+        def crash(path: paths.AnyPath, data: Any, left: list[int] = left) -> None:
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1
@@ -134,12 +134,12 @@ def test_the_last_ones_and_the_best_are_kept_and_unfinished_ones_removed(bucket:
 def test_half_a_removal_is_no_damage(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_checkpoint(bucket, example(1))
 
-    def crash(path: location.AnyPath) -> None:
+    def crash(path: paths.AnyPath) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage, "remove_folder", crash)
     with pytest.raises(KeyboardInterrupt):
-        location.remove_whole(folder, "commit.json")
+        paths.remove_whole(folder, "commit.json")
     assert newest_valid(bucket) is None
 
 
@@ -147,11 +147,11 @@ def test_a_store_that_refuses_for_a_while_costs_nothing_and_for_long_is_one_line
     bucket: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(bucket, example(1))
-    monkeypatch.setattr(location, "PATIENCE", (0.1,) * 50)
+    monkeypatch.setattr(paths, "PATIENCE", (0.1,) * 50)
     store.refused = "step-000000002"
     threading.Timer(0.5, lambda: setattr(store, "refused", "")).start()
     write_checkpoint(bucket, example(2))
-    monkeypatch.setattr(location, "PATIENCE", (0.0,))
+    monkeypatch.setattr(paths, "PATIENCE", (0.0,))
     store.refused = "step-000000003"
     counter = Counter()
     refusal = pytest.raises(UserError, match=r"cannot write s3://bucket/step-000000003/.*ACCESS_DENIED")
@@ -181,7 +181,7 @@ def test_a_journal_on_a_store_is_followed_and_begun_again(bucket: Path, monkeypa
 
 def test_a_journal_waits_for_a_store_that_is_away(bucket: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing, "PUT_SECONDS", 0.02)
-    monkeypatch.setattr(location, "PATIENCE", (0.0,))
+    monkeypatch.setattr(paths, "PATIENCE", (0.0,))
     path = bucket / "metrics.jsonl"
     with Journal(path, first_step=0) as journal:
         store.refused = "metrics"
