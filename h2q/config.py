@@ -1,5 +1,6 @@
 """What a model is, when it grows, how it is sampled: frozen, validated, without torch so that `--help` is quick."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
@@ -9,6 +10,15 @@ from h2q.layers import FAMILIES
 
 class FromDict:
     """Gives a frozen dataclass `from_dict` and `to_dict`; a field that it does not know is an error, never ignored."""
+
+    def require_finite(self, part: str) -> None:
+        """Refuse numbers that are none: no size, rate or share is infinite. Raises: UserError naming the field."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            require(
+                not isinstance(value, float) or math.isfinite(value),
+                f"{part}{field.name} must be a finite number, got {value}",
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -89,6 +99,7 @@ class ModelConfig(FromDict):
         return self.fixed_rank if self.max_rank is None else self.max_rank
 
     def __post_init__(self) -> None:
+        self.require_finite("model.")
         require(self.kind in FAMILIES, f"model.kind must be one of {', '.join(FAMILIES)}, got {self.kind!r}")
         for name in ("dim", "depth", "heads", "factor", "fixed_rank", "seq_len", "vocab", "ffn_expansion"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
@@ -156,6 +167,7 @@ class GrowthConfig(FromDict):
     """Which Hamilton layers gain the rank."""
 
     def __post_init__(self) -> None:
+        self.require_finite("growth.")
         for name in ("interval", "window", "lookback"):
             require(getattr(self, name) >= 1, f"growth.{name} must be at least 1 step, got {getattr(self, name)}")
         for name in ("warmup", "cooldown", "rank_warmup"):

@@ -56,6 +56,7 @@ class CorpusConfig(FromDict):
             self.path is None or self.hub is None,
             f"corpus.path and corpus.hub exclude each other, got {self.path} and {self.hub}",
         )
+        self.require_finite("corpus.")
         require(0 <= self.holdout < 0.5, f"corpus.holdout must be at least 0 and below 0.5, got {self.holdout}")
         require(0 <= self.seed < 2**63, f"corpus.seed must be at least 0 and below 2^63, got {self.seed}")
         require(self.shard_bytes >= 1, f"corpus.shard_bytes must be at least 1, got {self.shard_bytes}")
@@ -108,6 +109,7 @@ class TrainingConfig(FromDict):
     """How often a run may go back to a checkpoint, each time with half the learning rate, before it ends."""
 
     def __post_init__(self) -> None:
+        self.require_finite("training.")
         for name in ("steps", "lanes", "log_every", "evaluate_every", "save_every", "keep", "skip_limit"):
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("warmup", "weight_decay", "axiom_lambda", "independence_lambda", "seed", "rollback_limit"):

@@ -43,6 +43,7 @@ class SearchConfig(FromDict):
     """Seed of the search. With `concurrency` 1, or with `random` and `grid`, the same seed tries the same values."""
 
     def __post_init__(self) -> None:
+        self.require_finite("search.")
         require(len(self.space) > 0, "search.space must name at least one field: --search.space FIELD=VALUE,VALUE")
         require(
             self.trials is None or self.trials >= 1,

@@ -1,5 +1,6 @@
 """The training loop that every worker runs: evaluate, sample, save, step, log. Start reading at `train`."""
 
+import math
 import time
 import zlib
 from typing import Any
@@ -154,10 +155,12 @@ def evaluate(
     train_state: TrainState, corpus: Corpus, worker: Worker, autocast: Autocast, folder: RunFolder, *, last: bool
 ) -> bool:
     """Bits per byte of the validation split (at the last step of the test split too) into the record, and a sample
-    into the run's folder. Whether it is the best validation so far."""
+    into the run's folder. Whether it is the best validation so far. Raises: Diverged if a split has no finite one."""
     model, counters = train_state.model, train_state.counters
     for split in ("validation", "test") if last else ("validation",):
-        counters.record[f"{split}/bpb"] = bits_per_byte(model, corpus.splits[split], worker, autocast)
+        bpb = counters.record[f"{split}/bpb"] = bits_per_byte(model, corpus.splits[split], worker, autocast)
+        if not math.isfinite(bpb):
+            raise Diverged(f"last at step {counters.step}, where {split} took {bpb} bits per byte")
     if worker.first:
         write_sample(folder.samples, counters.step, model, corpus.test)
     return counters.improves(counters.record["validation/bpb"])

@@ -34,15 +34,15 @@ class Counters:
     """What was measured at this step so far; it is written to the journal after the checkpoint of the step."""
 
     def improves(self, bpb: float) -> bool:
-        """Note a validation at this step; whether it is the best so far."""
-        if self.best is not None and bpb >= self.best["bpb"]:
+        """Note a validation at this step; whether it is the best so far, which what is not finite never is."""
+        if not math.isfinite(bpb) or (self.best is not None and bpb >= self.best["bpb"]):
             return False
         self.best = {"step": self.step, "bpb": bpb}
         return True
 
 
 class Diverged(Exception):
-    """Too many steps in a row had a gradient that is not finite."""
+    """Too many steps in a row had a gradient that is not finite, or an evaluation was not."""
 
 
 class TrainState:

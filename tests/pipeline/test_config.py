@@ -1,11 +1,13 @@
 """Configs: presets that hold together, values that come back as they were, rules that are named."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from h2q.config import GrowthConfig, ModelConfig
 from h2q.errors import UserError
-from pipeline.config import PRESETS, RunConfig, TrainingConfig, describe_presets
+from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrainingConfig, describe_presets
+from pipeline.sweep.config import SearchConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -43,3 +45,13 @@ def test_rules_across_parts_are_named() -> None:
         replace(RunConfig(), growth=replace(RunConfig().growth, enabled=True))
     with pytest.raises(UserError, match=r"training\.learning_rate must be positive, got 0"):
         TrainingConfig(learning_rate=0)
+
+
+@pytest.mark.parametrize("part", [TrainingConfig, ModelConfig, GrowthConfig, CorpusConfig, SearchConfig])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_refused_wherever_one_is_taken(part: type, value: float) -> None:
+    numbers = [field.name for field in fields(part) if isinstance(field.default, float)]
+    assert numbers
+    for name in numbers:
+        with pytest.raises(UserError, match=rf"\.{name} must be .*, got {value}"):
+            part(**{name: value})

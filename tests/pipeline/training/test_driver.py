@@ -252,6 +252,20 @@ def test_a_run_that_diverges_goes_back_and_then_ends_clearly(tmp_path: Path, tin
         train(tiny(tmp_path, training=exploding))
 
 
+def test_an_evaluation_that_is_not_finite_is_a_divergence_and_never_saved(
+    tmp_path: Path, tiny: Make, train: Train
+) -> None:
+    """Weights beyond the range of floats, evaluated before the next gradient shows it."""
+    config = tiny(tmp_path, training={"steps": 4, "schedule": "constant"})
+    _, folder, _ = train(config)
+    exploding = {"learning_rate": 1e30, "rollback_limit": 1, "evaluate_every": 1, "save_every": 1, "steps": 60}
+    with pytest.raises(UserError, match=r"diverged 2 times, .*validation took nan bits.*--training\.learning-rate"):
+        train(replace(config, resume=True, training=replace(config.training, **exploding)))
+    checkpoint, _, damaged = newest_valid(folder.checkpoints) or (None, None, None)
+    assert checkpoint and checkpoint.state["step"] == 4 and damaged == []
+    assert checkpoint.state["best"]["step"] == 4, "what is not finite is never the best"
+
+
 def test_a_profile_is_a_trace_of_some_steps(tmp_path: Path, tiny: Make, train: Train) -> None:
     _, folder, said = train(tiny(tmp_path, profile=2, training={"steps": 8}))
     trace = folder.path / "profile" / "trace.json.gz"
