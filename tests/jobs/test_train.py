@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import RunConfig
+from pipeline.runs.folder import claim_folder
+
 ROOT = Path(__file__).parents[2]
 TINY_FIELDS = {
     "model.dim": 32,
@@ -133,3 +136,12 @@ def test_a_killed_run_is_resumed_by_one_word(tmp_path: Path, text: Path, call_jo
     assert steps == [*range(0, 201, 50), 201]
     done = call_job("train", tmp_path, "h2q", "--resume")
     assert done.returncode == 2 and "whose preset is laptop, not h2q" in done.stderr
+
+
+def test_resume_keeps_the_number_of_threads_unless_there_are_other_workers(tmp_path: Path) -> None:
+    from jobs.train import configure
+
+    storage = str(tmp_path)
+    claim_folder(tmp_path, RunConfig(name="one", storage=storage, threads=3), "laptop", "")
+    for options, threads in (([], 3), (["--threads", "2"], 2), (["--workers", "2"], None)):
+        assert configure(["--resume", "--storage", storage, *options])[1].threads == threads
