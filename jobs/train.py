@@ -11,6 +11,7 @@ from pipeline.cli import parse, quiet_profiler, run
 from pipeline.cluster.submitted import placed
 from pipeline.config import PRESETS, RunConfig, describe_presets
 from pipeline.runs.folder import check_storage, find_folder
+from pipeline.runs.load import run_config
 
 PROG = "python jobs/train.py"
 
@@ -62,10 +63,8 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
         raise UserError(
             f"resume continues {folder.name}, whose preset is {stored['preset']}, not {named}: leave it out"
         )
-    earlier = replace(RunConfig.from_dict(stored["config"]), profile=0)
+    earlier = replace(run_config(folder), profile=0)
     config = _parse(options, stored["preset"], earlier)
-    if config.workers != earlier.workers and config.threads == earlier.threads:
-        config = replace(config, threads=None)  # each has other cores now, and the bits differ anyway
     return stored["preset"], replace(config, name=folder.name, storage=str(Path(folder.path).parent))
 
 

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"h2q"},
-    {"config", "cli", "events", "terminal", "figures", "threads"},
+    {"config", "cli", "events", "terminal", "figures", "shown"},
     {"storage"},
     {"runs", "cluster", "corpus"},
     {"prepare", "tracking"},

@@ -2,18 +2,22 @@
 histories)."""
 
 import contextlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.runs.checkpoint import list_checkpoints
+from h2q.errors import UserError
+from pipeline.runs.checkpoint import list_checkpoints, read_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
+from pipeline.storage.json_file import Count, fitting, object_of
 from pipeline.tracking.provenance import parameters
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
+
+_SIZES = object_of(training=object_of(lanes=Count), model=object_of(seq_len=Count, fixed_rank=Count))
+"""What a comparison needs of a config, however old."""
 
 _UNFINISHED = "unfinished"
 """It goes on, or it was killed: nobody can tell which."""
@@ -48,7 +52,7 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     stored, summary = folder.config(), folder.summary() or {}
     assert stored is not None
     # As it was written: an option that is younger than the run must not show today's default.
-    config = stored["config"]
+    config = fitting(stored["config"], _SIZES, f"the config in {folder.config_file}", "put it back as it was")
     records = read_journal(folder.journal)
     # A run that goes on after its summary was written is no longer what the summary says.
     ended = bool(summary) and bool(records) and records[-1]["step"] == summary["steps"]
@@ -124,6 +128,6 @@ def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, 
 def _newest_state(folder: RunFolder) -> dict[str, Any]:
     """What the newest checkpoint says of the run, unverified: enough to describe a run that has not ended."""
     for path in list_checkpoints(folder.checkpoints):
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads((path / "state.json").read_text())
+        with contextlib.suppress(FileNotFoundError, UserError):
+            return read_state(path)
     return {}

@@ -10,7 +10,9 @@ from pipeline.comparison.compared_run import ComparedRun, from_folder, from_mlfl
 from pipeline.config import TrackingConfig
 from pipeline.runs.find import list_runs
 from pipeline.runs.folder import RunFolder
+from pipeline.shown import note
 from pipeline.storage.path import locate
+from pipeline.storage.uri import DamagedFile
 from pipeline.tracking.find import find_run
 from pipeline.tracking.provenance import FOLDER_TAG
 from pipeline.tracking.store import reading_client
@@ -25,10 +27,13 @@ def find_runs(references: Iterable[str], *, storage: str, tracking: TrackingConf
 
     Raises: UserError naming the nearest names.
     """
-    runs = []
+    runs, damaged = [], []
     for reference in references:
         try:
             runs.append(from_folder(find_run(reference, storage=storage, tracking=tracking)))
+        except DamagedFile as error:
+            note(f"{reference} is left out: {error}")
+            damaged.append(error)
         except UserError:
             client = reading_client(tracking)
             known = _runs(client, None) if client else []
@@ -36,6 +41,8 @@ def find_runs(references: Iterable[str], *, storage: str, tracking: TrackingConf
             if not client or not match:
                 raise _unknown(reference, storage, known) from None
             runs.append(from_mlflow(client, match[0]))
+    if damaged and not runs:
+        raise damaged[0]
     return runs
 
 

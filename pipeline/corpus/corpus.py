@@ -1,6 +1,5 @@
 """A prepared corpus: its manifest, and its splits as mapped, verified streams of bytes."""
 
-import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -11,19 +10,61 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from h2q.errors import UserError, require
+from h2q.errors import require
 from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
 from pipeline.corpus.cache import Cache
 from pipeline.corpus.shards import MappedShard, Shard
 from pipeline.corpus.verified import is_verified, remember_verified
 from pipeline.storage import uri as storage
+from pipeline.storage.json_file import Count, PlainName, fitting, read_json
 from pipeline.storage.path import AnyPath
 
 MANIFEST = "manifest.json"
 VERSION = 1
 Verify = Literal["first", "always"]
+
+_LARGEST = 1 << 28
+"""Bytes of a manifest: that of a million shards has 173 MB."""
+
+
+class ShardEntry(TypedDict):
+    """What a manifest or a receipt says of a shard."""
+
+    name: PlainName
+    bytes: Count
+    documents: Count
+    file_bytes: Count
+    sha256: str
+
+
+class _SplitEntry(TypedDict):
+    bytes: Count
+    documents: Count
+    sha256: str
+    order0_bpb: float | None
+    gzip_bpb: float | None
+    xz_bpb: float | None
+    sample_bytes: Count
+    shards: list[ShardEntry]
+
+
+class _Splits(TypedDict):
+    train: _SplitEntry
+    validation: _SplitEntry
+    test: _SplitEntry
+
+
+class _Manifest(TypedDict):
+    """What is read of a manifest; it holds more (`pipeline.prepare.manifest`)."""
+
+    name: str
+    sha256: str
+    command: str
+    notes: list[str]
+    splits: _Splits
 
 
 @dataclass(frozen=True)
@@ -192,16 +233,23 @@ def open_corpus(folder: AnyPath, config: CorpusConfig | None = None) -> Corpus:
 
 def read_manifest(folder: AnyPath) -> dict[str, Any] | None:
     """The parsed manifest, or None where none is. Raises: UserError for one that is damaged or of another version."""
-    path = folder / MANIFEST
+    path, remedy = folder / MANIFEST, "delete it and run python jobs/prepare.py again"
     try:
-        manifest = json.loads(storage.read(path))
+        manifest = read_json(path, dict, remedy, limit=_LARGEST)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run python jobs/prepare.py again") from error
-    version = manifest.get("version") if isinstance(manifest, dict) else None
+    version = manifest.get("version")
     require(
         version == VERSION,
         f"{path} must be of version {VERSION}, found {version}: delete the folder and run python jobs/prepare.py again",
     )
+    manifest = fitting(manifest, _Manifest, str(path), remedy)
+    for name, split in manifest["splits"].items():
+        for count in ("bytes", "documents"):
+            total = sum(shard[count] for shard in split["shards"])
+            require(
+                split[count] == total,
+                f"{path} is damaged: splits.{name}.{count} should be the sum over its shards, {total}, found "
+                f"{split[count]}; {remedy}",
+            )
     return manifest

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from pipeline.storage import uri as storage
+from pipeline.storage.json_file import read_hint
 
 _VERIFIED = ".verified.json"
 
@@ -26,7 +27,4 @@ def remember_verified(paths: list[Path]) -> None:
 
 
 def _ledger(folder: Path) -> dict[str, list[int]]:
-    try:
-        return json.loads((folder / _VERIFIED).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
+    return read_hint(folder / _VERIFIED, dict[str, list[int]], "shards are verified once more") or {}

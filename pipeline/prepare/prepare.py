@@ -25,8 +25,9 @@ from pipeline.prepare.manifest import describe, fingerprint_of
 from pipeline.prepare.sources import Source
 from pipeline.prepare.splits import Contents
 from pipeline.prepare.tasks import Task, plan
-from pipeline.prepare.write import run_task
+from pipeline.prepare.write import Receipt, run_task
 from pipeline.storage import uri as storage
+from pipeline.storage.json_file import read_hint
 from pipeline.storage.lock import lock
 from pipeline.storage.path import AnyPath, locate
 from pipeline.storage.uri import is_uri
@@ -141,9 +142,8 @@ def _finished(task: Task, sizes: dict[str, int], verify: Verify) -> dict[str, An
     """The receipt of a task that was finished before and whose shards are still there."""
     if task.receipt not in sizes:
         return None
-    try:
-        receipt = json.loads(storage.read(task.folder / task.receipt))
-    except ValueError:
+    receipt = read_hint(task.folder / task.receipt, Receipt, "its part is made again")
+    if receipt is None or any(receipt[name] != getattr(task, name) for name in ("name", "number", "size")):
         return None
     listed = [shard for entry in receipt["splits"].values() for shard in entry["shards"]]
     return receipt if all(_intact(task.folder, sizes, shard, verify) for shard in listed) else None

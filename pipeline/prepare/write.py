@@ -3,15 +3,37 @@
 import hashlib
 import json
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Len
+from typing_extensions import TypedDict
 
+from pipeline.corpus.corpus import ShardEntry
 from pipeline.corpus.shards import PackedShard, ShardWriter
 from pipeline.prepare.inputs import Block, InputPart
 from pipeline.prepare.readers import blocks
 from pipeline.prepare.tasks import Task
+from pipeline.storage.json_file import Count
 from pipeline.storage.uri import write_atomic
+
+
+class _SplitReceipt(TypedDict):
+    """What a task wrote to one split."""
+
+    shards: list[ShardEntry]
+    histogram: Annotated[list[Count], Len(256, 256)]
+    inputs: list[Annotated[list[str | Count], Len(2, 2)]]
+    """[input, its bytes in the split]."""
+
+
+class Receipt(TypedDict):
+    """What a finished task wrote."""
+
+    name: str
+    number: Count
+    size: Count
+    splits: dict[str, _SplitReceipt]
 
 
 def run_task(task: Task) -> dict[str, Any]:

@@ -9,17 +9,22 @@ checkpoints/step-000001000/     (how it becomes whole at once: pipeline.storage.
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, Self, TypeVar
 
-from safetensors import SafetensorError
+from annotated_types import Len
+from typing_extensions import TypedDict
 
 from h2q.errors import UserError
-from pipeline.storage.path import is_whole, remove_whole, write_whole
+from pipeline.config import RunConfig
+from pipeline.storage.json_file import Count, fitting, object_of, read_json, shape_of
+from pipeline.storage.path import is_whole, on_disk, remove_whole, write_whole
+from pipeline.storage.uri import DamagedFile, open_regular
 
 if TYPE_CHECKING:  # torch takes seconds to load: who only looks at a state need not wait for it
     import torch
@@ -29,7 +34,46 @@ T = TypeVar("T")
 
 FORMAT = 1
 MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+_STATE = "state.json"
 _COMMIT = "commit.json"
+_REMEDY = "take the folder away"
+
+
+class _Best(TypedDict):
+    step: Count
+    bpb: float
+
+
+class _Growth(TypedDict):
+    step: Count
+    grown_at: list[Count]
+    losses: list[float]
+
+
+class _State(TypedDict):
+    """What state.json holds; of an imported model, only what is required."""
+
+    step: Count
+    config: dict[str, Any]
+    parameters: NotRequired[Count]
+    corpus_sha256: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+    device: NotRequired[str]
+    world_size: NotRequired[Count]
+    seconds: NotRequired[float]
+    best: NotRequired[_Best | None]
+    losses: NotRequired[list[float]]
+    skipped: NotRequired[Count]
+    rollbacks: NotRequired[Count]
+    record: NotRequired[dict[str, float]]
+    uncounted: NotRequired[Annotated[list[float], Len(2, 2)]]
+    growth: NotRequired[_Growth]
+    scaler: NotRequired[dict[str, float]]
+
+
+_FILE = object_of(bytes=Count, sha256=str)
+_COMMITTED = object_of(files=object_of(**{MODEL: _FILE, OPTIMIZER: _FILE, _STATE: _FILE}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +85,7 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-class DamagedCheckpoint(Exception):
+class DamagedCheckpoint(DamagedFile):
     """A checkpoint folder that is incomplete or does not hold what its commit file says."""
 
 
@@ -56,8 +100,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     final = checkpoint_folder(folder, checkpoint.state["step"])
     files = {
         MODEL: save(checkpoint.model),
-        "optimizer.safetensors": save(checkpoint.optimizer),
-        "state.json": _json(checkpoint.state),
+        OPTIMIZER: save(checkpoint.optimizer),
+        _STATE: _json(checkpoint.state),
     }
     listing = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
@@ -67,41 +111,72 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify one checkpoint.
+    """Read and verify one checkpoint: its files are those that were written, and its tensors those of the model and the
+    optimizer that its own config calls for.
 
-    Raises: DamagedCheckpoint naming the file, what was expected and what was found.
+    Raises: DamagedCheckpoint naming the file, what was expected and what was found; UserError for a store that does not
+    answer.
     """
-    from safetensors.torch import load
+    from pipeline.runs.tensors import read_tensors
 
-    contents, state = _verified(folder)
+    with _verified(folder) as (state, here):
+        model, optimizer = read_tensors(here / MODEL, here / OPTIMIZER, config_of(state).model)
+        return Checkpoint(model=model, optimizer=optimizer, state=state)
+
+
+def config_of(state: dict[str, Any]) -> RunConfig:
+    """The config that a checkpoint's state holds. An option that it lacks was not known when it was written, because
+    the commit vouches that nothing was deleted. Raises: DamagedFile."""
+    config = RunConfig().to_dict() | state["config"]
+    for name, defaults in RunConfig().to_dict().items():
+        if isinstance(defaults, dict) and isinstance(config[name], dict):
+            config[name] = defaults | config[name]
     try:
-        return Checkpoint(model=load(contents[MODEL]), optimizer=load(contents["optimizer.safetensors"]), state=state)
-    except (KeyError, SafetensorError) as error:
-        raise _unreadable(folder, error) from error
+        return RunConfig.from_dict(fitting(config, shape_of(RunConfig, complete=True), _STATE, _REMEDY))
+    except DamagedFile:
+        raise
+    except UserError as error:
+        raise DamagedFile(f"{_STATE} is damaged: {error}") from error
 
 
-def _verified(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files by name, as they were committed, and what the JSON one says."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors, unverified. Raises: FileNotFoundError, UserError."""
+    return read_json(folder / _STATE, _State, _REMEDY)
+
+
+def weights_sha256(folder: Path) -> str:
+    """The digest of the model's file, as it was committed. Raises: FileNotFoundError, UserError."""
+    return read_json(folder / _COMMIT, _COMMITTED, _REMEDY)["files"][MODEL]["sha256"]
+
+
+@contextmanager
+def _verified(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """What the checkpoint holds beside tensors, and a folder on this machine's disk with its files as committed."""
     try:
-        commit = json.loads((folder / _COMMIT).read_bytes())
-        if commit["format"] != FORMAT:
-            raise DamagedCheckpoint(f"{folder}: format {commit['format']}, this version reads {FORMAT}")
-        contents = {}
-        for name, expected in commit["files"].items():
-            content = contents[name] = (folder / name).read_bytes()
-            if len(content) != expected["bytes"]:
-                raise DamagedCheckpoint(f"{folder / name}: {len(content)} bytes, {expected['bytes']} were written")
-            if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-                raise DamagedCheckpoint(f"{folder / name}: its sha256 is not the one that was written")
-        return contents, json.loads(contents["state.json"])
+        with on_disk(folder) as here:
+            commit = read_json(here / _COMMIT, object_of(format=int), _REMEDY)
+            if commit["format"] != FORMAT:
+                raise DamagedFile(f"format {commit['format']}, this version reads {FORMAT}")
+            for name, expected in fitting(commit, _COMMITTED, _COMMIT, _REMEDY)["files"].items():
+                _compare(here / name, expected)
+            state = read_state(here)
+            if checkpoint_folder(folder, state["step"]).name != folder.name:
+                raise DamagedFile(f"{_STATE} is of step {state['step']}")
+            yield state, here
     except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{error.filename} is missing") from error
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise _unreadable(folder, error) from error
+        raise DamagedCheckpoint(f"{folder / Path(error.filename).name} is missing") from error
+    except (DamagedFile, OSError) as error:
+        raise DamagedCheckpoint(f"{folder}: {error}") from error
 
 
-def _unreadable(folder: Path, error: Exception) -> DamagedCheckpoint:
-    return DamagedCheckpoint(f"{folder}: {type(error).__name__}: {error}")
+def _compare(file: Path, expected: dict[str, Any]) -> None:
+    """Raise DamagedFile unless the file has this size and digest; a block of it is in memory."""
+    with open_regular(file) as content:
+        size = os.fstat(content.fileno()).st_size
+        if size != expected["bytes"]:
+            raise DamagedFile(f"{file.name}: {size} bytes, {expected['bytes']} were written")
+        if hashlib.file_digest(content, "sha256").hexdigest() != expected["sha256"]:
+            raise DamagedFile(f"{file.name}: its sha256 is not the one that was written")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -119,7 +194,12 @@ def newest_valid(folder: Path) -> tuple[Checkpoint, Path, list[str]] | None:
 
 def newest_state(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
     """What the newest checkpoint that verifies holds beside tensors; else like `newest_valid`, but loads no torch."""
-    return _newest(folder, lambda path: _verified(path)[1])
+    return _newest(folder, _verified_state)
+
+
+def _verified_state(folder: Path) -> dict[str, Any]:
+    with _verified(folder) as (state, _):
+        return state
 
 
 def _newest(folder: Path, read: Callable[[Path], T]) -> tuple[T, Path, list[str]] | None:

@@ -3,9 +3,11 @@
 import difflib
 import math
 
-from h2q.errors import UserError
-from pipeline.runs.folder import RunFolder
+from h2q.errors import UserError, require
+from pipeline.runs.checkpoint import newest_state
+from pipeline.runs.folder import RunFolder, run_folders
 from pipeline.runs.journal import read_journal
+from pipeline.shown import note
 from pipeline.storage.path import locate
 
 
@@ -25,7 +27,7 @@ def look_up(reference: str, storage: str) -> RunFolder | None:
     """As `find_run`, None where there is no such run."""
     runs = list_runs(storage)
     if reference in ("latest", "best") and runs:
-        return runs[-1] if reference == "latest" else min(runs, key=best_bpb)
+        return runs[-1] if reference == "latest" else _best(runs)
     for folder in (RunFolder(locate(storage) / reference), RunFolder(locate(reference))):
         if reference and folder.config() is not None:
             return folder
@@ -46,10 +48,23 @@ def unknown(reference: str, storage: str, also: str = "") -> UserError:
 
 def list_runs(storage: str) -> list[RunFolder]:
     """The runs in a storage folder, in the order of their start."""
-    found = locate(storage).glob("*/config.json")
-    return [RunFolder(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime, path))]
+    return run_folders(locate(storage))
 
 
 def best_bpb(folder: RunFolder) -> float:
     """The lowest validation bits per byte that the run has reached, infinity before its first evaluation."""
     return min((record.get("validation/bpb", math.inf) for record in read_journal(folder.journal)), default=math.inf)
+
+
+def _best(runs: list[RunFolder]) -> RunFolder:
+    """The best of the runs that can be read; a note tells of those that cannot. Raises: UserError if none can."""
+    whole: dict[float, RunFolder] = {}
+    for folder in runs:
+        try:
+            folder.config()
+            newest_state(folder.checkpoints)
+            whole.setdefault(best_bpb(folder), folder)
+        except UserError as error:
+            note(f"{folder.name} is passed over: {error}")
+    require(bool(whole), f"none of the {len(runs)} runs can be read: see above")
+    return whole[min(whole)]

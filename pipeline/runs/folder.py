@@ -12,17 +12,48 @@ runs/NAME/
     evaluation/     what jobs/evaluate.py has found of it
 """
 
+import errno
 import json
+import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig
-from pipeline.storage.path import locate, write_file
+from pipeline.storage.json_file import Count, object_of, read_hint, read_json, shape_of
+from pipeline.storage.path import UriPath, locate, write_file
 from pipeline.storage.uri import make_folder, remove, write_atomic
+
+_LOST_OPTIONS = (
+    "put back what the run had (a checkpoint's state.json holds its options, --help tells today's defaults), or start "
+    "another --name"
+)
+
+
+class MLflowNote(TypedDict):
+    """mlflow.json: the MLflow run that tracks a run."""
+
+    tracking_uri: str
+    run_id: str
+
+
+class SummaryNote(TypedDict):
+    """What is read of summary.json; it holds more (`pipeline.training.summary`)."""
+
+    status: str
+    steps: Count
+    parameters: Count
+    bytes_seen: Count
+    seconds: float
+    corpus: NotRequired[str]
+    corpus_sha256: NotRequired[str]
+    sample: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -76,32 +107,35 @@ class RunFolder:
         """Held by the process of a sweep that works here."""
         return self.path / ".lock"
 
-    def config(self) -> dict[str, Any] | None:
-        """`preset`, `command` and `config`, as they were noted; None where this is no run."""
-        return self.read(self.config_file.name)
+    def config(self, *, complete: bool = False) -> dict[str, Any] | None:
+        """`preset`, `command` and `config`, as they were noted; None where this is no run. `complete`: no option may be
+        missing, as those are that are younger than the run. Raises: UserError if the file is damaged."""
+        shape = object_of(preset=str, command=str, config=shape_of(RunConfig, complete=complete))
+        return self.read(self.config_file.name, shape, _LOST_OPTIONS)
 
     def note_config(self, preset: str, command: str, config: RunConfig) -> None:
         """From here on, the folder is one of a run."""
         self.write(self.config_file.name, {"preset": preset, "command": command, "config": config.to_dict()})
 
     def summary(self) -> dict[str, Any] | None:
-        """The result, None before the run has ended."""
-        return self.read(self.summary_file.name)
+        """The result, None before the run has ended, or where a note says that the file is damaged."""
+        return read_hint(self.summary_file, SummaryNote, "the run counts as unfinished until it ends once more")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         self.write(self.summary_file.name, summary)
 
     def mlflow_run(self) -> dict[str, str] | None:
-        """`tracking_uri` and `run_id` of the MLflow run that tracks it, None where none does."""
-        return self.read("mlflow.json")
+        """`tracking_uri` and `run_id` of the MLflow run that tracks it, None where none does, or where a note says that
+        the file is damaged."""
+        return read_hint(self.path / "mlflow.json", MLflowNote, "the run counts as one that MLflow does not know")
 
     def note_mlflow_run(self, tracking_uri: str, run_id: str) -> None:
         self.write("mlflow.json", {"tracking_uri": tracking_uri, "run_id": run_id})
 
-    def read(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the folder, None if it is not there."""
+    def read(self, name: str, shape: Any = dict, remedy: str = "put back the file as it was") -> dict[str, Any] | None:
+        """A JSON file of the folder, None if it is not there. Raises: UserError if it is damaged."""
         try:
-            return json.loads((self.path / name).read_text())
+            return read_json(self.path / name, shape, remedy)
         except FileNotFoundError:
             return None
 
@@ -129,20 +163,41 @@ def check_storage(storage: str) -> Path:
 
 
 def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) -> RunFolder:
-    """Make the folder of a new run.
+    """Make the folder of a new run, with its config in it; one that a killed start left empty is used.
 
-    Raises: UserError if a run has that name.
+    Raises: UserError if there is anything of that name.
     """
     name = config.name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = RunFolder(storage / name)
-    try:
-        folder.path.mkdir()
-    except FileExistsError:
-        raise UserError(
-            f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name"
-        ) from None
-    folder.note_config(preset, command, config)
+    if isinstance(storage, UriPath):
+        taken = folder.config_file.exists()
+        if not taken:
+            folder.note_config(preset, command, config)
+    else:
+        taken = not _renamed_into_place(folder, lambda beside: beside.note_config(preset, command, config))
+    if taken and folder.config() is None:
+        raise UserError(f"name must be new, but {folder.path} holds something else: choose another --name")
+    require(
+        not taken,
+        f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name",
+    )
     return folder
+
+
+def _renamed_into_place(folder: RunFolder, fill: Callable[[RunFolder], None]) -> bool:
+    """Make the folder so that it is filled whenever it is there; False where something of its name is there already."""
+    beside = RunFolder(folder.path.with_name(f".{uuid.uuid4().hex}"))
+    beside.path.mkdir()
+    try:
+        fill(beside)
+        beside.path.rename(folder.path)  # replaces an empty folder, and nothing else
+        return True
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise UserError(f"cannot make {folder.path}: {error.strerror}; choose another --name or --storage") from error
+    finally:
+        shutil.rmtree(beside.path, ignore_errors=True)
 
 
 def find_folder(storage: Path, name: str | None) -> RunFolder:
@@ -154,6 +209,12 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
         folder = RunFolder(storage / name)
         require(folder.config() is not None, f"no run {name} in {storage}: leave out --resume to start it")
         return folder
-    found = sorted(storage.glob("*/config.json"), key=lambda path: (path.stat().st_mtime, path))
+    found = run_folders(storage)
     require(bool(found), f"no run to resume in {storage}: leave out --resume to start one")
-    return RunFolder(found[-1].parent)
+    return found[-1]
+
+
+def run_folders(storage: Path) -> list[RunFolder]:
+    """The runs in a storage folder, in the order of their start."""
+    found = [path for path in storage.glob("*/config.json") if not path.parent.name.startswith(".")]
+    return [RunFolder(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime, path))]

@@ -4,6 +4,7 @@ The file is the record of a run. A terminal or an MLflow server that goes away l
 """
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from h2q.errors import UserError
+from pipeline.shown import note
 from pipeline.storage.append_log import Growing, growing, tail
+from pipeline.storage.json_file import parse
+from pipeline.storage.uri import read
 
 Record = dict[str, Any]
 
@@ -53,12 +57,43 @@ def _line(record: Record) -> str:
 
 
 def read_journal(path: Path) -> list[Record]:
-    """All whole records. A last line that a crash cut short is not one."""
+    """All whole records; a note tells of lines that are none. A last line that a crash cut short is not one, either.
+
+    Raises: UserError if the file cannot be read.
+    """
     try:
-        text = path.read_text()
+        whole, _, _ = read(path).rpartition(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return _records(whole, path)
+
+
+def _records(lines: bytes, path: Path) -> list[Record]:
+    """What the lines say. One that is damaged is no reason to lose the others."""
+    found = [_parsed(line) for line in lines.split(b"\n")] if lines else []
+    records = [record for record in found if record is not None]
+    if damaged := len(found) - len(records):
+        note(f"{damaged} of {len(found)} lines of {path} are damaged: they are passed over")
+    return records
+
+
+def _parsed(line: bytes) -> Record | None:
+    try:
+        value = parse(line)
+    except ValueError:
+        return None
+    return value if _is_record(value) else None
+
+
+def _is_record(value: Any) -> bool:
+    """Whether it is numbers of a step, with the time at which they were taken."""
+    return (
+        isinstance(value, dict)
+        and all(type(number) is float or (type(number) is int and abs(number) < 1 << 63) for number in value.values())
+        and type(value.get("step")) is int
+        and value["step"] >= 0
+        and math.isfinite(value.get("time", math.nan))
+    )
 
 
 def series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
@@ -83,7 +118,7 @@ class Follower:
     ) -> None:
         """`every_seconds`: how often to look; None: as it is worth for the place where the journal lies. `again` is
         told of a step from which steps are trained once more."""
-        self._tail = tail(path)
+        self._path, self._tail = path, tail(path)
         self._consume = consume
         self._again = again
         self._last_step = -1
@@ -123,7 +158,7 @@ class Follower:
         return True
 
     def _new_records(self) -> list[Record]:
-        records = [json.loads(line) for line in self._tail.read().splitlines()]
+        records = _records(self._tail.read().rstrip(b"\n"), self._path)
         for record in records:
             # What was kept of a file that was started over has the time that it had.
             if record.get("time", 0.0) > self._newest[1]:

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 from h2q.errors import UserError
 from pipeline.config import RunConfig
-from pipeline.runs.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_folder, newest_valid, read_checkpoint
+from pipeline.runs.checkpoint import (
+    Checkpoint,
+    DamagedCheckpoint,
+    checkpoint_folder,
+    config_of,
+    newest_valid,
+    read_checkpoint,
+)
 from pipeline.runs.folder import RunFolder
 
 if TYPE_CHECKING:  # torch takes seconds to load: who only looks for a run need not wait for it
@@ -15,12 +22,16 @@ if TYPE_CHECKING:  # torch takes seconds to load: who only looks for a run need 
 def run_config(folder: RunFolder) -> RunConfig:
     """The config of a run.
 
-    Raises: UserError if the folder is not one of a run.
+    Raises: UserError if the folder is not one of a run, or its config.json is damaged: no option that is missing there
+    becomes today's default.
     """
-    stored = folder.config()
+    stored = folder.config(complete=True)
     if stored is None:
         raise UserError(f"{folder.path} is not the folder of a run: it has no config.json")
-    return RunConfig.from_dict(stored["config"])
+    try:
+        return RunConfig.from_dict(stored["config"])
+    except UserError as error:
+        raise UserError(f"{folder.config_file} is damaged: {error}") from error
 
 
 def load_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:
@@ -56,7 +67,7 @@ def model_of(checkpoint: Checkpoint) -> tuple["ByteModel", RunConfig]:
     """The model in a checkpoint, on the CPU, ready to be evaluated; and the config of its run."""
     from h2q.model import ByteModel
 
-    config = RunConfig.from_dict(checkpoint.state["config"])
+    config = config_of(checkpoint.state)
     model = ByteModel(config.model)
     model.load_state_dict(checkpoint.model)
     return model.eval(), config

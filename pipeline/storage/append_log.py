@@ -14,6 +14,7 @@ from typing import Protocol
 
 from h2q.errors import UserError
 from pipeline.storage.path import UriPath
+from pipeline.storage.uri import open_regular
 
 PUT_SECONDS = 5.0
 """Least time between two puts."""
@@ -115,7 +116,7 @@ class _DiskTail:
 
     def read(self) -> bytes:
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 inode = os.fstat(file.fileno()).st_ino
                 # A writer that starts again replaces the file: read it from its start.
                 offset = self._offset if inode == self._inode else 0

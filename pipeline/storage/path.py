@@ -138,7 +138,8 @@ def on_disk(path: AnyPath) -> Iterator[Path]:
         if inside:
             copy.mkdir()
         for file in inside or [path]:
-            (copy / file.name if inside else copy).write_bytes(file.read_bytes())
+            with storage.opened(file) as source, (copy / file.name if inside else copy).open("wb") as target:
+                shutil.copyfileobj(source, target)
         yield copy
 
 

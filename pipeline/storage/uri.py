@@ -1,15 +1,18 @@
 """URIs as text, and pyarrow's file systems behind them (`s3://`, `gs://`, `hdfs://`) and behind a local path."""
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from h2q.errors import UserError, first_line
+from h2q.errors import UserError, first_line, require
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 
 _WHOLE_OBJECTS = ("s3", "gcs", "abfs")
 """Stores that show an object only once it is complete, and that cannot rename: there, the write itself is atomic."""
+
+
+class DamagedFile(UserError):
+    """A file that does not hold what was written: its name, the field, what was found, what to do."""
 
 
 def is_uri(path: str) -> bool:
@@ -78,18 +85,38 @@ def opened(path: "AnyPath") -> Iterator["NativeFile"]:
         yield file
 
 
-def read(path: "AnyPath") -> bytes:
-    """The whole file. Raises: FileNotFoundError when there is none; UserError when it cannot be read."""
-    where, inner = filesystem(path)
+def read(path: "AnyPath", *, limit: int | None = None) -> bytes:
+    """The whole file, of `limit` bytes at most. Raises: FileNotFoundError when there is none; UserError when it cannot
+    be read, is larger, or is no file: nothing is waited for."""
     try:
+        if isinstance(path, Path):
+            with open_regular(path) as file:
+                _check_size(path, os.fstat(file.fileno()).st_size, limit)
+                return file.read()
+        where, inner = filesystem(path)
         with where.open_input_file(inner) as file:
+            _check_size(path, file.size(), limit)
             return file.read()
     except NotADirectoryError as error:
-        raise FileNotFoundError(str(path)) from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from error
+        raise UserError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A local file for reading; a pipe or device, which might never answer, is refused. Raises: UserError; OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = open(handle, "rb")  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        file.close()
+        raise DamagedFile(f"{path} must be a file, found a folder, pipe or device: take it away")
+    return file
+
+
+def _check_size(path: "AnyPath", size: int, limit: int | None) -> None:
+    require(limit is None or size <= limit, f"{path} must have at most {limit} bytes, found {size}: take it away")
 
 
 def write_atomic(path: "AnyPath", data: Any) -> None:

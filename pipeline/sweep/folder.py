@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from h2q.errors import UserError, require
-from pipeline.config import TrackingConfig
+from pipeline.config import RunConfig, TrackingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
+from pipeline.storage.json_file import object_of, shape_of
 from pipeline.storage.lock import lock
-from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.config import SearchConfig, SweepConfig
 from pipeline.tracking.provenance import flatten
 
 TABLE = "table.csv"
@@ -72,7 +73,8 @@ def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: st
 
 def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
     """Preset, command, search and options of the sweep, None where there is none."""
-    return folder.read(_SWEEP)
+    search, run = (shape_of(config, complete=True) for config in (SearchConfig, RunConfig))
+    return folder.read(_SWEEP, object_of(preset=str, command=str, corpus_sha256=str, search=search, run=run))
 
 
 def result_files(folder: RunFolder) -> list[Path]:

@@ -17,6 +17,7 @@ from h2q.errors import UserError
 from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
 from pipeline.runs.folder import RunFolder
+from pipeline.storage.json_file import object_of, shape_of
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.configuration import Configuration
 from pipeline.sweep.folder import SKIPPED
@@ -49,7 +50,8 @@ class Sweep:
         self.space: Space = parse_space(config.search.space)
         self._check = check
         self.trials = read_trials(folder)
-        self.skipped = [Skip(**skip) for skip in (folder.read(SKIPPED) or {}).get("skipped", [])]
+        shape = object_of(skipped=list[shape_of(Skip, complete=True)])
+        self.skipped = [Skip(**skip) for skip in (folder.read(SKIPPED, shape) or {"skipped": []})["skipped"]]
         self._interrupted = [trial for trial in self.trials if trial.state == "running"]
         whole = size(self.space) if config.search.algorithm == "grid" else DEFAULT_TRIALS
         self._limit = config.search.trials or whole

@@ -7,6 +7,7 @@ from h2q.baselines import parameters
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
 from pipeline.runs.load import run_config
+from pipeline.storage.json_file import shape_of
 from pipeline.sweep.space import Values
 
 State = Literal["running", "finished", "pruned", "failed"]
@@ -70,7 +71,7 @@ class Trial:
 
 def read_trial(folder: RunFolder) -> Trial | None:
     """The trial in the folder, None if there is none."""
-    trial = folder.read(_FILE)
+    trial = folder.read(_FILE, shape_of(Trial, complete=True))
     return None if trial is None else Trial(**trial)
 
 

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from h2q.config import ModelConfig
 from h2q.errors import UserError, first_line
-from pipeline.config import RunConfig
-from pipeline.runs.checkpoint import MODEL, Checkpoint
+from pipeline.runs.checkpoint import MODEL, Checkpoint, config_of, weights_sha256
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint
 from pipeline.storage.path import on_disk
@@ -43,14 +42,13 @@ def register(folder: RunFolder, name: str, store: MLflowStore, run_id: str) -> i
     from mlflow.exceptions import MlflowException
 
     checkpoint, path = load_checkpoint(folder)
-    commit = json.loads((path / "commit.json").read_text())
-    weights_sha256 = commit["files"][MODEL]["sha256"]
+    sha256 = weights_sha256(path)
     try:
         for known in store.client.search_model_versions(f"name='{name}'"):
-            if known.run_id == run_id and known.tags.get("weights_sha256") == weights_sha256:
+            if known.run_id == run_id and known.tags.get("weights_sha256") == sha256:
                 return int(known.version)
         model_id = _log(folder, checkpoint, path, store, run_id)
-        return _version(name, model_id, folder, checkpoint, weights_sha256, store, run_id)
+        return _version(name, model_id, folder, checkpoint, sha256, store, run_id)
     except MlflowException as error:
         raise UserError(f"MLflow did not register {folder.name} as {name!r}: {first_line(error)}") from error
 
@@ -71,7 +69,7 @@ def _log(folder: RunFolder, checkpoint: Checkpoint, path: Path, store: MLflowSto
     from mlflow.models import Model
 
     client, step = store.client, checkpoint.state["step"]
-    config = RunConfig.from_dict(checkpoint.state["config"])
+    config = config_of(checkpoint.state)
     experiment = client.get_run(run_id).info.experiment_id
     parameters = {key: str(value) for key, value in config.model.to_dict().items()}
     model = client.create_logged_model(experiment, folder.name, run_id, params=parameters)

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from h2q.config import ModelConfig
 from h2q.errors import UserError
+from h2q.model import ByteModel
+from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -16,19 +19,27 @@ from pipeline.runs.checkpoint import (
     newest_state,
     newest_valid,
     read_checkpoint,
+    to_host,
     write_checkpoint,
 )
 from pipeline.storage import path as location
 
+KINDS = ("exp_avg", "exp_avg_sq")
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "commit.json")
 
 
+CONFIG = RunConfig(model=ModelConfig(dim=16, depth=1, heads=1, factor=2, fixed_rank=1, seq_len=4, vocab=8))
+
+
 def example(step: int, best: dict[str, float] | None = None) -> Checkpoint:
-    generator = torch.Generator().manual_seed(step)
+    torch.manual_seed(step)
+    model = ByteModel(CONFIG.model)
+    parameters = dict(model.named_parameters())
     return Checkpoint(
-        model={"weight": torch.randn(3, 5, generator=generator), "ranks": torch.tensor([2, 4])},
-        optimizer={"exp_avg/weight": torch.randn(3, 5, generator=generator), "step/weight": torch.tensor(7.0)},
-        state={"step": step, "losses": [0.1, 1 / 3], "best": best},
+        model=to_host(model.state_dict()),
+        optimizer={f"{kind}/{name}": torch.randn_like(parameters[name]) for kind in KINDS for name in parameters}
+        | {f"step/{name}": torch.tensor(7.0) for name in parameters},
+        state={"step": step, "losses": [0.1, 1 / 3], "best": best, "config": CONFIG.to_dict()},
     )
 
 

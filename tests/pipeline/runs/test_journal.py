@@ -24,20 +24,20 @@ def test_a_start_at_a_checkpoint_drops_what_will_be_computed_again(tmp_path: Pat
     path = tmp_path / "metrics.jsonl"
     with Journal(path, first_step=0) as journal:
         for step in range(5):
-            journal.write({"step": step})
+            journal.write({"step": step, "time": 1.0})
     with Journal(path, first_step=3) as journal:
-        journal.write({"step": 3, "again": 1})
+        journal.write({"step": 3, "time": 1.0, "again": 1})
     assert [record["step"] for record in read_journal(path)] == [0, 1, 2, 3]
-    assert read_journal(path)[-1] == {"step": 3, "again": 1}
+    assert read_journal(path)[-1] == {"step": 3, "time": 1.0, "again": 1}
 
 
 def test_a_line_that_a_crash_cut_short_is_not_a_record(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\n{"step": 1')
-    assert read_journal(path) == [{"step": 0}]
+    path.write_text('{"step": 0, "time": 1}\n{"step": 1')
+    assert read_journal(path) == [{"step": 0, "time": 1}]
     with Journal(path, first_step=1) as journal:
-        journal.write({"step": 1})
-    assert read_journal(path) == [{"step": 0}, {"step": 1}]
+        journal.write({"step": 1, "time": 2.0})
+    assert [record["step"] for record in read_journal(path)] == [0, 1]
 
 
 def test_only_the_first_worker_writes(tmp_path: Path) -> None:
@@ -52,11 +52,11 @@ def test_a_follower_hands_over_every_record_once_also_when_the_writer_starts_aga
     with Follower(path, seen.extend, every_seconds=0.01):
         with Journal(path, first_step=0) as journal:
             for step in range(4):
-                journal.write({"step": step})
+                journal.write({"step": step, "time": 1.0})
             wait_for(lambda: len(seen) == 4)
         with Journal(path, first_step=2) as journal:  # as after a crash: steps 2 and 3 are computed again
             for step in range(2, 6):
-                journal.write({"step": step})
+                journal.write({"step": step, "time": 1.0})
     assert [record["step"] for record in seen] == list(range(6))
 
 
@@ -89,8 +89,8 @@ def test_a_consumer_that_fails_is_given_the_same_records_again(tmp_path: Path) -
         taken.extend(records)
 
     with Follower(path, consume, every_seconds=0.01) as follower, Journal(path, first_step=0) as journal:
-        journal.write({"step": 0})
-        journal.write({"step": 1})
+        journal.write({"step": 0, "time": 1.0})
+        journal.write({"step": 1, "time": 1.0})
         wait_for(lambda: len(taken) == 2)
         wait_for(lambda: follower.error is None)
     assert [record["step"] for record in taken] == [0, 1]

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from h2q.config import ModelConfig
 from h2q.errors import UserError
+from h2q.model import ByteModel
 from pipeline.config import RunConfig
-from pipeline.runs.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, newest_valid, write_checkpoint
+from pipeline.runs.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    list_checkpoints,
+    newest_valid,
+    to_host,
+    write_checkpoint,
+)
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.journal import Follower, Journal, read_journal
 from pipeline.storage import append_log as growing
@@ -35,11 +44,15 @@ def bucket(store: Any) -> Iterator[Path]:
     store.refused = ""
 
 
+CONFIG = RunConfig(model=ModelConfig(dim=16, depth=1, heads=1, factor=2, fixed_rank=1, seq_len=4, vocab=8))
+
+
 def example(step: int, best: int = 0) -> Checkpoint:
+    torch.manual_seed(step)
     return Checkpoint(
-        model={"weight": torch.full((3,), float(step))},
-        optimizer={"exp_avg/weight": torch.zeros(3)},
-        state={"step": step, "best": {"step": best, "bpb": 1.0} if best else None},
+        model=to_host(ByteModel(CONFIG.model).state_dict()),
+        optimizer={},
+        state={"step": step, "best": {"step": best, "bpb": 1.0} if best else None, "config": CONFIG.to_dict()},
     )
 
 
@@ -169,12 +182,12 @@ def test_a_journal_on_a_store_is_followed_and_begun_again(bucket: Path, monkeypa
     with Follower(path, seen.extend, every_seconds=0.01):
         with Journal(path, first_step=0) as journal:
             for step in range(4):
-                journal.write({"step": step})
+                journal.write({"step": step, "time": 1.0})
             journal.sync()
             assert [record["step"] for record in read_journal(path)] == [0, 1, 2, 3]
         with Journal(path, first_step=2) as journal:
             for step in range(2, 6):
-                journal.write({"step": step})
+                journal.write({"step": step, "time": 1.0})
     assert [record["step"] for record in read_journal(path)] == list(range(6))
     assert [record["step"] for record in seen] == list(range(6))
 
@@ -185,11 +198,11 @@ def test_a_journal_waits_for_a_store_that_is_away(bucket: Path, store: Any, monk
     path = bucket / "metrics.jsonl"
     with Journal(path, first_step=0) as journal:
         store.refused = "metrics"
-        journal.write({"step": 0})
+        journal.write({"step": 0, "time": 1.0})
         with pytest.raises(UserError, match=r"cannot write s3://bucket/metrics\.jsonl"):
             journal.sync()
         store.refused = ""
-        journal.write({"step": 1})
+        journal.write({"step": 1, "time": 1.0})
     assert [record["step"] for record in read_journal(path)] == [0, 1]
 
 
