@@ -65,6 +65,8 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
         )
     earlier = replace(run_config(folder), profile=0)
     config = _parse(options, stored["preset"], earlier)
+    if config.workers != earlier.workers and config.threads == earlier.threads:
+        config = replace(config, threads=None)  # each has other cores now, and the bits differ anyway
     return stored["preset"], replace(config, name=folder.name, storage=str(Path(folder.path).parent))
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from h2q.errors import UserError
+from pipeline.threads import wait_asleep
 
 Config = TypeVar("Config")
 
@@ -55,6 +56,7 @@ def options_of(config: Any, default: Any, prefix: str = "") -> list[str]:
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Call main(arguments) as a job: a UserError is one line on standard error and exit code 2, Ctrl-C one and 130."""
+    wait_asleep()
     try:
         code = main(sys.argv[1:]) or 0
     except UserError as error:

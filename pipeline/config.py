@@ -162,6 +162,9 @@ class RunConfig(FromDict):
     """Seconds to wait until a cluster that grows by itself has the CPUs and GPUs that the workers need."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """A GPU for each worker; `auto`: if there is one."""
+    threads: int | None = None
+    """CPU threads of each worker. None: one for each core that it has, or OMP_NUM_THREADS if that is less. The last
+    bits of a result depend on them, so a run keeps its number when it is resumed."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Arithmetic of matrix products; parameters and the residual stream stay in float32."""
     graph: Literal["auto", "yes", "no"] = "auto"
@@ -195,6 +198,7 @@ class RunConfig(FromDict):
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
+        require(self.threads is None or self.threads >= 1, f"threads must be at least 1, got {self.threads}")
         require(self.retries >= 0, f"retries must be at least 0, got {self.retries}")
         require(self.timeout >= 1, f"timeout must be at least 1 second, got {self.timeout}")
         require(self.wait >= 0, f"wait must be at least 0 seconds, got {self.wait}")

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"h2q"},
-    {"config", "cli", "events", "terminal", "figures", "shown"},
+    {"config", "cli", "events", "terminal", "figures", "threads", "shown"},
     {"storage"},
     {"runs", "cluster", "corpus"},
     {"prepare", "tracking"},

@@ -13,11 +13,11 @@ class Resources:
 
     gpu: bool
     cpus: int = 1
-    threads: int | None = None
-    """Threads of torch: one for each CPU, or OMP_NUM_THREADS if that is less; None: torch's own choice."""
+    threads: int
+    """Threads of torch: as many as were asked for, else one for each CPU, or OMP_NUM_THREADS if that is less."""
 
 
-def local_resources(workers: int, use_gpu: str) -> Resources:
+def local_resources(use_gpu: str, threads: int | None = None) -> Resources:
     """What this process can use.
 
     Raises: UserError if a GPU was asked for and there is none.
@@ -26,10 +26,17 @@ def local_resources(workers: int, use_gpu: str) -> Resources:
 
     found = torch.cuda.is_available()
     require(use_gpu != "yes" or found, "use_gpu is yes, but this machine has no CUDA GPU: use --use-gpu no")
-    return Resources(gpu=found and use_gpu != "no")
+    return Resources(gpu=found and use_gpu != "no", threads=threads or torch.get_num_threads())
 
 
-def find_resources(workers: int, use_gpu: str, *, wait: int = 0, say: Callable[[str], None] = print) -> Resources:
+def find_resources(
+    workers: int,
+    use_gpu: str,
+    *,
+    threads: int | None = None,
+    wait: int = 0,
+    say: Callable[[str], None] = print,
+) -> Resources:
     """What the cluster can give each of so many workers, before anything is started.
 
     A cluster that grows by itself is asked for what is missing, and waited for so many seconds; `say` is told.
@@ -50,7 +57,12 @@ def find_resources(workers: int, use_gpu: str, *, wait: int = 0, say: Callable[[
         require(found(kind) >= workers, _lack(kind, workers, found(kind), wait))
     per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     each = cpus_per_worker([cpus for cpus in per_node if cpus], workers)
-    return Resources(gpu=gpu, cpus=each, threads=min(each, int(os.environ.get("OMP_NUM_THREADS") or each)))
+    return Resources(gpu=gpu, cpus=each, threads=threads or usual_threads(each))
+
+
+def usual_threads(cpus: int) -> int:
+    """Threads of a worker that has so many CPUs, where nobody asks for another number."""
+    return min(cpus, int(os.environ.get("OMP_NUM_THREADS") or cpus))
 
 
 def _lack(kind: str, workers: int, there: int, wait: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from h2q.errors import UserError, first_line, require
 from pipeline.cluster.ray_internals import end_autoscaler
 from pipeline.cluster.submitted import submitted
+from pipeline.threads import ASLEEP
 
 _ENVIRONMENT = {
     # `report` and the end of a run wait for the controller's next look at its workers: 2 s by default. Ten looks a
@@ -27,6 +28,7 @@ _ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    **ASLEEP,
 }
 
 _PRIVATE = {

@@ -35,7 +35,7 @@ def find_machine(options: EvaluationConfig, trained_in: str) -> Machine:
     """
     precision = options.precision or trained_in
     here = options.local or options.mode == "prequential"
-    gpu = here and local_resources(1, options.use_gpu).gpu
+    gpu = here and local_resources(options.use_gpu).gpu
     if here and not gpu:
         check_precision(precision, "cpu")
     threads = options.threads or (torch.get_num_threads() if options.mode == "prequential" else 1)

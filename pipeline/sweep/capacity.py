@@ -1,11 +1,10 @@
 """How many trials a cluster can hold at a time, and what each is given."""
 
 import math
-import os
 from dataclasses import dataclass
 
 from h2q.errors import require
-from pipeline.cluster.resources import Resources, cpus_per_worker
+from pipeline.cluster.resources import Resources, cpus_per_worker, usual_threads
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.sampler import DEFAULT_TRIALS
 
@@ -79,6 +78,5 @@ def share_out(config: SweepConfig, nodes: list[int], gpus: int) -> Capacity:
         f"{count}",
     )
     each = cpus_per_worker(nodes, count * workers)
-    threads = min(each, int(os.environ.get("OMP_NUM_THREADS") or each))
-    resources = Resources(gpu=gpu, cpus=each, threads=threads)
+    resources = Resources(gpu=gpu, cpus=each, threads=run.threads or usual_threads(each))
     return Capacity(trials=count, workers=workers, resources=resources, gpu_share=search.gpu_share)

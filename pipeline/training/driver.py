@@ -6,7 +6,7 @@ Only a local run needs torch in this process: it takes seconds to load, and 200 
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +22,7 @@ from pipeline.runs.folder import RunFolder, check_storage, claim_folder, find_fo
 from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stop import Stopping, request_stop, stoppable
 from pipeline.storage.uri import without_secrets
+from pipeline.threads import busy_cores, busy_note
 from pipeline.tracking.store import check_store, follow
 from pipeline.tracking.tracker import LateRun, Tracker
 from pipeline.tracking.uri import is_file
@@ -66,6 +67,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     began = time.perf_counter()
     storage = check_storage(config.storage)
     private = not config.local and find_address(config.address) == "local"
+    busy = busy_cores() if config.local or private else 0.0
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress:
         # To load a library takes seconds, and so does Ray's start: side by side. Where only workers compute, this
         # process has no use for torch.
@@ -73,10 +75,12 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         aside.submit(import_module, "torch" if config.local else "ray.train")
         # Ray takes a while to end, too.
         with session(config, progress, aside=aside):
-            resources = _resources(config, progress)
+            resources = _resources(config, progress, busy)
             corpus = prepared_corpus(config, storage, resources, progress)
             check_run(config, corpus, resources)
             checking.result()
+            # Of another number of threads the last bits would differ: the run keeps to this one.
+            config = replace(config, threads=resources.threads)
             run = _begin(config, storage, corpus, preset, command, progress)
             stopping = _follow(run, resources, progress, private=private)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
@@ -89,15 +93,20 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     return TrainingResult(summary, run.folder, stopping)
 
 
-def _resources(config: RunConfig, progress: Progress) -> Resources:
-    """What each worker is given, and a line where its steps are launched one operation at a time."""
+def _resources(config: RunConfig, progress: Progress, busy: float) -> Resources:
+    """What each worker is given; a line where its steps are launched one operation at a time, and where other programs
+    keep `busy` cores of this machine."""
     if config.local:
-        resources = local_resources(config.workers, config.use_gpu)
+        resources = local_resources(config.use_gpu, config.threads)
     else:
-        resources = find_resources(config.workers, config.use_gpu, wait=config.wait, say=progress.say)
+        resources = find_resources(
+            config.workers, config.use_gpu, threads=config.threads, wait=config.wait, say=progress.say
+        )
     use_graph(config.graph, cuda=resources.gpu, workers=config.workers)
     if reason := why_eager(config.graph, cuda=resources.gpu, workers=config.workers):
         progress.say(reason)
+    if not resources.gpu and (note := busy_note(busy, resources.threads)):
+        progress.say(note)
     return resources
 
 

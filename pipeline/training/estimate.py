@@ -65,9 +65,9 @@ def estimate(config: RunConfig) -> Estimate:
     Raises: UserError if the device cannot do the precision, or not even a few rows fit into its memory.
     """
     _load_libraries(config)
-    cuda = local_resources(config.workers, config.use_gpu).gpu
+    cuda = local_resources(config.use_gpu).gpu
     device = torch.device("cuda" if cuda else "cpu")
-    torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))
+    torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // config.workers))
     libraries = 0 if cuda else psutil.Process().memory_info().rss
     train_state = new_train_state(config, device)
     try:

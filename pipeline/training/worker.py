@@ -76,11 +76,10 @@ class Worker:
             return psutil.Process().memory_info().rss
 
 
-def find_worker(*, use_gpu: bool, threads: int | None) -> Worker:
+def find_worker(*, use_gpu: bool, threads: int) -> Worker:
     """This worker's place, as Ray Train tells it, and its process made ready for it: torch computes with `threads` CPU
-    threads (None: its own default), and a local run keeps its memory."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    threads, and a local run keeps its memory."""
+    torch.set_num_threads(threads)
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
     if device.type == "cuda":

@@ -18,7 +18,7 @@ class WorkerConfig:
     corpus: AnyPath
     """Folder of the prepared corpus."""
     use_gpu: bool
-    threads: int | None
-    """Of the CPU; None: torch's own choice."""
+    threads: int
+    """Of the CPU."""
     about: dict[str, Any]
     """What every checkpoint says of its origin."""

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def test_a_small_model_is_measured_printed_and_written(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
+@pytest.mark.slow
 def test_the_loop_is_measured_beside_its_bare_steps(tmp_path: Path) -> None:
     done = job(tmp_path, "train", "--starts", "0", "--pairs", "0", "--rounds", "1", "--laps", "1", *SMALL)
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -38,7 +40,7 @@ def test_the_loop_is_measured_beside_its_bare_steps(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "benchmarks"]
 
 
-def test_an_unknown_benchmark_is_one_line(tmp_path: Path) -> None:
-    done = job(tmp_path, "speed")
+def test_an_unknown_benchmark_is_one_line(tmp_path: Path, call_job: Callable) -> None:
+    done = call_job("benchmark", tmp_path, "speed")
     assert done.returncode == 2 and done.stderr.startswith("error: no benchmark is called speed; there are ")
     assert list(tmp_path.iterdir()) == []

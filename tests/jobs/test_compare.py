@@ -1,8 +1,10 @@
 """The command line of comparing, as its user types it."""
 
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--model.fixed-rank 2 --model.seq-len 16 --training.lanes 4 --training.steps 4 --training.log-every 2 "
         "--training.evaluate-every 2 --training.save-every 4"
     )
-    for seed, name in enumerate(("first", "second")):
-        command = [sys.executable, str(ROOT / "jobs" / "train.py"), *tiny.split(), "--name", name]
-        subprocess.run([*command, "--training.seed", str(seed)], cwd=path, capture_output=True, timeout=240, check=True)
+    train = runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        for seed, name in enumerate(("first", "second")):
+            assert not train([*tiny.split(), "--name", name, "--training.seed", str(seed)])
     return path
 
 
@@ -44,8 +48,8 @@ def test_runs_side_by_side(folder: Path) -> None:
     assert "data:image/png;base64," in (folder / "page.html").read_text()
 
 
-def test_an_experiment_as_json(folder: Path) -> None:
-    done = job(folder, "--experiment", "h2q", "--json")
+def test_an_experiment_as_json(folder: Path, call_job: Callable) -> None:
+    done = call_job("compare", folder, "--experiment", "h2q", "--json")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     told = json.loads(done.stdout)
     assert sorted(run["name"] for run in told["runs"]) == ["first", "second"]
@@ -67,7 +71,7 @@ def test_an_experiment_as_json(folder: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_clear_line(folder: Path, options: list[str], rule: str) -> None:
-    done = job(folder, *options)
+def test_a_mistake_is_one_clear_line(folder: Path, options: list[str], rule: str, call_job: Callable) -> None:
+    done = call_job("compare", folder, *options)
     said = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(said) == 1 and said[0].startswith("error: ") and rule in said[0], done.stderr

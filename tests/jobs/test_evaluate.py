@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import run
-
 ROOT = Path(__file__).parents[2]
 SMALL = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed-rank": 2, "seq-len": 16}
 STEPS = {"lanes": 4, "steps": 6, "evaluate-every": 6, "save-every": 6}
@@ -29,19 +27,13 @@ def job(folder: Path, name: str, *options: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture
-def evaluate(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """The same in this process, which has imported everything already: exit code, output, errors."""
+def evaluate(place: Path, monkeypatch: pytest.MonkeyPatch, call_job: Callable) -> Call:
+    """The same in this process: exit code, output, errors."""
     monkeypatch.setenv("COLUMNS", "120")
-    main = runpy.run_path(str(ROOT / "jobs" / "evaluate.py"))["main"]
 
     def call(*options: str, folder: Path = place) -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *options])
-        with pytest.raises(SystemExit) as stop:
-            run(main)
-        said = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, said.out, said.err
+        done = call_job("evaluate", folder, *options)
+        return done.returncode, done.stdout, done.stderr
 
     return call
 

@@ -37,7 +37,7 @@ def make_run(storage: Path, name: str, **changes) -> None:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     (folder / "runs").mkdir()
     make_run(folder / "runs", "any-bytes")
@@ -45,10 +45,13 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     make_run(folder / "runs", "damaged")
     for path in list_checkpoints(folder / "runs" / "damaged" / "checkpoints"):
         (path / "model.safetensors").write_bytes(b"no longer")
+    return folder
 
+
+@pytest.fixture
+def job(folder: Path, call_job: Job) -> Job:
     def call(*args: str | bytes, given: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        command = [sys.executable, str(JOB), *args]
-        return subprocess.run(command, cwd=folder, input=given, capture_output=True, timeout=120, check=False)
+        return call_job("generate", folder, *map(os.fsdecode, args), given=given, text=False)
 
     return call
 

@@ -1,4 +1,4 @@
-"""The import job: from a published file to a run of ours, and one clear line for everything else."""
+"""The import job: from a published file to a run, and one clear line for everything else."""
 
 import json
 import pickle
@@ -31,16 +31,13 @@ def published_checkpoint() -> dict[str, torch.Tensor]:
     return p
 
 
-def job(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(JOB), *args], cwd=folder, capture_output=True, text=True, timeout=120)
-
-
 def test_a_published_file_becomes_a_run(tmp_path):
     torch.save(
         {"model": published_checkpoint(), "config": {"dim": 64, "dropout_rate": 0.2}, "iter": 7}, tmp_path / "best.pt"
     )
-    done = job(tmp_path, "best.pt")
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, str(JOB), "best.pt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
     folder = tmp_path / "runs" / "imported-best"
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text())["config"]["model"])
     assert (config.dropout, config.head_layout, config.vocab) == (0.2, "published", 256)
@@ -69,9 +66,9 @@ class Surprise:
         (lambda path: torch.save({"model": {"a": torch.zeros(1)}}, path), "not a checkpoint of the published"),
     ],
 )
-def test_anything_else_is_refused_in_one_line(tmp_path, write, message):
+def test_anything_else_is_refused_in_one_line(tmp_path, write, message, call_job):
     write(tmp_path / "file.pt")
-    done = job(tmp_path, "file.pt")
+    done = call_job("import_published", tmp_path, "file.pt")
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "ran.txt").exists()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,14 +34,7 @@ def test_with_ray_it_prints_what_it_prepared_and_then_that_it_is_there(tmp_path:
     assert again.returncode == 0 and "already prepared in" in again.stdout
 
 
-def test_help_names_every_option_of_a_corpus() -> None:
-    done = prepare("--help")
-    assert done.returncode == 0
-    for option in ("--corpus.path", "--corpus.kind", "--corpus.invalid", "--corpus.shard-bytes", "--corpus.verify"):
-        assert option in done.stdout
-
-
-def test_help_imports_nothing_heavy() -> None:
+def test_help_names_every_option_of_a_corpus_and_imports_nothing_heavy() -> None:
     script = f"""
 import runpy, sys
 sys.argv[1:] = ["--help"]
@@ -51,6 +45,8 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+    for option in ("--corpus.path", "--corpus.kind", "--corpus.invalid", "--corpus.shard-bytes", "--corpus.verify"):
+        assert option in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -67,12 +63,12 @@ finally:
         (["--corpus.path", "{0}/table.jsonl"], "no text in a column 'text'; its columns are words"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, args: list[str], said: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, args: list[str], said: str, call_job: Callable) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "text.txt").write_text("text " * 99)
     (tmp_path / "bad.txt").write_bytes(b"text\xff" + b"text" * 99)
     (tmp_path / "table.jsonl").write_text('{"words": "text"}\n' * 9)
     prepared = ["--corpus.prepared", str(tmp_path / "data")] if "--corpus.prepared" not in args else []
-    done = prepare("--local", *(arg.format(tmp_path) for arg in args), *prepared)
+    done = call_job("prepare", tmp_path, "--local", *(arg.format(tmp_path) for arg in args), *prepared)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and said.format(tmp_path) in done.stderr, done.stderr

@@ -2,16 +2,17 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli import run
+from pipeline.config import RunConfig
+from pipeline.runs.folder import claim_folder
 
 ROOT = Path(__file__).parents[2]
 TINY_FIELDS = {
@@ -72,20 +73,16 @@ def text(tmp_path: Path) -> Path:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_clear_line_and_starts_nothing(
-    tmp_path: Path, options: list[str], rule: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, options: list[str], rule: str, call_job: Callable
 ) -> None:
-    """In this process, which has imported everything already: a process of its own takes seconds to do so."""
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("too short\n" * 20)
     local = [] if "--workers" in options else ["--local"]
     given = ["--corpus.source", "manual"] if "--corpus.path" not in options else []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", *options, *local, *given])
-    with pytest.raises(SystemExit) as stop:
-        run(runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"])
-    complaint = capfd.readouterr().err
+    done = call_job("train", tmp_path, *options, *local, *given)
+    complaint = done.stderr
     said = complaint.strip().splitlines()
-    assert stop.value.code == 2, complaint
+    assert done.returncode == 2, complaint
     assert len(said) == 1 and said[0].startswith("error: ") and rule in said[0], complaint
     assert not list((tmp_path / "runs").glob("*")), "nothing is left behind"
 
@@ -123,22 +120,28 @@ def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mlartifacts", "mlflow.db", "runs", "text.txt"]
 
 
-def test_a_killed_run_is_resumed_by_one_word(tmp_path: Path, text: Path) -> None:
-    long = [*TINY, "--training.steps", "400", "--training.save-every", "20", "--training.evaluate-every", "400"]
+def test_a_killed_run_is_resumed_by_one_word(tmp_path: Path, text: Path, call_job: Callable) -> None:
+    often = {"training.steps": 200, "training.log-every": 50, "training.evaluate-every": 400, "training.save-every": 50}
+    long = [*TINY, *(word for name, value in often.items() for word in (f"--{name}", str(value)))]
     with subprocess.Popen(command(*long, "--local", "--corpus.path", "text.txt"), cwd=tmp_path) as running:
         while not list(tmp_path.glob("runs/*/checkpoints/step-*/commit.json")):
-            time.sleep(0.05)
+            time.sleep(0.01)
             assert running.poll() is None
         os.kill(running.pid, signal.SIGKILL)
-    done = job(tmp_path, "--resume", "--training.steps", "401")
+    done = call_job("train", tmp_path, "--resume", "--training.steps", "201")
     assert done.returncode == 0, done.stderr
     assert "continuing at step" in done.stdout
     [folder] = (tmp_path / "runs").iterdir()
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [*range(0, 401, 2), 401]
-
-
-def test_resume_keeps_to_its_preset(tmp_path: Path, text: Path) -> None:
-    assert job(tmp_path, *TINY, "--local", "--corpus.path", "text.txt", "--name", "one").returncode == 0
-    done = job(tmp_path, "h2q", "--resume")
+    assert steps == [*range(0, 201, 50), 201]
+    done = call_job("train", tmp_path, "h2q", "--resume")
     assert done.returncode == 2 and "whose preset is laptop, not h2q" in done.stderr
+
+
+def test_resume_keeps_the_number_of_threads_unless_there_are_other_workers(tmp_path: Path) -> None:
+    from jobs.train import configure
+
+    storage = str(tmp_path)
+    claim_folder(tmp_path, RunConfig(name="one", storage=storage, threads=3), "laptop", "")
+    for options, threads in (([], 3), (["--threads", "2"], 2), (["--workers", "2"], None)):
+        assert configure(["--resume", "--storage", storage, *options])[1].threads == threads

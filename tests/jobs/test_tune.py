@@ -3,20 +3,18 @@
 import csv
 import json
 import os
-import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-from pipeline.cli import run as run_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,16 +70,12 @@ def text(tmp_path: Path) -> Path:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_clear_line_and_starts_nothing(
-    tmp_path: Path, options: list[str], rule: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, options: list[str], rule: str, call_job: Callable
 ) -> None:
-    """In this process, which has imported everything already: a process of its own takes seconds to do so."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tune.py", *options, "--corpus.source", "manual"])
-    with pytest.raises(SystemExit) as stop:
-        run_job(runpy.run_path(str(ROOT / "jobs" / "tune.py"))["main"])
-    complaint = capfd.readouterr().err
+    done = call_job("tune", tmp_path, *options, "--corpus.source", "manual")
+    complaint = done.stderr
     said = complaint.strip().splitlines()
-    assert stop.value.code == 2, complaint
+    assert done.returncode == 2, complaint
     assert len(said) == 1 and said[0].startswith("error: ") and rule in said[0], complaint
     assert not list((tmp_path / "runs").glob("*")), "nothing is left behind"
 

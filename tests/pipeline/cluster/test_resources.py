@@ -27,4 +27,4 @@ def test_what_the_cluster_lacks_is_named() -> None:
 
 
 def test_a_process_uses_what_it_has() -> None:
-    assert not local_resources(1, "no").gpu
+    assert not local_resources("no").gpu

@@ -1,0 +1,48 @@
+"""A job called in this process, which has imported everything already: in one of its own that takes seconds."""
+
+import importlib.util
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline.cli import run
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+Done = subprocess.CompletedProcess
+
+
+def load_job(name: str) -> ModuleType:
+    """The job as a module, among those that Python knows: tyro looks there for its docstrings."""
+    spec = importlib.util.spec_from_file_location(f"jobs.{name}", JOBS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call_job(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Done]:
+    """`call_job(name, folder, *options)`: the job's exit code, output and errors, in the folder. As text, or as bytes.
+
+    What a user's screen shows beside that (warnings, a traceback at exit) needs a process of its own.
+    """
+
+    def call(name: str, folder: Path, *options: str, given: bytes = b"", text: bool = True) -> Done:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run(load_job(name).main)
+        said = capfdbinary.readouterr()
+        out, err = (part.decode() if text else part for part in said)
+        assert isinstance(stop.value.code, int)
+        return Done(options, stop.value.code, out, err)
+
+    return call
