@@ -6,7 +6,7 @@ Shapes: `N` layers, `R` rank, `F` factor size.
 import torch
 from torch import Tensor
 
-from h2q.layers.hamilton import HamiltonLinear
+from h2q.block import Block
 from h2q.model import ByteModel
 
 
@@ -14,11 +14,11 @@ def orthogonality(model: ByteModel) -> Tensor:
     """The axiom loss Σ_layers Σ_r ‖B_rᵀ B_r − I‖_F over active ranks, a scalar, in one bmm.
 
     As published: over all six Hamilton layers of a block with halves (H2Q), over the query projection and the first
-    feed-forward layer without (QRLM). Zero for a dense model.
+    feed-forward layer without (QRLM); of another mixer all layers likewise, or the first. Zero for a dense model.
     """
     groups = _factors(model)
     if not groups:
-        return model.pos_emb.new_zeros(())
+        return model.token_emb.weight.new_zeros(())
     factors = torch.cat([group.flatten(0, 1) for group in groups])
     gram = factors.transpose(1, 2) @ factors
     difference = gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
@@ -31,7 +31,7 @@ def independence(model: ByteModel) -> Tensor:
     The inner product is of components as vectors of F² numbers, over the layers and ranks of `orthogonality`. The
     papers claim this penalty and do not compute it. Zero for a dense model.
     """
-    total = model.pos_emb.new_zeros(())
+    total = model.token_emb.weight.new_zeros(())
     for group in _factors(model):
         vectors = group.flatten(2)
         products = vectors @ vectors.transpose(1, 2)
@@ -40,19 +40,19 @@ def independence(model: ByteModel) -> Tensor:
 
 
 def _factors(model: ByteModel) -> list[Tensor]:
-    """Active factors of the layers that the axioms speak of: (N, R, F, F) for attention, then for feed-forward."""
+    """Active factors of the layers that the axioms speak of: (N, R, F, F) for mixers, then for feed-forward."""
     if model.bank is None:
         return []
-    if model.config.halves:
-        attention, ffn = ("q_proj", "k_proj", "v_proj", "o_proj"), ("fc1", "fc2")
-    else:
-        attention, ffn = ("q_proj",), ("fc1",)
-    blocks = list(model.blocks)
-    return [
-        _stack([getattr(block.attention, name) for block in blocks for name in attention], model.attention_rank),
-        _stack([getattr(block.ffn, name) for block in blocks for name in ffn], model.ffn_rank),
+    blocks, halves = [block for block in model.blocks if isinstance(block, Block)], model.config.halves
+    mixing = [
+        layer
+        for block in blocks
+        for part in block.mixer.parts
+        for layer in ([*part.inward, part.outward] if halves else part.inward[:1])
     ]
+    feeding = [layer for block in blocks for layer in ([block.ffn.fc1, block.ffn.fc2] if halves else [block.ffn.fc1])]
+    return [_stack(mixing, model.mixer_rank), _stack(feeding, model.ffn_rank)]
 
 
-def _stack(layers: list[HamiltonLinear], rank: int) -> Tensor:
+def _stack(layers: list, rank: int) -> Tensor:
     return torch.stack([layer.factors for layer in layers])[:, :rank]

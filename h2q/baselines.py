@@ -16,6 +16,9 @@ EXPANSION = 4
 """Of the feed-forward layers, as in Vaswani et al., "Attention is all you need" (2017)."""
 
 TOLERANCE = 0.02
+MIXING_LAYERS = {"attention": 4, "state": 4, "both": 8}
+"""Layers of the model's family in each mixer."""
+
 GRAIN = 2
 """Widths are multiples of this."""
 
@@ -32,23 +35,25 @@ def dense_of_equal_multiply_adds(config: ModelConfig) -> ModelConfig:
 
 def parameters(config: ModelConfig) -> int:
     """Trainable numbers of `ByteModel(config)`, inactive ranks in storage included."""
-    if config.kind not in ("hamilton", "dense"):
+    if config.kind not in ("hamilton", "dense") or config.mixer not in MIXING_LAYERS:
         return _counted(config)
-    width, block = config.width, 4 * config.width  # Two norms.
+    width, block, mixing = config.width, 4 * config.width, MIXING_LAYERS[config.mixer]  # Two norms.
     hidden = config.ffn_expansion * width
-    block += 5 * width + hidden  # Biases.
+    block += (mixing + 1) * width + hidden  # Biases.
+    block += config.heads if config.order == "relative" else 0
     bank = 0
     if config.kind == "dense":
-        block += 4 * width**2 + 2 * width * hidden
+        block += mixing * width**2 + 2 * width * hidden
     else:
-        block += 6 * config.storage_rank * config.factor**2
+        block += (mixing + 2) * config.storage_rank * config.factor**2
         bank = config.storage_rank * config.blocks**2 // 4
-    embeddings = (config.vocab * (1 if config.tied_embeddings else 2) + config.seq_len) * config.dim + config.vocab
+    positions = config.seq_len if config.order == "learned" else 0
+    embeddings = (config.vocab * (1 if config.tied_embeddings else 2) + positions) * config.dim + config.vocab
     return embeddings + bank + config.depth * block + (2 * config.dim if config.final_norm else 0)
 
 
 def _counted(config: ModelConfig) -> int:
-    """Of a family without a formula: a model without storage is built and counted."""
+    """Of a family or a mixer without a formula: a model without storage is built and counted."""
     import torch
 
     from h2q.model import ByteModel
@@ -62,16 +67,18 @@ def multiply_adds(config: ModelConfig) -> int:
 
     Attention computes all pairs of positions, masked ones too. A Hamilton layer is one product with its generated
     weight, as a dense layer is; generating it is left out: once a step, whatever the batch (`generation`). Any other
-    family is counted as if dense.
+    family is counted as if dense, any other mixer as if attention. What a state takes for each channel is left out.
     """
     width = config.width
-    layers = (4 + 2 * config.ffn_expansion) * width**2
-    return config.depth * (layers + 2 * config.seq_len * width) + config.dim * config.vocab
+    layers = (MIXING_LAYERS.get(config.mixer, 4) + 2 * config.ffn_expansion) * width**2
+    pairs = 2 * config.seq_len * width if config.mixer != "state" else 0
+    return config.depth * (layers + pairs) + config.dim * config.vocab
 
 
 def generation(config: ModelConfig) -> int:
     """Multiply-adds of one generation of all weights from bank and factors, at the rank that the model starts with."""
-    return 0 if config.kind != "hamilton" else config.depth * 6 * config.fixed_rank * config.width**2
+    layers = MIXING_LAYERS.get(config.mixer, 4) + 2
+    return 0 if config.kind != "hamilton" else config.depth * layers * config.fixed_rank * config.width**2
 
 
 def _nearest(config: ModelConfig, wanted: int, count: Callable[[ModelConfig], int]) -> ModelConfig:
@@ -104,6 +111,8 @@ def _dense(config: ModelConfig, depth: int, dim: int) -> ModelConfig:
     return replace(
         config,
         kind="dense",
+        mixer="attention",
+        rotation="none",
         dim=dim,
         depth=depth,
         heads=heads,

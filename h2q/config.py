@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from h2q.errors import require
 from h2q.layers import FAMILIES
+from h2q.mixers import MIXERS
 
 
 class FromDict:
@@ -40,6 +41,12 @@ class ModelConfig(FromDict):
     kind: str = "hamilton"
     """Weight family. `hamilton`: weights generated from the shared bank; `dense`: the same blocks with ordinary weight
     matrices; or one that `h2q/layers` has besides."""
+    mixer: str = "attention"
+    """What mixes positions in a block. `attention`: within the chunk; `state`: a gated recurrence, whose state goes on
+    from chunk to chunk; `both` side by side; or one that `h2q/mixers` has besides."""
+    rotation: Literal["none", "phase", "quaternion"] = "none"
+    """Turn the state as it decays (port-Hamiltonian form): by complex phases, or by quaternions, which do not
+    commute."""
     dim: int = 768
     """Width D of the residual stream (both halves together)."""
     depth: int = 12
@@ -53,7 +60,7 @@ class ModelConfig(FromDict):
     max_rank: int | None = None
     """Largest rank that growth may reach; storage for it is there from the start. None: `fixed_rank`."""
     seq_len: int = 128
-    """Context T in bytes: learned positions, and the length of a chunk."""
+    """Context T in bytes: the length of a chunk, and of learned positions."""
     vocab: int = 256
     """Size of the alphabet: 256 byte values."""
     halves: bool = True
@@ -63,8 +70,10 @@ class ModelConfig(FromDict):
     init: Literal["unit", "published"] = "unit"
     """`unit`: every layer starts with unit gain and what writes to the residual at zero; `published`: Haar-orthogonal
     components and factors times (r+1)^-1/2, whose activations explode with depth."""
-    positions: Literal["sinusoids", "random"] = "sinusoids"
-    """How learned positions start: as sinusoids, which tell near from far at once, or drawn at random (published)."""
+    positions: Literal["sinusoids", "random", "relative", "none"] = "sinusoids"
+    """What attention knows of order. Learned positions that start as `sinusoids`, which tell near from far at once, or
+    at `random` (published); `relative`: scores fall with the distance, by a learned slope for each head; `none`.
+    Beside a state, which may begin anywhere, attention has relative ones for learned ones; the state alone has none."""
     final_norm: bool = True
     """LayerNorm before the head (the published models have none)."""
     ffn_expansion: int = 1
@@ -77,6 +86,23 @@ class ModelConfig(FromDict):
     """`published`: the defective reshape without transpose of the published H2Q, for imported checkpoints only."""
     memory: Literal["store", "reversible"] = "store"
     """`reversible`: rebuild activations in the backward pass (needs `halves`); memory flat in depth for more time."""
+
+    @property
+    def order(self) -> Literal["learned", "relative", "none"]:
+        """What attention knows of order in this model."""
+        if not MIXERS[self.mixer].attends or self.positions == "none":
+            return "none"
+        return "relative" if self.carries or self.positions == "relative" else "learned"
+
+    @property
+    def longest(self) -> int | None:
+        """Bytes of the longest window that the model can read; None where there is no longest."""
+        return self.seq_len if self.order == "learned" else None
+
+    @property
+    def carries(self) -> bool:
+        """Whether the model carries a state from chunk to chunk."""
+        return MIXERS[self.mixer].carries
 
     @property
     def width(self) -> int:
@@ -101,6 +127,7 @@ class ModelConfig(FromDict):
     def __post_init__(self) -> None:
         self.require_finite("model.")
         require(self.kind in FAMILIES, f"model.kind must be one of {', '.join(FAMILIES)}, got {self.kind!r}")
+        require(self.mixer in MIXERS, f"model.mixer must be one of {', '.join(MIXERS)}, got {self.mixer!r}")
         for name in ("dim", "depth", "heads", "factor", "fixed_rank", "seq_len", "vocab", "ffn_expansion"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and below 1, got {self.dropout}")
@@ -118,6 +145,7 @@ class ModelConfig(FromDict):
             f"phase rotation reads channels as quaternions: {width} / model.heads = {self.width // self.heads} "
             "must be a multiple of 4",
         )
+        self._check_mixer(width)
         require(
             self.memory == "store" or self.halves,
             "model.memory reversible needs model.halves: one stream has no inverse",
@@ -138,6 +166,27 @@ class ModelConfig(FromDict):
         require(
             self.storage_rank >= self.fixed_rank,
             f"model.max_rank must be at least model.fixed_rank = {self.fixed_rank}, got {self.max_rank}",
+        )
+
+    def _check_mixer(self, width: str) -> None:
+        require(
+            self.head_layout == "split" or not self.carries,
+            f"model.head_layout published is one of attention alone, got model.mixer {self.mixer}: use --model.mixer "
+            "attention",
+        )
+        require(
+            self.head_layout == "split" or self.order == "learned",
+            f"model.head_layout published needs learned positions, got model.positions {self.positions}: use "
+            "--model.positions sinusoids",
+        )
+        require(
+            self.rotation == "none" or self.carries,
+            f"model.rotation {self.rotation} turns a state, and model.mixer {self.mixer} has none: use --model.mixer "
+            "state",
+        )
+        require(
+            self.rotation == "none" or self.width % 4 == 0,
+            f"model.rotation {self.rotation} reads the state as quaternions: {width} must be a multiple of 4",
         )
 
 

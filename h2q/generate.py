@@ -55,7 +55,7 @@ def stream(
     _check(model, prompt, length)
     require(stop is None or len(stop) > 0, "the stop string must hold at least one byte")
     window = model.config.seq_len
-    if next_logits is None and model.pos_emb.device.type == "cuda" and model.config.head_layout == "split":
+    if next_logits is None and model.device.type == "cuda" and model.config.head_layout == "split":
         drawn = _written(model, prompt[-window:], length, config)
     else:
         drawn = _drawn(next_logits or decoder(model), prompt[-window:], length, config, window)

@@ -98,7 +98,7 @@ def grow(model: ByteModel, where: Literal["ffn", "all"] = "ffn", *, seed: int = 
     if rank == model.rank:
         generator = torch.Generator().manual_seed((seed << 16) + rank)
         model.bank.components[rank] = component(model.config, rank, generator)
-    model.set_ranks(attention=rank + 1 if where == "all" else model.attention_rank, ffn=rank + 1)
+    model.set_ranks(mixer=rank + 1 if where == "all" else model.mixer_rank, ffn=rank + 1)
     return rank + 1
 
 

@@ -30,7 +30,8 @@ class ByteModel(nn.Module):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab, config.dim)
-        self.pos_emb = nn.Parameter(torch.zeros(1, config.seq_len, config.dim))
+        learned = config.order == "learned"
+        self.pos_emb = nn.Parameter(torch.zeros(1, config.seq_len, config.dim)) if learned else None
         self.dropout = nn.Dropout(config.dropout)
         self.bank = None if config.kind != "hamilton" else StructureBank(config.storage_rank, config.blocks)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -38,73 +39,111 @@ class ByteModel(nn.Module):
         self.head = nn.Linear(config.dim, config.vocab)
         if config.tied_embeddings:
             self.head.weight = self.token_emb.weight
-        # Active ranks of the attention and of the feed-forward layers: a buffer, so that a state_dict carries them, and
+        # Active ranks of the mixers' and of the feed-forward layers: a buffer, so that a state_dict carries them, and
         # integers, so that a step reads them without waiting for the device.
         self.ranks: Tensor
         self.register_buffer("ranks", torch.tensor([config.fixed_rank, config.fixed_rank]))
-        self.attention_rank = self.ffn_rank = config.fixed_rank
+        self.mixer_rank = self.ffn_rank = config.fixed_rank
+        self.state_size: int = self._blocks[0].mixer.state_size
         self.register_load_state_dict_post_hook(_read_ranks)
         initialise(self)
 
     @property
     def rank(self) -> int:
         """Active ranks of the bank: as many as the layer with most of them."""
-        return max(self.attention_rank, self.ffn_rank)
+        return max(self.mixer_rank, self.ffn_rank)
 
-    def set_ranks(self, attention: int, ffn: int) -> None:
-        """Make so many ranks active in the attention and in the feed-forward layers."""
-        self.attention_rank, self.ffn_rank = attention, ffn
-        self.ranks.copy_(torch.tensor([attention, ffn]))
+    def set_ranks(self, mixer: int, ffn: int) -> None:
+        """Make so many ranks active in the layers of the mixers and in the feed-forward layers."""
+        self.mixer_rank, self.ffn_rank = mixer, ffn
+        self.ranks.copy_(torch.tensor([mixer, ffn]))
 
-    def forward(self, x: Tensor, *, energy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Bytes (B, T), int64, T ≤ seq_len → logits (B, T, V) in float32.
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.token_emb.weight.device
 
-        With `energy` also (depth,), detached: the mean L2 norm of the residual stream over positions after each block.
-        Raises: UserError for another dtype or shape.
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.token_emb.weight.dtype
+
+    def new_state(self, lanes: int) -> Tensor:
+        """The state before the first byte, (lanes, depth, size): zero. Size 0 in a model that carries none."""
+        return self.token_emb.weight.new_zeros(lanes, self.config.depth, self.state_size)
+
+    def forward(
+        self, x: Tensor, *, energy: bool = False, state: Tensor | None = None, reset: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Bytes (B, T), int64 → logits (B, T, V) in float32.
+
+        With `energy` then (depth,), detached: the mean L2 norm of the residual stream over positions after each block.
+        With `state`, what is known of the bytes before (see `new_state`), then the state behind the last byte, through
+        which gradients flow as through the first. Where `reset` (B, T) is true all before the byte is forgotten.
+        Raises: UserError for another dtype or shape, and for more bytes than there are positions.
         """
-        self._check(x)
-        dtype = _product_dtype(x.device, self.pos_emb.dtype)
+        self._check(x, state)
+        dtype = _product_dtype(x.device, self.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            stream = self.dropout(self.token_emb(x) + self.pos_emb[:, : x.shape[1]])
-            stream, energies = self._run_blocks(stream, dtype, energy)
+            stream = self.token_emb(x)
+            if self.pos_emb is not None:
+                stream = stream + self.pos_emb[:, : x.shape[1]]
+            before = self.new_state(len(x)) if state is None else state
+            keep = None if reset is None else 1 - reset.to(self.dtype)
+            stream, after, energies = self._run_blocks(self.dropout(stream), dtype, energy, before, keep)
             hidden = self.norm(stream).to(dtype)
             logits = linear(hidden, self.head.weight.to(dtype), self.head.bias.to(dtype))
-            logits = logits.to(self.pos_emb.dtype)
-        return (logits, torch.stack(energies)) if energy else logits
+            logits = logits.to(self.dtype)
+        results = (logits, *([torch.stack(energies)] if energy else []), *([] if state is None else [after]))
+        return results if len(results) > 1 else logits
 
-    def _run_blocks(self, stream: Tensor, dtype: torch.dtype, energy: bool) -> tuple[Tensor, list[Tensor]]:
+    def _run_blocks(
+        self, stream: Tensor, dtype: torch.dtype, energy: bool, state: Tensor, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         matrices = None if self.bank is None else self.bank.matrices(self.rank)
-        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        blocks = self._blocks
         if self.config.memory == "reversible":
-            stack = Stack(blocks, self.attention_rank, self.ffn_rank, dtype, energy)
+            stack = Stack(blocks, self.mixer_rank, self.ffn_rank, dtype, energy, keep)
             first, second = stream.chunk(2, dim=-1)
-            first, second, *energies = run_reversible(stack, first, second, matrices)
-            return torch.cat((first, second), dim=-1), energies
-        for_attention = None if matrices is None else matrices[: self.attention_rank]
+            first, second, state, *energies = run_reversible(stack, first, second, matrices, state)
+            return torch.cat((first, second), dim=-1), state, energies
+        for_mixer = None if matrices is None else matrices[: self.mixer_rank]
         for_ffn = None if matrices is None else matrices[: self.ffn_rank]
         if matrices is not None and matrices.device.type == "cuda":
-            ranks = matrices[: self.attention_rank], matrices[: self.ffn_rank]
-            for_attention = for_ffn = prepare_weights(blocks, *ranks, dtype)
-        energies = []
+            ranks = matrices[: self.mixer_rank], matrices[: self.ffn_rank]
+            for_mixer = for_ffn = prepare_weights(blocks, *ranks, dtype)
+        energies, states = [], []
         first, second = stream.chunk(2, dim=-1) if self.config.halves else (stream, stream)
-        for block in blocks:
+        for block, before in zip(blocks, state.unbind(1)):
+            added, after = block.mixer_branch(second, for_mixer, dtype, before, keep)
+            first = first + added
+            states.append(before if after is None else after)
             if self.config.halves:
-                first = first + block.attention_branch(second, for_attention, dtype)
                 second = second + block.ffn_branch(first, for_ffn, dtype)
             else:
-                first = first + block.attention_branch(first, for_attention, dtype)
                 first = second = first + block.ffn_branch(first, for_ffn, dtype)
             if energy:
                 energies.append(stream_energy(first, second if self.config.halves else None))
-        return torch.cat((first, second), dim=-1) if self.config.halves else first, energies
+        stream = torch.cat((first, second), dim=-1) if self.config.halves else first
+        return stream, torch.stack(states, dim=1), energies
 
-    def _check(self, x: Tensor) -> None:
+    @property
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _check(self, x: Tensor, state: Tensor | None) -> None:
         require(x.dtype == torch.int64, f"bytes must be an int64 tensor, got {x.dtype}")
         require(x.dim() == 2, f"bytes must be (B, T), got shape {tuple(x.shape)}")
         require(x.numel() > 0, f"the batch is empty: shape {tuple(x.shape)}")
         require(
-            x.shape[1] <= self.config.seq_len,
+            x.shape[1] <= (self.config.longest or x.shape[1]),
             f"a window of {x.shape[1]} bytes is longer than the positions, model.seq_len = {self.config.seq_len}",
+        )
+        wanted = (len(x), self.config.depth, self.state_size)
+        require(
+            state is None or state.shape == wanted,
+            f"the state must be (lanes, depth, size) = {wanted}, got {None if state is None else tuple(state.shape)}: "
+            "it is of another model or another number of lanes; begin with new_state(lanes)",
         )
 
 
@@ -117,7 +156,7 @@ def _product_dtype(device: torch.device, fallback: torch.dtype) -> torch.dtype:
 
 def _read_ranks(model: nn.Module, _: object) -> None:
     assert isinstance(model, ByteModel)
-    model.attention_rank, model.ffn_rank = (int(rank) for rank in model.ranks.tolist())
+    model.mixer_rank, model.ffn_rank = (int(rank) for rank in model.ranks.tolist())
 
 
 @torch.no_grad()
@@ -126,7 +165,9 @@ def initialise(model: ByteModel) -> None:
     config = model.config
     unit = config.init == "unit"
     nn.init.normal_(model.token_emb.weight, std=EMBEDDING_STD if unit else 1.0)
-    if config.positions == "sinusoids":
+    if model.pos_emb is None:
+        pass
+    elif config.positions == "sinusoids":
         code = sinusoids(config.seq_len, config.width) * (EMBEDDING_STD * 2**0.5)  # As strong as the bytes beside it.
         model.pos_emb.copy_(code.repeat(1, config.dim // config.width))
     else:
@@ -139,10 +180,11 @@ def initialise(model: ByteModel) -> None:
             model.bank.components[rank] = component(config, rank)
     for block in model.blocks:
         assert isinstance(block, Block)
-        inward = [block.attention.q_proj, block.attention.k_proj, block.attention.v_proj, block.ffn.fc1]
-        for layer in [*inward, block.attention.o_proj, block.ffn.fc2]:
-            writes_to_residual = layer is block.attention.o_proj or layer is block.ffn.fc2
-            layer.initialise(0.0 if unit and writes_to_residual else 1.0)  # type: ignore[operator]
+        inward = [layer for part in block.mixer.parts for layer in part.inward]
+        outward = [*(part.outward for part in block.mixer.parts), block.ffn.fc2]
+        for layer in [*inward, block.ffn.fc1, *outward]:
+            layer.initialise(0.0 if unit and layer in outward else 1.0)
+        block.mixer.reset()
 
 
 def sinusoids(length: int, width: int) -> Tensor:

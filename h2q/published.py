@@ -45,7 +45,7 @@ def from_state_dict(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] 
     require(not unknown, f"the checkpoint holds {len(unknown)} tensors of no known use, the first {unknown[:1]}")
     for name, tensor in renamed.items():
         _copy(own[name], tensor, name, ffn if ".ffn." in name else attention)
-    model.set_ranks(attention=attention, ffn=ffn)
+    model.set_ranks(mixer=attention, ffn=ffn)
     return model.eval()
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from h2q.block import Block
 from h2q.decode.graph import Replayed
 from h2q.decode.products import SharedMatrices, new_product
+from h2q.kernels.attention import distance_bias
 from h2q.kernels.rotation import PHASE_EPS
 from h2q.mixers.attention import rotate_phase_ref
 from h2q.model import ByteModel
@@ -47,13 +48,13 @@ def decoder(model: ByteModel, products: Literal["auto", "factors", "weights"] = 
     """
     if model.config.head_layout == "published":
         return Recomputing(model)
-    if products == "auto" and model.pos_emb.device.type == "cuda":
+    if products == "auto" and model.device.type == "cuda":
         return Replayed(model)
     if model.bank is None:
         products = "weights"
     elif products == "auto":
-        weights = 6 * model.config.depth * model.config.width**2 * model.pos_emb.element_size()
-        large = model.pos_emb.device.type == "cpu" and weights > SMALL_WEIGHTS
+        weights = 6 * model.config.depth * model.config.width**2 * model.dtype.itemsize
+        large = model.device.type == "cpu" and weights > SMALL_WEIGHTS
         products = "factors" if large else "weights"
     return Cached(model, factored=products == "factors")
 
@@ -69,7 +70,7 @@ class Recomputing:
         model, training = self._model, self._model.training
         model.eval()
         try:
-            return model(torch.tensor([list(context)], device=model.pos_emb.device))[0, -1]
+            return model(torch.tensor([list(context)], device=model.device))[0, -1]
         finally:
             model.train(training)
 
@@ -79,11 +80,11 @@ class Cached:
 
     @torch.inference_mode()
     def __init__(self, model: ByteModel, *, factored: bool) -> None:
-        config, weight = model.config, model.pos_emb
+        config, weight = model.config, model.token_emb.weight
         self._model, self._seen = model, b""
         shared = [
             None if model.bank is None else SharedMatrices(model.bank.matrices(rank), factored)
-            for rank in (model.attention_rank, model.ffn_rank)
+            for rank in (model.mixer_rank, model.ffn_rank)
         ]
         formed = (config.blocks, config.factor) if factored else (config.width,)
         self._blocks = [
@@ -92,9 +93,10 @@ class Cached:
         halves = config.dim // config.width
         self._norm = _normaliser(model.norm, (config.dim,))
         self._tokens = model.token_emb.weight.view(config.vocab, halves, *formed)
-        self._positions = weight[0].view(config.seq_len, halves, *formed)
-        self._token, self._position = self._tokens.unbind(), self._positions.unbind()
-        self._stream = torch.empty_like(self._positions[0])
+        self._positions = None if model.pos_emb is None else model.pos_emb[0].view(config.seq_len, halves, *formed)
+        self._token = self._tokens.unbind()
+        self._position = None if self._positions is None else self._positions.unbind()
+        self._stream = torch.empty_like(self._tokens[0])
         self._halves = self._stream[0], self._stream[-1]
         size = config.width // config.heads
         cache = weight.new_empty(config.depth, config.seq_len, 3, config.heads, size)
@@ -118,7 +120,10 @@ class Cached:
 
     def _step(self, position: int, byte: int) -> Tensor:
         """One more byte → the stream at it, (dim,)."""
-        torch.add(self._token[byte], self._position[position], out=self._stream)
+        if self._position is None:
+            self._stream.copy_(self._token[byte])
+        else:
+            torch.add(self._token[byte], self._position[position], out=self._stream)
         first, second = self._halves
         for block, views in zip(self._blocks, self._views(position)):
             block.attend(second, first, *views)
@@ -134,7 +139,9 @@ class Cached:
     def _start(self, context: bytes) -> Tensor:
         """A context from its beginning → the stream at its last byte, (dim,)."""
         x = torch.tensor(list(context), device=self._cache.device)
-        stream = self._tokens[x] + self._positions[: len(x)]
+        stream = self._tokens[x]
+        if self._positions is not None:
+            stream = stream + self._positions[: len(x)]
         stream = stream.view(*stream.shape[:2], -1).transpose(0, 1).contiguous()
         first, second = stream[0], stream[-1]
         for block, cache in zip(self._blocks, self._cache):
@@ -147,7 +154,7 @@ class _CachedBlock:
     """The branches of one block: for one position (formed) behind those in the cache, and for the first n (n, D)."""
 
     def __init__(self, model: ByteModel, block: Block, formed: tuple[int, ...], for_attention, for_ffn) -> None:
-        attention, config = block.attention, model.config
+        attention, config = block.mixer, model.config
         self._heads, self._rotates = config.heads, config.phase_rotation
         self._norms = block.norm1, block.norm2
         self._norm1, self._norm2 = _normaliser(block.norm1, formed), _normaliser(block.norm2, formed)
@@ -158,7 +165,11 @@ class _CachedBlock:
         self._fc1 = new_product([block.ffn.fc1], for_ffn, gains=(ROOT_HALF,))
         self._fc2 = new_product([block.ffn.fc2], for_ffn, inner=ROOT_HALF)
         # What attention gives is written to the same place for every byte, so that no view of it is made twice.
-        self._mixed = model.pos_emb.new_empty(config.heads, 1, config.width // config.heads)
+        self._mixed = model.token_emb.weight.new_empty(config.heads, 1, config.width // config.heads)
+        slopes = attention.slopes()
+        self._bias = None if slopes is None else distance_bias(slopes, config.seq_len)
+        """−slope × distance of every pair of positions, (H, T, T)."""
+        self._rows = None if self._bias is None else self._bias[:, -1:]
         if self._rotates:
             self._row = self._mixed.view(-1, 1, 4)
             self._column, self._real = self._row.transpose(1, 2), self._row[:, :, :1]
@@ -168,7 +179,11 @@ class _CachedBlock:
         """Adds to the stream. Writes q, k, v of x into its slot (3, formed); then query (H, 1, d), key (H, d, t), value
         (H, t, d) are views of the cache that hold them."""
         self._inward.one(self._norm1(x), slot)
-        torch.bmm(torch.bmm(query, key).softmax(-1), value, out=self._mixed)
+        if self._rows is None:
+            scores = torch.bmm(query, key)
+        else:
+            scores = torch.baddbmm(self._rows[..., -key.shape[-1] :], query, key)
+        torch.bmm(scores.softmax(-1), value, out=self._mixed)
         if self._rotates:
             # `h2q.mixers.attention.rotate_phase` on consecutive channels, in few calls: |y|² is a row times a column.
             inverse = torch.bmm(self._row, self._column).add_(PHASE_EPS).rsqrt_()
@@ -183,7 +198,8 @@ class _CachedBlock:
         """Writes q, k, v into the first n slots of the cache (T, 3, D)."""
         qkv = cache[: len(x)].copy_(self._inward.all(self._norms[0](x)))
         query, key, value = qkv.unflatten(-1, (self._heads, -1)).permute(1, 2, 0, 3)[:, None]
-        y = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
+        bias = None if self._bias is None else self._bias[:, : len(x), : len(x)]
+        y = functional.scaled_dot_product_attention(query, key, value, bias, is_causal=bias is None, scale=1.0)
         y = y[0].transpose(0, 1).reshape(x.shape)
         return self._outward.all(rotate_phase_ref(y) if self._rotates else y)[:, 0]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from h2q.block import weight_of
+from h2q.layers.source import weight_of
 
 
 class Product(Protocol):

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from h2q.block import Block, weight_of
+from h2q.block import Block
 from h2q.decode.fused import Kernels, kernels_for
 from h2q.errors import require
+from h2q.kernels.attention import distance_bias
 from h2q.kernels.rotation import PHASE_EPS
+from h2q.layers.source import weight_of
 from h2q.model import ByteModel
 
 
@@ -27,7 +29,7 @@ class StaticDecoder:
 
     @torch.inference_mode()
     def __init__(self, model: ByteModel, streams: int, dtype: torch.dtype | None = None, *, fused: bool = True) -> None:
-        config, weight = model.config, model.pos_emb
+        config, weight = model.config, model.token_emb.weight
         require(config.head_layout == "split", "the published head layout keeps no keys and values: recompute instead")
         self.config, self.device, self.dtype = config, weight.device, dtype or weight.dtype
         self.window = torch.zeros(streams, config.seq_len + 1, dtype=torch.int64, device=self.device)
@@ -36,8 +38,10 @@ class StaticDecoder:
         """Column of the newest byte, the same for all streams."""
         self.logits = weight.new_zeros(streams, config.vocab)
         """Logits after the newest byte, (B, V)."""
-        self.kernels = kernels_for(self.device, self.dtype) if fused else None
-        ranks = model.attention_rank, model.ffn_rank
+        # The kernels know learned positions only.
+        learned = model.pos_emb is not None
+        self.kernels = kernels_for(self.device, self.dtype) if fused and learned else None
+        ranks = model.mixer_rank, model.ffn_rank
         matrices = [None if model.bank is None else model.bank.matrices(rank) for rank in ranks]
         self._blocks = [
             _StaticBlock(block, model, streams, self.dtype, self.kernels, *matrices)
@@ -46,7 +50,8 @@ class StaticDecoder:
         ]
         halves = config.dim // config.width
         self._tokens = model.token_emb.weight.detach().unflatten(-1, (halves, -1)).transpose(0, 1).contiguous()
-        self._positions = weight[0].detach().unflatten(-1, (halves, -1)).transpose(0, 1).contiguous()
+        positions = self._tokens.new_zeros(config.seq_len, config.dim) if model.pos_emb is None else model.pos_emb[0]
+        self._positions = positions.detach().unflatten(-1, (halves, -1)).transpose(0, 1).contiguous()
         self._norm = model.norm
         self._head = _Affine(model.head.weight.detach().to(self.dtype), model.head.bias.detach().to(self.dtype))
         self._columns = torch.arange(config.seq_len, device=self.device)
@@ -113,7 +118,7 @@ class _StaticBlock:
         for_attention: Tensor | None,
         for_ffn: Tensor | None,
     ) -> None:
-        config, attention = model.config, block.attention
+        config, attention = model.config, block.mixer
         self._heads, self._size, self._rotates = config.heads, config.width // config.heads, config.phase_rotation
         self._dtype, self._kernels = dtype, kernels
         self._few = kernels is not None and streams <= kernels.few
@@ -126,8 +131,10 @@ class _StaticBlock:
         self._inward = affine([attention.q_proj, attention.k_proj, attention.v_proj], for_attention)
         self._outward = affine([attention.o_proj], for_attention)
         self._fc1, self._fc2 = affine([block.ffn.fc1], for_ffn), affine([block.ffn.fc2], for_ffn)
+        self._slopes = attention.slopes()
+        self._places = torch.arange(config.seq_len, device=model.device)
         shape = (2, streams, self._heads, config.seq_len, self._size)
-        self._cache = torch.zeros(shape, dtype=dtype, device=model.pos_emb.device)
+        self._cache = torch.zeros(shape, dtype=dtype, device=model.device)
 
     def attend(self, x: Tensor, stream: Tensor, position: Tensor, seen: Tensor | None) -> None:
         """`seen` (1, T) is 0 up to the position and −∞ behind it."""
@@ -161,6 +168,9 @@ class _StaticBlock:
         keys, values = self._cache
         keys.index_copy_(2, position.view(1), key)
         values.index_copy_(2, position.view(1), value)
+        if self._slopes is not None and seen is not None:
+            distance = (position - self._places).clamp(min=0)
+            seen = (seen - self._slopes[:, None, None] * distance).to(self._dtype)
         y = functional.scaled_dot_product_attention(query, keys, values, attn_mask=seen)
         return self._rotate(y).reshape(len(qkv), -1)
 
@@ -169,7 +179,8 @@ class _StaticBlock:
         query, key, value = qkv.unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
         length = x.shape[1]
         self._cache[0, :, :, :length], self._cache[1, :, :, :length] = key, value
-        y = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        bias = None if self._slopes is None else distance_bias(self._slopes, length).to(self._dtype)
+        y = functional.scaled_dot_product_attention(query, key, value, bias, is_causal=bias is None)
         stream += self._outward(self._rotate(y).transpose(1, 2).flatten(-2))
 
     def feed_all(self, x: Tensor, stream: Tensor) -> None:

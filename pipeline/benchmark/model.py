@@ -227,7 +227,7 @@ class PublishedFormulation(nn.Module):
 
 def orthogonality_ref(model: ByteModel) -> Tensor:
     """`orthogonality` as published: one small product after another."""
-    total = torch.zeros((), device=model.pos_emb.device)
+    total = torch.zeros((), device=model.device)
     for layer in model.modules():
         if isinstance(layer, HamiltonLinear):
             for factor in layer.factors:

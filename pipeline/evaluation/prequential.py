@@ -115,7 +115,7 @@ def train_on(
     train_state.model.train()
     set_learning_rate(train_state.optimizer, rate)
     torch.manual_seed(zlib.crc32(f"{config.training.seed} {step} 0".encode()))
-    data = torch.from_numpy(rows.astype(np.int64)).to(train_state.model.pos_emb.device)
+    data = torch.from_numpy(rows.astype(np.int64)).to(train_state.model.device)
     optimizer_step(train_state, train_state.model, data[:, :-1], data[:, 1:], config, autocast, detailed=False)
 
 

@@ -31,9 +31,9 @@ class ReplayedScore:
 class _Recorded:
     def __init__(self, model: ByteModel, shape: tuple[int, int, int], autocast: Autocast) -> None:
         rows, length, skip = shape
-        device = model.pos_emb.device
+        device = model.device
         self._data = torch.zeros(rows, length, dtype=torch.uint8, device=device)
-        self._nats = torch.zeros(rows, length - 1 - skip, device=device, dtype=model.pos_emb.dtype)
+        self._nats = torch.zeros(rows, length - 1 - skip, device=device, dtype=model.dtype)
 
         @torch.no_grad()
         def work() -> None:

@@ -74,7 +74,7 @@ def score(model: ByteModel, rows: np.ndarray, skip: int, window: int, autocast: 
 
     The model must be in evaluation mode; it computes on the device where it lies.
     """
-    data = torch.from_numpy(rows.copy()).to(model.pos_emb.device)
+    data = torch.from_numpy(rows.copy()).to(model.device)
     return tabulate(code_lengths(model, data, skip, autocast), rows, skip, window)
 
 

@@ -62,7 +62,7 @@ class PyfuncByteModel(PythonModel):
     @torch.inference_mode()
     def _next_byte(self, prompt: bytes) -> list[float]:
         window = prompt[-self.model.config.seq_len :]
-        logits = self.model(torch.tensor([list(window)], device=self.model.pos_emb.device))
+        logits = self.model(torch.tensor([list(window)], device=self.model.device))
         return logits[0, -1].double().softmax(-1).tolist()
 
 

@@ -49,7 +49,7 @@ class CapturedStep:
     def _prepare(self, x: Tensor, y: Tensor) -> None:
         """Put the batch where a capture reads it."""
         model = self._train_state.model
-        shape = (x.shape, model.attention_rank, model.ffn_rank)
+        shape = (x.shape, model.mixer_rank, model.ffn_rank)
         if shape != self._shape:
             torch.cuda.synchronize(self._device)  # what is thrown away, with its memory, may still be running
             self._captures.clear()

@@ -20,7 +20,7 @@ def layers(model: ByteModel) -> list[tuple[HamiltonLinear, int]]:
     """The layers that the published sums speak of, with their active ranks."""
     wanted = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2") if model.config.halves else ("q_proj", "fc1")
     return [
-        (module, model.ffn_rank if ".ffn." in name else model.attention_rank)
+        (module, model.ffn_rank if ".ffn." in name else model.mixer_rank)
         for name, module in model.named_modules()
         if isinstance(module, HamiltonLinear) and name.endswith(wanted)
     ]

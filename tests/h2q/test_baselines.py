@@ -44,6 +44,8 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         final_norm=draw(st.booleans()),
         tied_embeddings=draw(st.booleans()),
         ffn_expansion=draw(st.integers(1, 4)) if kind == "dense" else 1,
+        mixer=draw(st.sampled_from(["attention", "state", "both"])),
+        positions=draw(st.sampled_from(["sinusoids", "relative", "none"])),
     )
 
 

@@ -137,7 +137,7 @@ def test_active_ranks_survive_a_state_dict():
     model, other = grown_model(), grown_model()
     grow(model, "ffn")
     other.load_state_dict(model.state_dict())
-    assert (other.rank, other.attention_rank, other.ffn_rank) == (3, 2, 3)
+    assert (other.rank, other.mixer_rank, other.ffn_rank) == (3, 2, 3)
     x = torch.randint(256, (2, 16))
     assert torch.equal(other(x), model(x))
 

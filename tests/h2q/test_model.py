@@ -32,6 +32,11 @@ VARIANTS = [
     {"halves": False, "phase_rotation": False, "dim": 32},
     {"kind": "dense"},
     {"init": "published", "final_norm": False, "tied_embeddings": False},
+    {"positions": "relative"},
+    {"positions": "none"},
+    {"mixer": "state"},
+    {"mixer": "state", "rotation": "quaternion"},
+    {"mixer": "both"},
 ]
 
 
@@ -103,9 +108,9 @@ def test_energy_is_the_mean_norm_of_the_stream_after_each_block(changes):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("memory", ["store", "reversible"])
-def test_under_autocast_stream_logits_and_gradients_stay_in_float32(dtype, memory):
-    model = lively(small(memory=memory))
+@pytest.mark.parametrize("changes", [{}, {"memory": "reversible"}, {"mixer": "both"}])
+def test_under_autocast_stream_logits_and_gradients_stay_in_float32(dtype, changes):
+    model = lively(small(**changes))
     seen = []
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
@@ -167,9 +172,9 @@ def test_the_published_sizes_have_the_published_number_of_parameters():
     assert sum(parameter.numel() for parameter in ByteModel(config).parameters()) == 1_127_968
 
 
-@pytest.mark.parametrize("memory", ["store", "reversible"])
-def test_gradients_through_distributed_data_parallel(memory, tmp_path):
-    model = lively(small(memory=memory))
+@pytest.mark.parametrize("changes", [{}, {"memory": "reversible"}, {"mixer": "both"}])
+def test_gradients_through_distributed_data_parallel(changes, tmp_path):
+    model = lively(small(**changes))
     x = torch.randint(256, (2, 16))
     model(x).square().mean().backward()
     alone = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]

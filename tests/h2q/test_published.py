@@ -135,7 +135,7 @@ def test_logits_match_the_published_formulas(family, options, length):
 
 def test_grown_ranks_and_sizes_are_read_off_the_tensors():
     model = from_state_dict(make_checkpoint("qrlm", grown=2, vocab=91))
-    assert (model.attention_rank, model.ffn_rank, model.rank) == (2, 4, 4)
+    assert (model.mixer_rank, model.ffn_rank, model.rank) == (2, 4, 4)
     assert (model.config.vocab, model.config.seq_len, model.config.depth) == (91, T, DEPTH)
 
 

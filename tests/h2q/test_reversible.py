@@ -50,7 +50,7 @@ def test_gradients_in_float64(depth, kind):
     assert relative(gradients(store, x), gradients(reversible, x)) < 1e-9
 
 
-@pytest.mark.parametrize("changes", [{"head_layout": "published"}, {"phase_rotation": False}, {"dropout": 0.3}])
+@pytest.mark.parametrize("changes", [{"head_layout": "published"}, {"phase_rotation": False}, {"dropout": 0.3}, {"positions": "relative"}])
 def test_gradients_of_variants(changes):
     store, reversible = (model.double() for model in pair(3, **changes))
     x = torch.randint(256, (2, 12))
@@ -82,11 +82,11 @@ def test_inverse_after_forward_is_the_identity():
     assert isinstance(block, Block) and store.bank is not None
     first, second = torch.randn(2, 2, 12, 32, dtype=torch.float64)
     matrices = store.bank.matrices(2).double()
-    ahead = first + block.attention_branch(second, matrices, torch.float64)
+    ahead = first + block.mixer_branch(second, matrices, torch.float64)[0]
     after = second + block.ffn_branch(ahead, matrices, torch.float64)
     again = after - block.ffn_branch(ahead, matrices, torch.float64)
     torch.testing.assert_close(again, second, rtol=0, atol=1e-14)
-    back = ahead - block.attention_branch(again, matrices, torch.float64)
+    back = ahead - block.mixer_branch(again, matrices, torch.float64)[0]
     torch.testing.assert_close(back, first, rtol=0, atol=1e-13)
 
 

@@ -23,6 +23,8 @@ VARIANTS = [
     {"init": "published", "final_norm": False, "tied_embeddings": False},
     {"memory": "reversible"},
     {"seq_len": 1},
+    {"positions": "relative"},
+    {"positions": "none"},
 ]
 
 

@@ -27,6 +27,8 @@ VARIANTS = [
     {"memory": "reversible", "max_rank": 4},
     {"seq_len": 1},
     {"seq_len": 2},
+    {"positions": "relative"},
+    {"positions": "none"},
 ]
 
 CUTS = [{}, {"temperature": 0.0}, {"temperature": 0.6, "top_k": 5}, {"top_p": 0.7, "min_p": 0.02}]

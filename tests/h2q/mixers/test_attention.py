@@ -36,6 +36,10 @@ def test_attention_equals_the_formula_of_each_head(monkeypatch, short, batch, le
     monkeypatch.setattr(short_attention, "CACHED_SCORES", 3 * length**2)
     qkv = torch.randn(batch, length, 3 * heads * size, dtype=torch.float64, requires_grad=True)
     both(lambda x: attend(x, heads).transpose(1, 2).flatten(-2), lambda x: attend_ref(x, heads), qkv)
+    slopes = torch.rand(heads, dtype=torch.float64, requires_grad=True)
+    both(
+        lambda x, s: attend(x, heads, s).transpose(1, 2).flatten(-2), lambda x, s: attend_ref(x, heads, s), qkv, slopes
+    )
 
 
 def test_attention_is_causal_and_independent_of_the_window():

@@ -105,7 +105,7 @@ def test_weights_go_from_cpu_to_gpu_and_back_bit_for_bit():
     model.set_ranks(2, 3)
     there = ByteModel(config).cuda()
     there.load_state_dict(load(save({name: tensor.clone() for name, tensor in model.state_dict().items()})))
-    assert (there.attention_rank, there.ffn_rank) == (2, 3) and there.pos_emb.is_cuda
+    assert (there.mixer_rank, there.ffn_rank) == (2, 3) and there.pos_emb.is_cuda
     back = ByteModel(config)
     back.load_state_dict(load(save({name: tensor.cpu().clone() for name, tensor in there.state_dict().items()})))
     for name, tensor in back.state_dict().items():

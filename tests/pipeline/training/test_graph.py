@@ -68,7 +68,7 @@ def test_several_workers_do_without_and_say_so() -> None:
 def test_weights_made_for_all_blocks_at_once_are_those_made_block_by_block(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = ByteModel(replace(CONFIG.model, init="published", dropout=0.0, **changes))
-    model.set_ranks(attention=2, ffn=3)
+    model.set_ranks(mixer=2, ffn=3)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     assert model.bank is not None
