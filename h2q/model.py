@@ -5,6 +5,7 @@ Kronecker product, `s = S / 4`.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class ByteModel(nn.Module):
         self.config = config
         self.token_emb = nn.Embedding(config.vocab, config.dim)
         learned = config.order == "learned"
-        self.pos_emb = nn.Parameter(torch.zeros(1, config.seq_len, config.dim)) if learned else None
+        self.pos_emb: Any = nn.Parameter(torch.zeros(1, config.seq_len, config.dim)) if learned else None
         self.dropout = nn.Dropout(config.dropout)
         self.bank = None if config.kind != "hamilton" else StructureBank(config.storage_rank, config.blocks)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))

@@ -57,7 +57,7 @@ class _ShortAttention(Function):
         gradients, scale = torch.empty_like(parts), parts.shape[-1] ** -0.5
         to_query, to_key, to_value = gradients.flatten(1, 2)
         g = g.reshape(query.shape)
-        for some in _some_heads(*probabilities.shape[:2], 1 if slopes is None else heads):
+        for some in _some_heads(len(query), g.shape[1], 1 if slopes is None else heads):
             chosen = probabilities[some]
             torch.bmm(chosen.transpose(1, 2), g[some], out=to_value[some])
             to_scores = torch.bmm(g[some], value[some].transpose(1, 2))

@@ -19,7 +19,7 @@ Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 def gated_scan(p: Tensor, start: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The gated state: p (B, T, 3 D), values, decay logits and gates [v | c | z]; start (B, D) → y (B, T, D), end (B, D).
+    """The gated state: p = [v | c | z] (B, T, 3 D), values, decays, gates; start (B, D) → y (B, T, D), end (B, D).
 
     a = σ(c), s_t = a_t s_{t−1} + (1 − a_t) v_t, y = s · silu(z). Where keep (B, T) is 0, s_{t−1} counts as zero. The
     state is computed in float32 at least, y is in the dtype of p.
@@ -67,7 +67,7 @@ class _GatedScan(Function):
     @staticmethod
     def backward(ctx, g: Tensor | None, to_end: Tensor | None):  # type: ignore[override]
         p, start, keep, a, s = ctx.saved_tensors
-        v, c, z = _parts(p)
+        v, _, z = _parts(p)
         g = torch.zeros_like(s) if g is None else g.to(s.dtype).transpose(0, 1)
         gate = torch.sigmoid(z)
         to_state = torch.mul(gate * z, g, out=torch.empty_like(s))

@@ -4,8 +4,8 @@ A mixer is a module built as `(config)`. It has
 
 * `forward(x, matrices, state, keep) → (y, state)`: x (B, T, D) → what it adds to the residual stream, (B, T, D);
   `matrices`: see `h2q.layers.source.Source`; `state` (B, `state_size`), what it carries from the bytes before, and
-  behind the last byte as its second result (None where it carries nothing: `state_size` 0); `keep` (B, T) is 0 where the
-  state is forgotten before the byte, else 1 (None: nowhere);
+  behind the last byte as its second result (None where it carries nothing: `state_size` 0); `keep` (B, T) is 0 where
+  the state is forgotten before the byte, else 1 (None: nowhere);
 * `parts`, itself, or the mixers that it is made of; each part has `inward`, its layers that read x, `outward`, the one
   that writes to the stream, and `arranged(inward weight, inward bias, outward weight, count)`, those of `count` blocks
   below one another, in the order in which `forward` wants them;

@@ -28,9 +28,7 @@ class Both(nn.Module):
         self.attention.reset()
         self.state.reset()
 
-    def forward(
-        self, x: Tensor, matrices: Source, state: Tensor, keep: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, matrices: Source, state: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, D), state (B, D) → (B, T, D), the state behind the last byte."""
         chunks = [self.attention(chunk, matrices)[0] for chunk in x.split(self.chunk, dim=1)]
         remembered, state = self.state(x, matrices, state, keep)

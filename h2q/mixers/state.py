@@ -71,9 +71,7 @@ class GatedState(nn.Module):
     def arranged(self, inward: Tensor, bias: Tensor, outward: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         return inward, bias, outward
 
-    def forward(
-        self, x: Tensor, matrices: Source, state: Tensor, keep: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, matrices: Source, state: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, D), state (B, D) → (B, T, D), the state behind the last byte."""
         inward, outward = (weight_of(layers, matrices, x.dtype) for layers in (self.inward, [self.outward]))
         p = linear(x, inward, bias_of(self.inward, matrices, x.dtype))

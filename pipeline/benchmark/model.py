@@ -206,7 +206,7 @@ class PublishedFormulation(nn.Module):
         return checkpoint(branch, block, x, use_reentrant=False) if self.checkpointed else branch(block, x)
 
     def _attend(self, block: Block, x: Tensor) -> Tensor:
-        attention, x = block.attention, block.norm1(x)
+        attention, x = block.mixer, block.norm1(x)
         query, key, value = (
             self._linear(layer, x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
             for layer in (attention.q_proj, attention.k_proj, attention.v_proj)

@@ -50,7 +50,9 @@ def test_gradients_in_float64(depth, kind):
     assert relative(gradients(store, x), gradients(reversible, x)) < 1e-9
 
 
-@pytest.mark.parametrize("changes", [{"head_layout": "published"}, {"phase_rotation": False}, {"dropout": 0.3}, {"positions": "relative"}])
+@pytest.mark.parametrize(
+    "changes", [{"head_layout": "published"}, {"phase_rotation": False}, {"dropout": 0.3}, {"positions": "relative"}]
+)
 def test_gradients_of_variants(changes):
     store, reversible = (model.double() for model in pair(3, **changes))
     x = torch.randint(256, (2, 12))

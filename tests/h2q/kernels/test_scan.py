@@ -1,5 +1,7 @@
 """Scans: step by step, composed in rounds and cut anywhere they are one long sequence; gradients are autograd's."""
 
+import itertools
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -41,6 +43,7 @@ def test_the_gated_scan_and_its_gradients_are_those_of_the_formula(steps, length
     p, start, keep = drawn(length, seed)
     weights = torch.randn(2, length, 4, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
     results = []
+    function: Any
     for function in (gated_scan, gated_scan_ref):
         leaves = [p.clone().requires_grad_(), start.clone().requires_grad_()]
         with form(steps):
@@ -75,7 +78,7 @@ def test_a_sequence_cut_anywhere_is_one_long_sequence(steps, length, cuts, seed)
     with form(steps):
         whole, end = gated_scan(p, start, keep)
         state, chunks = start, []
-        for first, last in zip(edges, edges[1:]):
+        for first, last in itertools.pairwise(edges):
             y, state = gated_scan(p[:, first:last], state, keep[:, first:last])
             chunks.append(y)
     torch.testing.assert_close(torch.cat(chunks, dim=1), whole, rtol=1e-10, atol=1e-10)

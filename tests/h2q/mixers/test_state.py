@@ -1,6 +1,8 @@
 """The state: chunk by chunk it is one long sequence, whatever the model around it; rotations keep its norm."""
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_logits_of_chunks_are_those_of_one_long_sequence(changes, length, cuts, 
     x = torch.randint(256, (3, length), generator=torch.Generator().manual_seed(seed))
     edges = [0, *sorted(cut for cut in cuts if cut < length), length]
     state, chunks = model.new_state(3), []
-    for first, last in zip(edges, edges[1:]):
+    for first, last in itertools.pairwise(edges):
         logits, state = model(x[:, first:last], state=state)
         chunks.append(logits)
     whole, end = model(x, state=model.new_state(3))
@@ -122,7 +124,7 @@ def test_half_lives_start_log_spaced():
 
 
 def test_a_channel_halves_in_its_half_life():
-    mixer = GatedState(ModelConfig(mixer="state", kind="dense", dim=8, depth=1, heads=1, factor=1))
+    mixer: Any = GatedState(ModelConfig(mixer="state", kind="dense", dim=8, depth=1, heads=1, factor=1))
     mixer.reset()
     mixer.c_proj.bias.data.fill_(math.log(0.5 ** (1 / 7) / (1 - 0.5 ** (1 / 7))))
     torch.testing.assert_close(mixer.half_lives(), torch.full((4,), 7.0))

@@ -77,7 +77,7 @@ def test_weights_made_for_all_blocks_at_once_are_those_made_block_by_block(chang
     x = torch.randn(2, 16, model.config.width)
 
     def run(sources: list[Any]) -> tuple[Tensor, list[Tensor]]:
-        outputs = [block.attention_branch(x, sources[0], torch.float32) for block in blocks]
+        outputs = [block.mixer_branch(x, sources[0], torch.float32)[0] for block in blocks]
         outputs += [block.ffn_branch(x, sources[1], torch.float32) for block in blocks]
         total = torch.stack(outputs)
         layers = [parameter for block in blocks for parameter in block.parameters()]
