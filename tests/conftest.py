@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ ON_REQUEST = ("slow", "gpu")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what starts Ray, leave out what `-m` does not ask for, and skip GPU paths where there is no GPU."""
     for item in items:
+        # A file's tests share its fixtures; those that start Ray must not starve each other of its two CPUs.
+        item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
         if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
     asked = re.findall(r"\w+", config.option.markexpr)
@@ -44,6 +47,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         for item in need_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch finds none here"))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Puts a store that MLflow made, still empty, into a folder; its URI. Making one takes MLflow two seconds."""
+    from mlflow.tracking import MlflowClient
+
+    template = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{template}").search_experiments()
+
+    def put(folder: Path) -> str:
+        path = folder / "mlflow.db"
+        if not path.exists():
+            shutil.copy(template, path)
+        return f"sqlite:///{path}"
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,9 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
+def tiny(
+    text_folder: Path, tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path], str]
+) -> Callable[..., RunConfig]:
     """Makes the config of a run of seconds in this process; keywords replace fields: `training={"steps": 4}`."""
     prepared = tmp_path_factory.mktemp("prepared")
 
@@ -62,6 +64,8 @@ def tiny(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         for name, change in changes.items():
             part = getattr(config, name)
             config = replace(config, **{name: replace(part, **change) if isinstance(change, dict) else change})
+        if config.tracking.enabled:
+            empty_store(storage)
         return config
 
     return make

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from rich.console import Console
 
 from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
@@ -53,23 +55,22 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     return found[0].model
 
 
-LONG = {"steps": 300, "evaluate_every": 300, "save_every": 20}
+LONG = {"steps": 300, "log_every": 20, "evaluate_every": 300, "save_every": 20}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The long run without a fault."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(tiny(folder, training=LONG), folder)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
-    return RunFolder(folder / "runs" / "run")
+    config = tiny(tmp_path_factory.mktemp("undisturbed"), training=LONG)
+    from pipeline.training.driver import train
+
+    return train(config, preset="laptop", command="a test", console=Console(file=StringIO()))[1]
 
 
 @pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.ray)], ids=["local", "ray"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_sums_up_and_the_run_can_go_on(
-    tmp_path: Path, tiny: Make, undisturbed: RunFolder, local: bool, number: int, code: int
+    tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder, local: bool, number: int, code: int
 ) -> None:
     if not local and number == signal.SIGTERM:
         pytest.skip("as SIGINT; one start of Ray is enough")
@@ -83,9 +84,7 @@ def test_a_signal_saves_and_sums_up_and_the_run_can_go_on(
     stopped = folder.read("summary.json")
     assert stopped and stopped["status"] == "stopped" and 20 <= stopped["steps"] < 300
     assert f"stopped at step {stopped['steps']}; continue with --resume --name run" in said
-    process = start(replace(config, resume=True, local=True), tmp_path)
-    _, complaints = process.communicate()
-    assert process.returncode == 0, complaints
+    train(replace(config, resume=True, local=True))
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
 
@@ -120,13 +119,13 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
     steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]
-    assert steps == list(range(0, 301, 2))
+    assert steps == list(range(0, 301, 20))
 
 
 @pytest.mark.parametrize("victim", ["TrainController", "driver"])
 @pytest.mark.ray
 def test_a_killed_controller_or_driver_costs_one_more_start(
-    tmp_path: Path, tiny: Make, undisturbed: RunFolder, victim: str
+    tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder, victim: str
 ) -> None:
     config = tiny(tmp_path, training=LONG, local=False)
     folder = RunFolder(tmp_path / "runs" / "run")
@@ -139,15 +138,13 @@ def test_a_killed_controller_or_driver_costs_one_more_start(
         assert process.returncode == 1 and complaints.startswith("error: training failed"), complaints
         assert len(complaints.strip().splitlines()) == 1
     assert not (folder.path / "ray").exists(), "what Ray noted of the run cannot matter: it lies nowhere"
-    process = start(replace(config, resume=True, local=True), tmp_path)
-    _, complaints = process.communicate()
-    assert process.returncode == 0, complaints
+    train(replace(config, resume=True, local=True))
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
 
 
 def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(
-    tmp_path: Path, tiny: Make, undisturbed: RunFolder
+    tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder
 ) -> None:
     config = tiny(tmp_path, training=LONG | {"save_every": 1, "keep": 2})
     folder = RunFolder(tmp_path / "runs" / "run")
@@ -161,9 +158,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(
         process.communicate()
         caught = any(folder.checkpoints.glob(".step-*"))  # or it was renamed before the kill came: once more
         config = replace(config, resume=True)
-    process = start(config, tmp_path)
-    _, complaints = process.communicate()
-    assert (process.returncode, complaints) == (0, "")
+    train(config)
     assert not any(folder.checkpoints.glob(".step-*"))
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
@@ -183,7 +178,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_what_was_saved_is_whole(tmp_path: Path, tiny: Make, small_disk: Path) -> None:
+def test_a_full_disk_is_one_line_and_what_was_saved_is_whole(
+    tmp_path: Path, tiny: Make, train: Train, small_disk: Path
+) -> None:
     saves = {"steps": 40, "save_every": 2, "evaluate_every": 40, "keep": 50}
     config = tiny(small_disk, training=saves, tracking={"enabled": False})
     process = start(config, tmp_path)
@@ -194,12 +191,9 @@ def test_a_full_disk_is_one_line_and_what_was_saved_is_whole(tmp_path: Path, tin
     found = newest_valid(folder.checkpoints)
     assert found is not None and found[2] == [] and 2 <= found[0].state["step"] < 40
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    process = start(replace(config, resume=True), tmp_path)
-    _, complaints = process.communicate()
-    assert (process.returncode, complaints) == (0, "")
-    process = start(tiny(tmp_path, training=saves, tracking={"enabled": False}), tmp_path)
-    process.communicate()
-    for name, mine in weights(RunFolder(tmp_path / "runs" / "run")).items():
+    train(replace(config, resume=True))
+    _, peace, _ = train(tiny(tmp_path, training=saves, tracking={"enabled": False}))
+    for name, mine in weights(peace).items():
         assert torch.equal(weights(folder)[name], mine), name
 
 
@@ -214,7 +208,7 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny: Make, undisturbed
     _, complaints = process.communicate()
     assert (process.returncode, complaints) == (0, "")
     steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]
-    assert steps == list(range(0, 301, 2))
+    assert steps == list(range(0, 301, 20))
 
 
 KILLS = 21
@@ -266,7 +260,7 @@ def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Pat
 
 
 def test_a_tracking_server_that_goes_away_and_comes_back_misses_nothing(
-    tmp_path: Path, tiny: Make, tracking_server: tuple[str, Callable[[], AbstractContextManager[None]]]
+    tmp_path: Path, tiny: Make, train: Train, tracking_server: tuple[str, Callable[[], AbstractContextManager[None]]]
 ) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -280,12 +274,10 @@ def test_a_tracking_server_that_goes_away_and_comes_back_misses_nothing(
     assert (process.returncode, complaints) == (0, "")
     assert "MLflow did not take all of the run" in said and "--resume --name run" in said
     with running():
-        process = start(replace(config, resume=True), tmp_path)
-        _, complaints = process.communicate()
-        assert (process.returncode, complaints) == (0, "")
+        train(replace(config, resume=True))
         noted = folder.read("mlflow.json")
         assert noted
         client = MlflowClient(uri)
         logged = [metric.step for metric in client.get_metric_history(noted["run_id"], "train/bpb")]
         assert client.get_run(noted["run_id"]).info.status == "FINISHED"
-    assert logged == list(range(0, 401, 2))
+    assert logged == list(range(0, 401, 20))
