@@ -3,15 +3,15 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from h2q.errors import UserError
-from pipeline.cli import parse, quiet_profiler, run
-from pipeline.cluster.submitted import placed
+from pipeline.cli import parse, parse_known, quiet_profiler, run
+from pipeline.cluster.submitted import check_lasting, placed
 from pipeline.config import PRESETS, RunConfig, describe_presets
 from pipeline.runs.folder import check_storage, find_folder
 from pipeline.runs.load import run_config
+from pipeline.storage.path import text_of
 
 PROG = "python jobs/train.py"
 
@@ -53,21 +53,32 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
     if named is not None and named not in PRESETS:
         raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
     preset, options = named or next(iter(PRESETS)), args[1:] if named else args
-    config = _parse(options, preset, PRESETS[preset])
-    if not config.resume:
-        return preset, config
-    folder = find_folder(check_storage(config.storage), config.name)
+    resumed = parse_known(_Resumed, options)
+    if not resumed.resume:
+        return preset, _parse(options, preset, PRESETS[preset])
+    RunConfig(name=resumed.name)  # a name that breaks the rule
+    check_lasting("storage", resumed.storage)
+    folder = find_folder(check_storage(resumed.storage), resumed.name)
     stored = folder.config()
     assert stored is not None
     if named not in (None, stored["preset"]):
         raise UserError(
             f"resume continues {folder.name}, whose preset is {stored['preset']}, not {named}: leave it out"
         )
-    earlier = replace(run_config(folder), profile=0)
+    earlier = replace(run_config(folder), name=folder.name, storage=text_of(folder.path.parent), profile=0)
     config = _parse(options, stored["preset"], earlier)
     if config.workers != earlier.workers and config.threads == earlier.threads:
         config = replace(config, threads=None)  # each has other cores now, and the bits differ anyway
-    return stored["preset"], replace(config, name=folder.name, storage=str(Path(folder.path).parent))
+    return stored["preset"], replace(config, name=earlier.name, storage=earlier.storage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Resumed:
+    """The options that name a run to go on with: its own config is what the others go over."""
+
+    resume: bool = False
+    name: str | None = None
+    storage: str = RunConfig.storage
 
 
 def _parse(options: Sequence[str], preset: str, default: RunConfig) -> RunConfig:

@@ -36,6 +36,19 @@ def parse(
     raise UserError(_one_line(told.getvalue()))
 
 
+def parse_known(config: type[Config], args: Sequence[str]) -> Config:
+    """What the arguments say of these fields alone; others are for `parse`, which also answers to `--help`.
+
+    Raises: UserError with one line that names the option and the value.
+    """
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        try:
+            return tyro.cli(config, args=args, return_unknown_args=True, add_help=False)[0]
+        except SystemExit:
+            raise UserError(_one_line(told.getvalue())) from None
+
+
 def options_of(config: Any, default: Any, prefix: str = "") -> list[str]:
     """The options that make this config from the default: `parse` gives it back. A field cannot be set back to None."""
     options: list[str] = []

@@ -10,7 +10,7 @@ from pipeline.runs.checkpoint import list_checkpoints, read_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
 from pipeline.storage.json_file import Count, fitting, object_of
-from pipeline.tracking.provenance import parameters
+from pipeline.tracking.provenance import current_options, parameters
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -83,7 +83,7 @@ def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
                 record = by_step.setdefault(metric.step, {"step": metric.step, "time": metric.timestamp / 1000})
                 record[key] = metric.value
     records = [by_step[step] for step in sorted(by_step)]
-    tags, fields = run.data.tags, run.data.params
+    tags, fields = run.data.tags, run.data.params | current_options(run.data.tags)
     bytes_per_step = int(fields["training.lanes"]) * int(fields["model.seq_len"])
     status = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}.get(run.info.status, _UNFINISHED)
     return ComparedRun(

@@ -1,7 +1,8 @@
 """The folder of a run, on a disk or a URI: its name, how it is claimed, and how a later start finds it again.
 
 runs/NAME/
-    config.json     preset, command and every option
+    config.json     preset, command and every option, as the run now is
+    history.json    which options were changed by a resume, and from which step on
     mlflow.json     the MLflow run that tracks it
     metrics.jsonl   one record a logged step
     checkpoints/    step-000001000/ …
@@ -16,11 +17,12 @@ import errno
 import json
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -56,6 +58,20 @@ class SummaryNote(TypedDict):
     sample: NotRequired[str | None]
 
 
+class Change(TypedDict):
+    """What a resume has changed: the options by their path, with the values that they had and have."""
+
+    step: Count
+    command: str
+    options: dict[str, dict[Literal["was", "now"], Any]]
+
+
+class HistoryNote(TypedDict):
+    """What history.json holds."""
+
+    changes: list[Change]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """An existing folder of a run."""
@@ -69,6 +85,10 @@ class RunFolder:
     @property
     def config_file(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def history_file(self) -> Path:
+        return self.path / "history.json"
 
     @property
     def summary_file(self) -> Path:
@@ -104,7 +124,7 @@ class RunFolder:
 
     @property
     def lock_file(self) -> Path:
-        """Held by the process of a sweep that works here."""
+        """Held by the process that trains here, or sweeps."""
         return self.path / ".lock"
 
     def config(self, *, complete: bool = False) -> dict[str, Any] | None:
@@ -116,6 +136,16 @@ class RunFolder:
     def note_config(self, preset: str, command: str, config: RunConfig) -> None:
         """From here on, the folder is one of a run."""
         self.write(self.config_file.name, {"preset": preset, "command": command, "config": config.to_dict()})
+
+    def history(self) -> list[Change]:
+        """What resumes have changed, oldest first."""
+        noted = read_hint(self.history_file, HistoryNote, "what resumes have changed so far is not known any more")
+        return noted["changes"] if noted else []
+
+    def note_change(self, step: int, command: str, options: dict[str, dict[str, Any]]) -> None:
+        """One more entry of the history."""
+        change = {"step": step, "command": command, "options": options}
+        self.write(self.history_file.name, {"changes": [*self.history(), change]})
 
     def summary(self) -> dict[str, Any] | None:
         """The result, None before the run has ended, or where a note says that the file is damaged."""
@@ -165,23 +195,33 @@ def check_storage(storage: str) -> Path:
 def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) -> RunFolder:
     """Make the folder of a new run, with its config in it; one that a killed start left empty is used.
 
-    Raises: UserError if there is anything of that name.
+    Raises: UserError if there is anything of the name that was asked for.
     """
-    name = config.name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = RunFolder(storage / name)
-    if isinstance(storage, UriPath):
-        taken = folder.config_file.exists()
-        if not taken:
-            folder.note_config(preset, command, config)
-    else:
-        taken = not _renamed_into_place(folder, lambda beside: beside.note_config(preset, command, config))
-    if taken and folder.config() is None:
+
+    def fill(folder: RunFolder) -> None:
+        folder.note_config(preset, command, config)
+
+    for name in [config.name] if config.name else _new_names(preset, unseen=isinstance(storage, UriPath)):
+        folder = RunFolder(storage / name)
+        if isinstance(storage, UriPath) and not folder.config_file.exists():
+            fill(folder)
+            return folder
+        if not isinstance(storage, UriPath) and _renamed_into_place(folder, fill):
+            return folder
+    folder = RunFolder(storage / str(config.name))
+    if folder.config() is None:
         raise UserError(f"name must be new, but {folder.path} holds something else: choose another --name")
-    require(
-        not taken,
-        f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name",
+    raise UserError(
+        f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name"
     )
-    return folder
+
+
+def _new_names(preset: str, *, unseen: bool) -> Iterator[str]:
+    """Names for a run that was given none: the preset and the time, told apart where several start in one second.
+    `unseen`: where a folder cannot be claimed for one alone, so that chance must tell them apart."""
+    name = f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    yield f"{name}-{uuid.uuid4().hex[:6]}" if unseen else name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def _renamed_into_place(folder: RunFolder, fill: Callable[[RunFolder], None]) -> bool:

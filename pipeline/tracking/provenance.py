@@ -7,10 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.runs.folder import Change
+
 FOLDER_TAG = "run_folder"
 """Tag of an MLflow run: where its folder is."""
 
 LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
+OPTION_TAG = "option/"
+"""Before the name of an option that a resume has changed, in the name of a tag."""
+_FROM = " from step "
 _ELSEWHERE = ("name", "storage", "resume", "verbose", "profile", "tracking.", "corpus.prepared", "corpus.cache")
 
 
@@ -45,6 +50,26 @@ def git_commit() -> str | None:
 def parameters(config: dict[str, Any]) -> dict[str, Any]:
     """The options that decide what a run computes, by their path; not where it lies or how it is watched."""
     return {name: value for name, value in flatten(config).items() if not name.startswith(_ELSEWHERE)}
+
+
+def option_tags(history: list[Change]) -> dict[str, str]:
+    """The options that resumes have changed, as tags: `80 from step 40; 40 from step 0`. `history`: as RunFolder's."""
+    tags: dict[str, str] = {}
+    for change in history:
+        for name, option in change["options"].items():
+            key = OPTION_TAG + name
+            before = tags.get(key, f"{option['was']}{_FROM}0")
+            tags[key] = f"{option['now']}{_FROM}{change['step']}; {before}"
+    return tags
+
+
+def current_options(tags: dict[str, str]) -> dict[str, str]:
+    """Name → value, as text, of the options that resumes have changed, from the tags of a run."""
+    return {
+        name.removeprefix(OPTION_TAG): values.partition(_FROM)[0]
+        for name, values in tags.items()
+        if name.startswith(OPTION_TAG)
+    }
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

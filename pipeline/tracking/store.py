@@ -13,7 +13,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.storage.store_address import is_missing, sqlite_file
 from pipeline.storage.uri import without_secrets
 from pipeline.tracking import ui_view
-from pipeline.tracking.provenance import FOLDER_TAG, parameters, run_tags
+from pipeline.tracking.provenance import FOLDER_TAG, option_tags, parameters, run_tags
 from pipeline.tracking.tracker import LateRun, MLflowRun, NullTracker
 from pipeline.tracking.uri import tracking_uri
 
@@ -95,13 +95,28 @@ class MLflowStore:
         """The run that tracks this folder: the one that it had before, or a new one."""
         earlier = folder.mlflow_run()
         if earlier is not None and earlier["tracking_uri"] == self.uri:
+            self._tag_history(earlier["run_id"], folder)
             return MLflowRun(self, earlier["run_id"])
         tags = run_tags(corpus, corpus_sha256, command, preset) | {FOLDER_TAG: str(folder.path)}
         run = self.client.create_run(self.experiment_id, run_name=folder.name, tags=tags)
         folder.note_mlflow_run(self.uri, run.info.run_id)
         self.log_parameters(run.info.run_id, parameters(config.to_dict()))
         self._log_corpus(run.info.run_id, config.corpus, corpus, corpus_sha256)
+        self._tag_history(run.info.run_id, folder)
         return MLflowRun(self, run.info.run_id)
+
+    def ended_run(self, folder: RunFolder) -> str | None:
+        """The id of the run that tracks this folder here, if nothing of it is missing; looking changes nothing."""
+        earlier = folder.mlflow_run()
+        if earlier is None or earlier["tracking_uri"] != self.uri:
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            ended = self.client.get_run(earlier["run_id"]).info.status == "FINISHED"
+        except MlflowException:
+            return None
+        return earlier["run_id"] if ended else None
 
     def _experiment(self, name: str) -> str:
         known = self.client.get_experiment_by_name(name)
@@ -130,6 +145,11 @@ class MLflowStore:
         dataset = Dataset(name=name, digest=sha256[:16], source_type="h2q corpus", source=json.dumps(given))
         context = InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+    def _tag_history(self, run_id: str, folder: RunFolder) -> None:
+        """Parameters cannot be changed: what resumes have changed stands in tags, the newest value first."""
+        for name, values in option_tags(folder.history()).items():
+            self.client.set_tag(run_id, name, values)
 
     def log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
         """Log parameters of a run, however many."""

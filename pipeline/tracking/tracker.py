@@ -103,7 +103,7 @@ class MLflowRun:
     def finish(self, folder: RunFolder, status: str) -> None:
         """Upload the record of the run, and end it (`status`: FINISHED, FAILED or KILLED)."""
         self._log_size(folder)
-        for file in (folder.config_file, folder.summary_file, folder.journal):
+        for file in (folder.config_file, folder.history_file, folder.summary_file, folder.journal):
             if file.exists():
                 with on_disk(file) as path:
                     self._client.log_artifact(self._id, str(path))

@@ -4,9 +4,11 @@ Only a local run needs torch in this process: it takes seconds to load, and 200 
 """
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,12 +20,12 @@ from pipeline.cluster.resources import Resources, find_resources, local_resource
 from pipeline.cluster.session import find_address
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.corpus.corpus import Corpus
-from pipeline.runs.folder import RunFolder, check_storage, claim_folder, find_folder
+from pipeline.runs.folder import RunFolder, check_storage, claim_folder
 from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stop import Stopping, request_stop, stoppable
 from pipeline.storage.uri import without_secrets
 from pipeline.threads import busy_cores, busy_note
-from pipeline.tracking.store import check_store, follow
+from pipeline.tracking.store import MLflowStore, check_store, follow
 from pipeline.tracking.tracker import LateRun, Tracker
 from pipeline.tracking.uri import is_file
 from pipeline.training.fit import fit, last_line
@@ -31,7 +33,16 @@ from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.plots import draw
 from pipeline.training.progress import Progress
 from pipeline.training.prologue import check_run, prepared_corpus, public, session
-from pipeline.training.resume import check_resumable
+from pipeline.training.resume import (
+    EarlierRun,
+    changes,
+    check_resumable,
+    check_same_corpus,
+    find_earlier,
+    go_on,
+    hold,
+    note_options,
+)
 
 if TYPE_CHECKING:
     from pipeline.training.summary import Summary
@@ -62,26 +73,37 @@ class _Run:
 def train(config: RunConfig, *, preset: str, command: str, console: Console) -> TrainingResult:
     """Train a run to its end, or until a signal stops it. Its folder then holds what `pipeline.runs.folder` lists.
 
+    With `resume`, a run that has nothing left to do is left as it is.
     Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
     """
     began = time.perf_counter()
     storage = check_storage(config.storage)
     private = not config.local and find_address(config.address) == "local"
     busy = busy_cores() if config.local or private else 0.0
-    with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress:
+    with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress, ExitStack() as held:
         # To load a library takes seconds, and so does Ray's start: side by side. Where only workers compute, this
         # process has no use for torch.
         checking = aside.submit(check_store, config.tracking)
         aside.submit(import_module, "torch" if config.local else "ray.train")
+        earlier = None
+        if config.resume:
+            earlier = find_earlier(storage, config.name)
+            hold(earlier.folder, held, progress.say)
+            check_resumable(earlier, config)
+            if (result := earlier.result(config)) is not None:
+                checking.result()
+                return _leave(earlier, result, config, command, progress)
         # Ray takes a while to end, too.
         with session(config, progress, aside=aside):
             resources = _resources(config, progress, busy)
             corpus = prepared_corpus(config, storage, resources, progress)
             check_run(config, corpus, resources)
             checking.result()
+            if earlier is not None:
+                check_same_corpus(earlier, corpus)
             # Of another number of threads the last bits would differ: the run keeps to this one.
             config = replace(config, threads=resources.threads)
-            run = _begin(config, storage, corpus, preset, command, progress)
+            run = _begin(config, storage, corpus, preset, command, earlier, held, progress)
             stopping = _follow(run, resources, progress, private=private)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
         from pipeline.training.summary import summarise
@@ -110,20 +132,55 @@ def _resources(config: RunConfig, progress: Progress, busy: float) -> Resources:
     return resources
 
 
-def _begin(config: RunConfig, storage: Path, corpus: Corpus, preset: str, command: str, progress: Progress) -> _Run:
-    """Claim the folder of a new run, or find that of the run to continue; nothing of it holds a password."""
-    shown, command = public(config), without_secrets(command)
-    if config.resume:
-        folder = find_folder(storage, config.name)
-        check_resumable(folder, shown, corpus, progress)
+def _begin(
+    config: RunConfig,
+    storage: Path,
+    corpus: Corpus,
+    preset: str,
+    command: str,
+    earlier: EarlierRun | None,
+    held: ExitStack,
+    progress: Progress,
+) -> _Run:
+    """Claim the folder of a new run, or note how the earlier one goes on; nothing of it holds a password."""
+    config, command = public(replace(config, resume=False)), without_secrets(command)
+    if earlier is not None:
+        folder, preset = earlier.folder, earlier.preset
+        go_on(earlier, config, command, progress)
     else:
-        folder = claim_folder(storage, shown, preset, command)
+        folder = claim_folder(storage, config, preset, command)
+        hold(folder, held, progress.say)
     progress.say(f"run {folder.path}")
     progress.stage("waiting for the first step")
     tracker = follow(
-        config.tracking, lambda store: store.run(folder, shown, corpus.name, corpus.sha256, command, preset)
+        config.tracking, lambda store: store.run(folder, config, corpus.name, corpus.sha256, command, preset)
     )
-    return _Run(shown, preset, folder, corpus, config.tracking, tracker)
+    return _Run(config, preset, folder, corpus, config.tracking, tracker)
+
+
+def _leave(
+    earlier: EarlierRun, result: "Summary", config: RunConfig, command: str, progress: Progress
+) -> TrainingResult:
+    """A run that has nothing left to train stays as it is; MLflow is sent what it lacks, and registers if asked to."""
+    folder, tracking, command = earlier.folder, config.tracking, without_secrets(command)
+    # What else was asked for would have changed the training alone.
+    kept = public(replace(earlier.config, tracking=tracking))
+    if changes(earlier.config, kept):
+        note_options(earlier, kept, command, progress)
+    if tracking.enabled:
+        store = MLflowStore(tracking)
+        if store.ended_run(folder) is None:
+            about = (folder, kept, result.corpus, result.corpus_sha256, command, earlier.preset)
+            tracker = follow(tracking, lambda store: store.run(*about))
+            _end(tracker, folder, "FINISHED", progress)
+            _attach(tracker, folder)
+        if tracking.register:
+            _publish(lambda: (store, store.ended_run(folder)), folder, tracking.register, progress)
+    progress.say(
+        f"run {folder.name} has done all of its {result.steps} steps and is left as it is; raise --training.steps to "
+        "train on"
+    )
+    return TrainingResult(result, folder, Stopping())
 
 
 def _follow(run: _Run, resources: Resources, progress: Progress, *, private: bool) -> Stopping:
@@ -170,10 +227,9 @@ def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Pr
         progress.say(f"profile {folder.trace} (open it in https://ui.perfetto.dev)")
     progress.stage("drawing")
     draw(records, folder.plots, folder.name)
-    with suppress(Exception):  # `_end` has said what to do where the server is away
-        run.tracker.attach(folder)
+    _attach(run.tracker, folder)
     if run.tracking.register and not stopped:
-        _publish(run.tracker, folder, run.tracking.register, progress)
+        _publish(partial(_tracked, run.tracker), folder, run.tracking.register, progress)
 
 
 def _end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) -> None:
@@ -189,16 +245,28 @@ def _end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) -
         )
 
 
-def _publish(tracker: Tracker, folder: RunFolder, name: str, progress: Progress) -> None:
+def _attach(tracker: Tracker, folder: RunFolder) -> None:
+    with suppress(Exception):  # `_end` has said what to do where the server is away
+        tracker.attach(folder)
+
+
+def _tracked(tracker: Tracker) -> tuple[MLflowStore, str | None]:
+    assert isinstance(tracker, LateRun), "the config asks for tracking where it asks to register"
+    run = tracker.run()
+    return run.store, run.run_id
+
+
+def _publish(
+    tracked: Callable[[], tuple[MLflowStore, str | None]], folder: RunFolder, name: str, progress: Progress
+) -> None:
     """Register the run's model; a registry that is away does not spoil a training that went well."""
     from pipeline.tracking.registry import register, serve_command
 
-    assert isinstance(tracker, LateRun), "the config asks for tracking where it asks to register"
     progress.stage("registering")
     try:
-        run = tracker.run()
-        assert run.run_id
-        version = register(folder, name, run.store, run.run_id)
+        store, run_id = tracked()
+        assert run_id
+        version = register(folder, name, store, run_id)
     except Exception as error:
         progress.say(
             f"not registered as {name} ({last_line(error)}): try again with --resume --name {folder.name} "
@@ -206,4 +274,4 @@ def _publish(tracker: Tracker, folder: RunFolder, name: str, progress: Progress)
         )
     else:
         progress.say(f"registered as models:/{name}/{version}; serve it with")
-        progress.say(serve_command(run.store.uri, name, version))
+        progress.say(serve_command(store.uri, name, version))

@@ -1,34 +1,139 @@
-"""Whether a run can go on from its newest checkpoint as it is asked to."""
+"""Whether and how a run goes on: what its earlier starts left, what it is asked to change, and who else trains it."""
 
-from h2q.errors import UserError
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from h2q.errors import UserError, require
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.checkpoint import newest_state
+from pipeline.runs.folder import RunFolder, find_folder
+from pipeline.runs.load import run_config
+from pipeline.storage.held import Held, held
 from pipeline.terminal import Display
+from pipeline.tracking.provenance import flatten
+from pipeline.training.summary import Summary, read_summary
+
+_OF_ONE_START = ("name", "storage", "resume", "estimate", "profile")
+"""Options that say nothing of what a run is."""
 
 
-def check_resumable(folder: RunFolder, config: RunConfig, corpus: Corpus, display: Display) -> None:
-    """Refuse to continue a run as something else.
+@dataclass(frozen=True, kw_only=True)
+class EarlierRun:
+    """A run as its earlier starts left it."""
+
+    folder: RunFolder
+    preset: str
+    command: str
+    """Of its first start."""
+    config: RunConfig
+    state: dict[str, Any] | None
+    """Of its newest valid checkpoint, None where there is none."""
+    checkpoint: Path | None
+    damaged: list[str]
+    """Why newer checkpoints are passed over."""
+
+    @property
+    def step(self) -> int:
+        """Where it goes on."""
+        return self.state["step"] if self.state else 0
+
+    def result(self, config: RunConfig) -> Summary | None:
+        """What came out of it, if nothing of it is left to do."""
+        summary = read_summary(self.folder)
+        ended = summary is not None and summary.status == "finished" and summary.steps == self.step
+        return summary if ended and self.step == config.training.steps else None
+
+
+def find_earlier(storage: Path, name: str | None) -> EarlierRun:
+    """What there is of the run `name`, or of the newest run.
+
+    Raises: UserError if there is none, or if it has checkpoints and every one is damaged.
+    """
+    folder = find_folder(storage, name)
+    stored = folder.config()
+    assert stored is not None
+    state, checkpoint, damaged = newest_state(folder.checkpoints) or (None, None, [])
+    return EarlierRun(
+        folder=folder,
+        preset=stored["preset"],
+        command=stored["command"],
+        config=run_config(folder),
+        state=state,
+        checkpoint=checkpoint,
+        damaged=damaged,
+    )
+
+
+def hold(folder: RunFolder, until: ExitStack, say: Callable[[str], object]) -> None:
+    """Train there alone, until the stack is closed.
+
+    Raises: UserError naming the process that trains there already.
+    """
+    try:
+        until.enter_context(held(folder.lock_file, say))
+    except Held as error:
+        raise UserError(f"run {folder.name} is being trained by {error}: wait for its end, or stop it") from None
+
+
+def check_resumable(earlier: EarlierRun, config: RunConfig) -> None:
+    """Refuse to continue a run as another model, or to an end that lies behind it.
 
     Raises: UserError naming the field and both values.
     """
-    from pipeline.runs.checkpoint import newest_state
-
-    found = newest_state(folder.checkpoints)
-    if found is None:
+    if earlier.state is None:
         return
-    state, path, damaged = found
-    for reason in damaged:
-        display.say(f"damaged checkpoint passed over: {reason}")
-    was = state["corpus_sha256"]
-    if was != corpus.sha256:
-        raise UserError(
-            f"resume needs the corpus of the run: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}"
-        )
+    require(
+        config.training.steps >= earlier.step,
+        f"training.steps must be at least {earlier.step}, the steps that {earlier.folder.name} has done, got "
+        f"{config.training.steps}: leave it out, or raise it",
+    )
     for name, value in config.model.to_dict().items():
-        was = state["config"]["model"][name]
-        if was != value and name not in ("memory", "dropout"):
-            raise UserError(
-                f"resume needs the model of the run: model.{name} was {was}, now {value}; start another --name"
-            )
-    display.say(f"continuing at step {state['step']} from {path.name}")
+        was = earlier.state["config"]["model"][name]
+        require(
+            was == value or name in ("memory", "dropout"),
+            f"resume needs the model of the run: model.{name} was {was}, now {value}; start another --name",
+        )
+
+
+def check_same_corpus(earlier: EarlierRun, corpus: Corpus) -> None:
+    """Refuse to continue a run on another text. Raises: UserError naming both."""
+    was = earlier.state["corpus_sha256"] if earlier.state else corpus.sha256
+    require(
+        was == corpus.sha256,
+        f"resume needs the corpus of the run: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}",
+    )
+
+
+def go_on(earlier: EarlierRun, config: RunConfig, command: str, display: Display) -> None:
+    """Note what the run is from here on, with what this start changes, and say both."""
+    for reason in earlier.damaged:
+        display.say(f"damaged checkpoint passed over: {reason}")
+    if earlier.checkpoint is None:
+        display.say("no checkpoint yet: starting at step 0")
+    else:
+        display.say(f"continuing at step {earlier.step} from {earlier.checkpoint.name}")
+    note_options(earlier, config, command, display)
+
+
+def note_options(earlier: EarlierRun, config: RunConfig, command: str, display: Display) -> None:
+    """Keep what this start was given: config.json says what the run now is, history.json from which step on."""
+    options = changes(earlier.config, config)
+    if options:
+        earlier.folder.note_change(earlier.step, command, options)
+        told = ", ".join(f"{name} {each['was']} → {each['now']}" for name, each in options.items())
+        display.say(f"from here on: {told}")
+    earlier.folder.note_config(earlier.preset, earlier.command, replace(config, name=earlier.config.name))
+
+
+def changes(was: RunConfig, now: RunConfig) -> dict[str, dict[str, Any]]:
+    """The options that differ, by their path, with both values."""
+    before, after = flatten(was.to_dict()), flatten(now.to_dict())
+    return {
+        name: {"was": before.get(name), "now": value}
+        for name, value in after.items()
+        if value != before.get(name) and name not in _OF_ONE_START
+    }

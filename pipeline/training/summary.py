@@ -1,6 +1,6 @@
 """What a person wants to know of a run when it has ended, as a table and as summary.json."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +100,13 @@ class Summary:
                 split, f"[bold]{_bits(bpb)}[/bold]", *(_bits(others[name]) for name in ("order0", "gzip", "xz"))
             )
         return table
+
+
+def read_summary(folder: RunFolder) -> Summary | None:
+    """The result of a run that has ended, None where there is none of this version."""
+    stored = folder.summary()
+    known = {field.name for field in fields(Summary)}
+    return Summary(**stored) if stored is not None and stored.keys() == known else None
 
 
 def _bits(bpb: float | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.runs.folder import claim_folder
 
@@ -145,3 +146,24 @@ def test_resume_keeps_the_number_of_threads_unless_there_are_other_workers(tmp_p
     claim_folder(tmp_path, RunConfig(name="one", storage=storage, threads=3), "laptop", "")
     for options, threads in (([], 3), (["--threads", "2"], 2), (["--workers", "2"], None)):
         assert configure(["--resume", "--storage", storage, *options])[1].threads == threads
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["--training.lanes", "12"], ["--accumulate", "3"]),
+        (["--model.max-rank", "3"], ["--growth.enabled"]),
+    ],
+    ids=["accumulate", "growth"],
+)
+def test_options_at_resume_go_over_those_of_the_run(tmp_path: Path, first: list[str], then: list[str]) -> None:
+    from jobs.train import configure
+
+    folder = ["--name", "one", "--storage", str(tmp_path)]
+    with pytest.raises(UserError):
+        configure([*TINY, *folder, *then])
+    preset, config = configure(["laptop", *TINY, *first, *folder])
+    claim_folder(tmp_path, config, preset, "")
+    resumed = configure(["--resume", *folder, *then])[1]
+    assert configure([*TINY, *first, *folder, "--resume", *then])[1] == resumed
+    assert (resumed.training.lanes, resumed.model.max_rank) == (config.training.lanes, config.model.max_rank)

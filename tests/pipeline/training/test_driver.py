@@ -186,7 +186,7 @@ def test_a_store_that_mlflow_refuses_ends_the_run_at_once_and_it_can_go_on(
 def test_a_resumed_run_must_be_the_same_model_and_corpus(tmp_path: Path, tiny: Make, train: Train) -> None:
     config = tiny(tmp_path, training={"steps": 4})
     train(config)
-    resumed = replace(config, resume=True)
+    resumed = replace(config, resume=True, training=replace(config.training, steps=8))
     with pytest.raises(UserError, match=r"model\.depth was 2, now 3"):
         train(replace(resumed, model=replace(config.model, depth=3)))
     (tmp_path / "other.txt").write_text("Another text. " * 900)

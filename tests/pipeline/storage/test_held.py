@@ -1,0 +1,61 @@
+"""One process at a time, known by name, also where the file system has no locks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.storage import held as holding
+from pipeline.storage.held import Held, held
+from pipeline.storage.path import AnyPath, UriPath
+
+HOLD = """
+import sys, time
+from pipeline.storage.held import held
+from pipeline.storage.path import locate
+with held(locate(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["disk", "store"])
+def file(request: pytest.FixtureRequest, tmp_path: Path, store: Any) -> AnyPath:
+    return tmp_path / ".lock" if request.param == "disk" else UriPath(store.uri(f"bucket/{tmp_path.name}")) / ".lock"
+
+
+def test_another_process_is_named_until_it_is_killed(file: AnyPath) -> None:
+    where = file.uri if isinstance(file, UriPath) else str(file)
+    with subprocess.Popen([sys.executable, "-c", HOLD, where], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(Held, match=f"process {holder.pid} on {socket.gethostname()} "), held(file):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with held(file), pytest.raises(Held, match=f"process {os.getpid()} on "), held(file):
+            pass
+        with held(file):
+            pass
+
+
+def test_a_holder_on_another_machine_is_told_by_what_it_writes(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, said = UriPath(store.uri("bucket/elsewhere")) / ".lock", []
+    monkeypatch.setattr(holding, "RENEW_SECONDS", 0.05)
+    with monkeypatch.context() as there:
+        there.setattr(socket, "gethostname", lambda: "another")
+        with held(file):
+            there.undo()
+            with pytest.raises(Held, match="on another"), held(file, said.append):
+                pass
+            left_behind = file.read_bytes()
+    file.write_bytes(left_behind)
+    with held(file, said.append):
+        pass
+    assert [text.partition(" (")[0] for text in said] == [
+        f"waiting 0 s to see whether process {os.getpid()} on another"
+    ] * 2

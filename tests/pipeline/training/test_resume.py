@@ -1,0 +1,150 @@
+"""Resume keeps its word: what it was given, what was read, and a result that stands."""
+
+import json
+import os
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from h2q.errors import UserError
+from pipeline.config import RunConfig, TrackingConfig
+from pipeline.runs.checkpoint import list_checkpoints
+from pipeline.runs.folder import RunFolder, claim_folder
+from pipeline.runs.journal import read_journal
+from pipeline.storage.held import held
+from pipeline.storage.path import locate, remove_whole
+from pipeline.tracking.store import MLflowStore
+from pipeline.training.summary import Summary
+
+ROOT = Path(__file__).parents[3]
+Make = Callable[..., RunConfig]
+Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
+
+
+def resumed(folder: RunFolder, **training: object) -> RunConfig:
+    """The run in the folder, as `--resume --training.NAME VALUE …` asks for it."""
+    stored = folder.config()
+    assert stored is not None
+    config = RunConfig.from_dict(stored["config"])
+    return replace(config, resume=True, training=replace(config.training, **training))
+
+
+def contents(folder: RunFolder) -> dict[str, tuple[bytes, int]]:
+    """Every file that a person would look at, and when it was written."""
+    return {
+        str(path.relative_to(folder.path)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.path.rglob("*"))
+        if path.is_file() and path != folder.lock_file
+    }
+
+
+def go_back(folder: RunFolder, step: int) -> None:
+    """As if the run had been killed behind its checkpoint of this step."""
+    for path in list_checkpoints(folder.checkpoints):
+        if int(path.name.removeprefix("step-")) > step:
+            remove_whole(path, "commit.json")
+    folder.summary_file.unlink()
+
+
+UNTRACKED = {"enabled": False}
+
+
+def test_what_a_resume_was_given_is_kept(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, _, said = train(resumed(folder, steps=20))
+    assert "from here on: training.steps 12 → 20" in said
+    _, _, said = train(resumed(folder, steps=24, axiom_lambda=0.5))
+    assert "from here on: training.steps 20 → 24, training.axiom_lambda 0.1 → 0.5" in said
+    stored = folder.config()
+    assert stored is not None and stored["config"]["training"]["steps"] == 24 and not stored["config"]["resume"]
+    assert [(change["step"], list(change["options"])) for change in folder.history()] == [
+        (12, ["training.steps"]),
+        (20, ["training.steps", "training.axiom_lambda"]),
+    ]
+
+
+def test_an_extension_that_was_interrupted_goes_on_to_its_own_end(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    train(resumed(folder, steps=24))
+    go_back(folder, 16)
+    summary, _, _ = train(resumed(folder))
+    assert (summary.status, summary.steps) == ("finished", 24)
+    assert read_journal(folder.journal)[-1]["step"] == 24
+
+
+def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make, train: Train) -> None:
+    """Also by MLflow, which holds its options with the step from which each holds; and it can still be registered."""
+    from mlflow.tracking import MlflowClient
+
+    _, folder, _ = train(tiny(tmp_path))
+    first, _, _ = train(resumed(folder, steps=20))
+    before = contents(folder)
+    client = MlflowClient(first.mlflow_tracking_uri)
+    tracked = client.get_run(first.mlflow_run_id or "")
+    assert tracked.data.tags["option/training.steps"] == "20 from step 12; 12 from step 0"
+    second, _, said = train(resumed(folder))
+    assert "run run has done all of its 20 steps and is left as it is; raise --training.steps to train on" in said
+    assert contents(folder) == before and second == first
+    assert client.get_run(tracked.info.run_id).to_dictionary() == tracked.to_dictionary()
+    config = resumed(folder)
+    _, _, said = train(replace(config, tracking=replace(config.tracking, register="bytes")))
+    assert "registered as models:/bytes/1" in said
+    second, _, said = train(resumed(folder))
+    assert "registered as models:/bytes/1" in said and second == first
+
+
+def test_a_finished_run_is_sent_to_the_store_that_a_resume_names(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    config, elsewhere = resumed(folder), TrackingConfig(uri=f"sqlite:///{tmp_path}/other.db")
+    train(replace(config, tracking=elsewhere))
+    store = MLflowStore(elsewhere)
+    run_id = store.ended_run(folder)
+    assert run_id is not None
+    logged = [metric.step for metric in store.client.get_metric_history(run_id, "validation/bpb")]
+    assert logged == [6, 12] and resumed(folder).tracking == elsewhere
+
+
+@pytest.mark.parametrize("steps", [1, 11])
+def test_an_end_behind_the_checkpoint_is_refused(tmp_path: Path, tiny: Make, train: Train, steps: int) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    before = contents(folder)
+    with pytest.raises(UserError, match=rf"training.steps must be at least 12, the steps that run .* got {steps}:"):
+        train(resumed(folder, steps=steps))
+    assert contents(folder) == before
+
+
+def test_a_start_without_any_checkpoint_says_that_it_begins_at_0(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    go_back(folder, 0)
+    summary, _, said = train(resumed(folder))
+    assert "no checkpoint yet: starting at step 0" in said and summary.steps == 12
+
+
+def test_a_run_that_trains_is_trained_by_nobody_else(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    before = contents(folder)
+    with held(folder.lock_file), pytest.raises(UserError) as refused:
+        train(resumed(folder, steps=20))
+    assert f"run run is being trained by process {os.getpid()} on " in str(refused.value)
+    assert contents(folder) == before
+    assert train(resumed(folder, steps=20))[0].steps == 20
+
+
+def test_unnamed_runs_of_one_second_all_start(tmp_path: Path, tiny: Make, train: Train) -> None:
+    config = tiny(tmp_path, name=None, training={"steps": 1}, tracking=UNTRACKED)
+    folders = {train(config)[1].name for _ in range(3)}
+    assert len(folders) == 3
+    assert all(json.loads((tmp_path / "runs" / name / "config.json").read_text()) for name in folders)
+
+
+def test_the_run_to_go_on_with_may_lie_on_a_store(store: Any) -> None:
+    configure = runpy.run_path(str(ROOT / "jobs" / "train.py"))["configure"]
+    uri = store.uri("bucket/resumed")
+    preset, config = configure(["--model.depth", "2", "--name", "one", "--storage", uri])
+    claim_folder(locate(uri), config, preset, "")
+    resumed = configure(["--resume", "--storage", uri])[1]
+    assert (resumed.storage, resumed.name, resumed.model) == (uri, "one", config.model)
