@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from h2q.config import FromDict, GrowthConfig, ModelConfig
-from h2q.errors import require
+from h2q.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class CorpusConfig(FromDict):
     column: str = "text"
     """The text column of a table or of a data set of the hub."""
     separator: str = ""
-    """Text put after every row of a table."""
+    """Text put after every row of a table; `\\n` is a newline, `\\t` a tab, `\\\\` a backslash."""
     invalid: Literal["error", "keep", "replace"] = "error"
     """Text that is not valid UTF-8: an error naming file and offset, kept as it is, or replaced by U+FFFD."""
     holdout: float = 0.1
@@ -57,10 +57,23 @@ class CorpusConfig(FromDict):
             f"corpus.path and corpus.hub exclude each other, got {self.path} and {self.hub}",
         )
         self.require_finite("corpus.")
+        _ = self.row_end
         require(0 <= self.holdout < 0.5, f"corpus.holdout must be at least 0 and below 0.5, got {self.holdout}")
         require(0 <= self.seed < 2**63, f"corpus.seed must be at least 0 and below 2^63, got {self.seed}")
         require(self.shard_bytes >= 1, f"corpus.shard_bytes must be at least 1, got {self.shard_bytes}")
         require(self.cache_bytes >= 1, f"corpus.cache_bytes must be at least 1, got {self.cache_bytes}")
+
+    @property
+    def row_end(self) -> str:
+        """The separator with its escapes read. Raises: UserError for an escape that says nothing."""
+        try:
+            text = self.separator.encode("latin-1", "backslashreplace").decode("unicode_escape")
+            text.encode()
+            return text
+        except UnicodeError as error:
+            raise UserError(
+                f"corpus.separator must be text, with \\n for a newline, got {self.separator!r} ({error})"
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,6 +152,11 @@ class Split:
         """What the manifest says of each shard, in order."""
         return [Shard(**entry) for entry in self._entries]
 
+    @property
+    def histogram(self) -> list[int]:
+        """How often each byte value occurs in it (256)."""
+        return self._entry["histogram"]
+
     def __len__(self) -> int:
         return self.bytes
 

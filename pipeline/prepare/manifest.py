@@ -121,8 +121,8 @@ def fingerprint_of(source: Source, config: CorpusConfig) -> str:
 
 
 def options_of(config: CorpusConfig) -> dict[str, Any]:
-    names = ("kind", "column", "separator", "invalid", "holdout", "seed", "shard_bytes")
-    return {name: getattr(config, name) for name in names}
+    names = ("kind", "column", "invalid", "holdout", "seed", "shard_bytes")
+    return {name: getattr(config, name) for name in names} | {"separator": config.row_end}
 
 
 def command(config: CorpusConfig) -> str:

@@ -62,8 +62,8 @@ def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = si
 def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEvent) -> Corpus:
     fingerprint = fingerprint_of(source, config)
     folder = locate(config.prepared) / f"{source.slug}-{fingerprint[:12]}"
-    if _matches(folder, config, on_event):
-        on_event(Event("note", f"{source.name}: already prepared in {folder}"))
+    if manifest := _matching(folder, config, on_event):
+        on_event(Event("note", f"{source.name}: already prepared in {folder}, sha256 {manifest['sha256']}"))
     else:
         contents = source.contents()
         storage.make_folder(folder)
@@ -73,18 +73,19 @@ def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEve
     return open_corpus(folder, config)
 
 
-def _matches(folder: AnyPath, config: CorpusConfig, on_event: OnEvent) -> bool:
-    """Whether the folder is finished with its shards as the manifest says; if not, it is finished no more."""
+def _matching(folder: AnyPath, config: CorpusConfig, on_event: OnEvent) -> dict[str, Any] | None:
+    """The manifest of a folder that is finished, its shards as they should be; if not, it is finished no more."""
     manifest = read_manifest(folder)
     if manifest is None:
-        return False
+        return None
     listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     sizes = storage.sizes_in(folder)
     wrong = [shard["name"] for shard in listed if not _intact(folder, sizes, shard, config.verify)]
     if wrong:
         on_event(Event("note", f"{len(wrong)} of {len(listed)} shards are missing or altered: making them again"))
         storage.remove(folder / MANIFEST)
-    return not wrong
+        return None
+    return manifest
 
 
 def _intact(folder: AnyPath, sizes: dict[str, int], shard: dict[str, Any], verify: Verify) -> bool:

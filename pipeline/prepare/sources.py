@@ -16,8 +16,8 @@ from pipeline.prepare.inputs import Format, InputPart
 from pipeline.prepare.manual import manual, topics
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
 from pipeline.storage.listing import ListedFile, find
-from pipeline.storage.path import locate
-from pipeline.storage.uri import is_uri
+from pipeline.storage.path import locate, printable
+from pipeline.storage.uri import absolute, is_uri, without_secrets
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation"} | {
     "val": "validation",
@@ -51,22 +51,35 @@ class Source:
     contents: Callable[[], Contents]
 
 
+def check_found(config: CorpusConfig) -> None:
+    """Look whether there are files at `corpus.path`, if it is to be read: before Ray starts, say. Raises: UserError."""
+    if config.path is not None and config.source in ("auto", "path"):
+        files(config)
+
+
 def files(config: CorpusConfig) -> Source:
     """Files at `corpus.path`: WikiText's own files, tables, or any text or bytes. Raises: UserError."""
     assert config.path is not None
-    chosen, notes = _chosen(find(config.path), config)
+    again: list[str] = []
+    chosen, notes = _chosen(find(config.path, again), config)
+    if again:
+        notes = (*notes, f"listed once, though links lead there again: {few(sorted(again))}")
     require(
         sum(file.size for file in chosen) > 0,
         f"the corpus must not be empty, found 0 bytes at {config.path}: give --corpus.path other files",
     )
     wikitext = all(_WIKITEXT.fullmatch(_base(file)) for file in chosen)
-    base = locate(config.path).name
+    base = printable(locate(config.path).name)
     return Source(
         name=f"{'WikiText' if wikitext else 'files'} at {base}",
         slug=_slug(base),
         licence=_WIKITEXT_LICENCE if wikitext else None,
         order="files by the bytes of their path, rows in the order of the file",
-        identity={"files": [[file.label, file.size, file.mtime_ns] for file in chosen]},
+        # With the path: archives unpack files of equal names, sizes and times of change into several folders.
+        identity={
+            "path": printable(without_secrets(absolute(config.path))),
+            "files": [[file.label, file.size, file.mtime_ns] for file in chosen],
+        },
         # What lies at a bare path, other nodes need not see; a URI, `file://` too, they do.
         everywhere=is_uri(config.path),
         contents=lambda: _file_contents(chosen, config, notes),
@@ -139,7 +152,8 @@ def _chosen(files: list[ListedFile], config: CorpusConfig) -> tuple[list[ListedF
     wikitext = [file for file in files if _WIKITEXT.fullmatch(_base(file))]
     tables = [file for file in files if _table(file)]
     chosen = wikitext or tables or files
-    left = [file.label for file in files if file not in set(chosen)]
+    kept = {file.path for file in chosen}
+    left = [file.label for file in files if file.path not in kept]
     what = "WikiText's own files" if wikitext else "tables"
     return chosen, (f"left out beside {what}: {few(left)}",) if left else ()
 

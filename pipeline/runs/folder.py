@@ -192,6 +192,20 @@ def check_storage(storage: str) -> Path:
     return place
 
 
+def check_new(storage: Path, config: RunConfig) -> None:
+    """Refuse a name that a run has, before anything dear is done for it: `claim_folder` has the last word.
+
+    Raises: UserError naming the folder.
+    """
+    if config.name is not None and not config.resume:
+        folder = RunFolder(storage / config.name)
+        require(not folder.config_file.exists(), _taken(folder))
+
+
+def _taken(folder: RunFolder) -> str:
+    return f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name"
+
+
 def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) -> RunFolder:
     """Make the folder of a new run, with its config in it; one that a killed start left empty is used.
 
@@ -211,6 +225,7 @@ def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) ->
     folder = RunFolder(storage / str(config.name))
     if folder.config() is None:
         raise UserError(f"name must be new, but {folder.path} holds something else: choose another --name")
+<<<<<<< HEAD
     raise UserError(
         f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name"
     )
@@ -222,6 +237,10 @@ def _new_names(preset: str, *, unseen: bool) -> Iterator[str]:
     name = f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     yield f"{name}-{uuid.uuid4().hex[:6]}" if unseen else name
     yield from (f"{name}-{number}" for number in count(2))
+=======
+    require(not taken, _taken(folder))
+    return folder
+>>>>>>> 3a16850 (A corpus is told by its path, listed once by real paths, checked first)
 
 
 def _renamed_into_place(folder: RunFolder, fill: Callable[[RunFolder], None]) -> bool:

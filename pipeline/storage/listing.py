@@ -1,17 +1,23 @@
 """The files that a name, a folder or a glob stands for, on a disk or at a URI."""
 
 import fnmatch
+import heapq
 import os
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from h2q.errors import UserError, first_line, require
-from pipeline.storage.path import AnyPath, locate
+from pipeline.storage.path import AnyPath, UriPath, locate, printable
 from pipeline.storage.uri import absolute, filesystem, is_uri, without_secrets
 
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file of a listing: where it is, its name below the listed folder, its bytes, its time of change (ns)."""
+    """A file of a listing: where it is, its name below the listed folder, its bytes, its time of change (ns).
+
+    `label` can be printed, whatever the bytes of the name.
+    """
 
     path: AnyPath
     label: str
@@ -19,40 +25,101 @@ class ListedFile:
     mtime_ns: int
 
 
-def find(pattern: str) -> list[ListedFile]:
+def find(pattern: str, again: list[str] | None = None) -> list[ListedFile]:
     """The files that a file name, a folder (searched in depth) or a glob names, in the byte order of their labels.
 
-    Hidden files and folders (`.name`) are left out. Raises: UserError when nothing is there.
+    Hidden files and folders (`.name`) are left out. Links are followed, and what several names lead to is listed once:
+    `again` collects the other names. Raises: UserError when nothing is there.
     """
-    from pyarrow import fs
-
     pattern = absolute(pattern)
     root, wanted = _cut_glob(pattern)
     top = locate(root)
-    where, inner = filesystem(top)
     try:
-        info = where.get_file_info(inner)
-        if info.type == fs.FileType.File:
-            return [ListedFile(top, info.base_name, info.size, info.mtime_ns or 0)]
-        require(
-            info.type == fs.FileType.Directory,
-            f"nothing is at {without_secrets(root)}: give --corpus.path an existing file or folder",
-        )
-        infos = where.get_file_info(fs.FileSelector(inner, recursive=True))
+        found = list(_at_uri(top) if isinstance(top, UriPath) else _on_disk(top, [] if again is None else again))
     except OSError as error:
-        raise UserError(f"cannot list {without_secrets(root)}: {first_line(error)}") from error
-    files = []
-    for info in infos:
-        label = info.path[len(inner.rstrip("/")) + 1 :]
-        shown = not any(part.startswith(".") for part in label.split("/"))
-        if info.type == fs.FileType.File and shown and (wanted is None or _fits(wanted, label.split("/"))):
-            files.append(ListedFile(top / label, label, info.size, info.mtime_ns or 0))
+        raise UserError(f"cannot list {printable(without_secrets(root))}: {first_line(error)}") from error
+    files = [file for file in found if wanted is None or _fits(wanted, file.label.split("/"))]
     require(
         len(files) > 0,
-        f"no file is at {without_secrets(pattern)}: give --corpus.path a file, a folder with files, or a glob that "
-        "matches some",
+        f"no file is at {printable(without_secrets(pattern))}: give --corpus.path a file, a folder with files, or a "
+        "glob that matches some",
     )
-    return sorted(files, key=lambda file: file.label.encode("utf-8", "surrogateescape"))
+    return sorted(files, key=lambda file: file.label.encode())
+
+
+def _on_disk(top: Path, again: list[str]) -> Iterator[ListedFile]:
+    """A file, or every file below a folder once: under its own name, or if only links lead to it, the first of them."""
+    if top.is_file():
+        yield _listed(top.parent, str(top), top.stat())
+        return
+    require(top.is_dir(), _nothing(top))
+    seen: set[Hashable] = set()
+    # A folder as it was reached, and its real path. Links wait until all that is no link has been listed.
+    folders, links = [(str(top), os.path.realpath(top))], list[str]()
+    while folders or links:
+        if not folders:
+            path = heapq.heappop(links)
+            real = os.path.realpath(path)
+            if os.path.isdir(real):
+                folders.append((path, real))
+            elif os.path.isfile(real):
+                yield from _once(top, path, real, seen, again)
+            continue
+        path, real = folders.pop()
+        if real in seen:
+            again.append(_label(top, path))
+            continue
+        seen.add(real)
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink():
+                    heapq.heappush(links, entry.path)
+                elif entry.is_dir():
+                    folders.append((entry.path, f"{real}/{entry.name}"))
+                elif entry.is_file():
+                    yield from _once(top, entry.path, f"{real}/{entry.name}", seen, again)
+
+
+def _once(top: Path, path: str, real: str, seen: set[Hashable], again: list[str]) -> Iterator[ListedFile]:
+    """The file, unless its real path or, if it has several names, its inode was seen before."""
+    stat = os.stat(path)
+    names: set[Hashable] = {real}
+    if stat.st_nlink > 1 and stat.st_ino:
+        names.add((stat.st_dev, stat.st_ino))
+    if seen.isdisjoint(names):
+        yield _listed(top, path, stat)
+    else:
+        again.append(_label(top, path))
+    seen |= names
+
+
+def _listed(top: Path, path: str, stat: os.stat_result) -> ListedFile:
+    return ListedFile(Path(path), _label(top, path), stat.st_size, stat.st_mtime_ns)
+
+
+def _label(top: Path, path: str) -> str:
+    return printable(path[len(str(top).rstrip("/")) + 1 :])
+
+
+def _at_uri(top: UriPath) -> Iterator[ListedFile]:
+    from pyarrow import fs
+
+    where, inner = filesystem(top)
+    info = where.get_file_info(inner)
+    if info.type == fs.FileType.File:
+        yield ListedFile(top, info.base_name, info.size, info.mtime_ns or 0)
+        return
+    require(info.type == fs.FileType.Directory, _nothing(top))
+    for info in where.get_file_info(fs.FileSelector(inner, recursive=True)):
+        label = info.path[len(inner.rstrip("/")) + 1 :]
+        if info.type == fs.FileType.File and not any(part.startswith(".") for part in label.split("/")):
+            yield ListedFile(top / label, label, info.size, info.mtime_ns or 0)
+
+
+def _nothing(top: AnyPath) -> str:
+    return f"nothing is at {printable(str(top))}: give --corpus.path an existing file or folder"
 
 
 def _cut_glob(pattern: str) -> tuple[str, list[str] | None]:

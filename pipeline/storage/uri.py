@@ -78,7 +78,7 @@ def opened(path: "AnyPath") -> Iterator["NativeFile"]:
     """The file for random reads. Raises: UserError when it is missing or may not be read."""
     where, inner = filesystem(path)
     try:
-        file = where.open_input_file(inner)
+        file = where.open_input_file(os.fsencode(inner))  # names on a disk need not be UTF-8
     except OSError as error:
         raise UserError(f"cannot read {path}: {first_line(error)}") from error
     with file:

@@ -17,7 +17,7 @@ from pipeline.storage.path import UriPath, text_of
 from pipeline.storage.uri import without_secrets
 from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.folder import claim_sweep, only_one, sweep_folder
+from pipeline.sweep.folder import check_new, claim_sweep, only_one, sweep_folder
 from pipeline.sweep.plots import draw_sweep
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.ray_searcher import SweepSearcher, TrialWatch
@@ -26,7 +26,7 @@ from pipeline.sweep.sweep import Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
 from pipeline.sweep.trial import validations
 from pipeline.tracking.store import connect
-from pipeline.training.prologue import check_run, prepared_corpus, public, session
+from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
 
 _ENVIRONMENT = {
     # What Tune would write beside our own record, and its demand that every result holds the metric.
@@ -48,6 +48,9 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
         not isinstance(storage, UriPath),
         f"a sweep is kept in a folder: --storage must be a path that all nodes see, got {storage}",
     )
+    folder = sweep_folder(storage, config, preset)
+    check_new(folder, config)
+    check_first(run)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress:
@@ -57,7 +60,6 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
             capacity = find_capacity(config)
             corpus = prepared_corpus(run, storage, capacity.resources, progress)
             config, command = replace(config, run=public(config.run)), without_secrets(command)
-            folder = sweep_folder(storage, config, preset)
             sweep = Sweep(folder, config, preset, lambda trial: check_run(trial, corpus, capacity.resources))
             sweep.first_valid()
             store = connecting.result()

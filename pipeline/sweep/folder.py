@@ -41,6 +41,18 @@ def find_sweep(storage: Path, name: str | None) -> RunFolder:
     return RunFolder(named[-1].parent)
 
 
+def check_new(folder: RunFolder, config: SweepConfig) -> None:
+    """Refuse a name that is taken, before anything dear is done for it: `claim_sweep` has the last word."""
+    if not config.run.resume and folder.path.exists():
+        raise _taken(folder)
+
+
+def _taken(folder: RunFolder) -> UserError:
+    return UserError(
+        f"name must be new, but {folder.path} exists: add --resume to continue that sweep, or choose another --name"
+    )
+
+
 def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: str, corpus: Corpus) -> None:
     """Make the folder, or, to resume, note the options of this time.
 
@@ -57,10 +69,7 @@ def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: st
         try:
             folder.path.mkdir()
         except FileExistsError:
-            raise UserError(
-                f"name must be new, but {folder.path} exists: add --resume to continue that sweep, or choose another "
-                "--name"
-            ) from None
+            raise _taken(folder) from None
     sweep = {
         "preset": preset,
         "command": earlier["command"] if earlier else command,

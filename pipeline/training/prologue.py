@@ -11,8 +11,9 @@ from pipeline.cluster.nodes import check_nodes
 from pipeline.cluster.resources import Resources
 from pipeline.cluster.session import quiet_ray, ray_session
 from pipeline.config import RunConfig
-from pipeline.corpus.corpus import MANIFEST, Corpus
+from pipeline.corpus.corpus import MANIFEST, Corpus, Split
 from pipeline.prepare.prepare import prepare
+from pipeline.prepare.sources import check_found
 from pipeline.storage.uri import without_secrets
 from pipeline.terminal import Display
 from pipeline.training.precision import check_precision
@@ -34,6 +35,15 @@ def session(
         yield
 
 
+def check_first(run: RunConfig) -> None:
+    """Refuse what can be told at once, before Ray starts: a corpus that is not there, an alphabet larger than a byte.
+
+    Raises: UserError naming the option.
+    """
+    require(run.model.vocab <= 256, f"model.vocab must be at most 256, the values of a byte, got {run.model.vocab}")
+    check_found(run.corpus)
+
+
 def prepared_corpus(run: RunConfig, storage: Path, resources: Resources, display: Display) -> Corpus:
     """The run's corpus, prepared, and seen with the storage from every node that may train.
 
@@ -47,7 +57,8 @@ def prepared_corpus(run: RunConfig, storage: Path, resources: Resources, display
 
 
 def check_run(run: RunConfig, corpus: Corpus, resources: Resources) -> None:
-    """Refuse a precision that the CPU lacks, and a corpus that is too short to train on or to judge by.
+    """Refuse a precision that the CPU lacks, and a corpus that is too short to train on or to judge by, or that has
+    bytes beyond the model's alphabet.
 
     What a GPU can do, its worker will find out. Raises: UserError naming the option, or the split.
     """
@@ -55,6 +66,8 @@ def check_run(run: RunConfig, corpus: Corpus, resources: Resources) -> None:
 
     if not resources.gpu:
         check_precision(run.precision, "cpu")
+    for split in corpus.splits.values():
+        check_alphabet(split, run.model.vocab)
     Lanes(corpus.train, lanes=run.training.lanes, seq_len=run.model.seq_len)
     for split in (corpus.validation, corpus.test):
         require(
@@ -62,6 +75,16 @@ def check_run(run: RunConfig, corpus: Corpus, resources: Resources) -> None:
             f"the {split.name} split must hold at least 2 bytes to be scored, found {len(split)}: use more text or a "
             "larger --corpus.holdout",
         )
+
+
+def check_alphabet(split: Split, vocab: int) -> None:
+    """Raises: UserError for a split with a byte that the model has no symbol for."""
+    found = next((byte for byte in range(255, vocab - 1, -1) if split.histogram[byte]), None)
+    require(
+        found is None,
+        f"model.vocab must be above every byte of the corpus, got {vocab}, and the {split.name} split holds the byte "
+        f"{found}: give --model.vocab 256",
+    )
 
 
 def public(config: RunConfig) -> RunConfig:

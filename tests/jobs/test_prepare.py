@@ -72,3 +72,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, args: list[str], 
     done = call_job("prepare", tmp_path, "--local", *(arg.format(tmp_path) for arg in args), *prepared)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and said.format(tmp_path) in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(("path", "said"), [("missing", "nothing is at"), ("*.md", "no file is at")])
+def test_what_is_missing_is_told_before_ray_starts(tmp_path: Path, path: str, said: str) -> None:
+    done = prepare(
+        "--corpus.path", f"{tmp_path}/{path}", "--corpus.prepared", f"{tmp_path}/d", RAY_ADDRESS="127.0.0.1:1"
+    )
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1

@@ -32,6 +32,24 @@ TINY_FIELDS = {
 TINY = [word for name, value in TINY_FIELDS.items() for word in (f"--{name}", str(value))]
 
 
+@pytest.mark.parametrize(
+    ("options", "rule"), [(["--corpus.path", "nowhere"], "nothing is at"), (["--name", "old"], "name must be new")]
+)
+def test_what_can_be_told_at_once_is_told_before_ray_starts(
+    tmp_path: Path, options: list[str], rule: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No Ray is at that address, which would be told as well."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    (tmp_path / "runs" / "old" / "config.json").touch()
+    for job in ("train", "tune"):
+        monkeypatch.setattr(sys, "argv", [f"{job}.py", *options])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(str(ROOT / "jobs" / f"{job}.py"), run_name="__main__")
+        assert rule in capfd.readouterr().err
+
+
 def command(*options: str) -> list[str]:
     return [sys.executable, str(ROOT / "jobs" / "train.py"), *options]
 
@@ -63,6 +81,11 @@ def text(tmp_path: Path) -> Path:
         (["--name", "a/b"], "name must be a plain folder name, got 'a/b'"),
         (["--corpus.path", "nowhere"], "nowhere"),
         (["--corpus.path", "empty.txt"], "0 bytes"),
+        (["--corpus.path", "text.txt", "--model.vocab", "128"], "the train split holds the byte 195: give"),
+        (
+            ["--corpus.path", "text.txt", "--model.vocab", "512"],
+            "model.vocab must be at most 256, the values of a byte",
+        ),
         (["--corpus.path", "short.txt"], "must hold one chunk of seq_len"),
         (["--storage", "empty.txt/runs"], "storage must be a folder that can be written"),
         (["--precision", "tf32"], "precision tf32 needs a CUDA device"),
@@ -78,6 +101,7 @@ def test_a_mistake_is_one_clear_line_and_starts_nothing(
 ) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("too short\n" * 20)
+    (tmp_path / "text.txt").write_text("enough, and not in ASCII: é\n" * 2000)
     local = [] if "--workers" in options else ["--local"]
     given = ["--corpus.source", "manual"] if "--corpus.path" not in options else []
     done = call_job("train", tmp_path, *options, *local, *given)

@@ -55,3 +55,16 @@ def test_a_number_that_is_not_finite_is_refused_wherever_one_is_taken(part: type
     for name in numbers:
         with pytest.raises(UserError, match=rf"\.{name} must be .*, got {value}"):
             part(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [("\\n", "\n"), ("\\n\\n", "\n\n"), ("\n", "\n"), ("é\\t€", "é\t€"), ("\\\\n", "\\n"), ("", "")]
+)
+def test_a_separator_has_the_usual_escapes(given: str, read: str) -> None:
+    assert CorpusConfig(separator=given).row_end == read
+
+
+@pytest.mark.parametrize("given", ["a\\", "\\x1", "\\ud800"])
+def test_an_escape_that_says_nothing_is_refused(given: str) -> None:
+    with pytest.raises(UserError, match=r"corpus\.separator must be text"):
+        CorpusConfig(separator=given)
