@@ -225,10 +225,7 @@ def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) ->
     folder = RunFolder(storage / str(config.name))
     if folder.config() is None:
         raise UserError(f"name must be new, but {folder.path} holds something else: choose another --name")
-<<<<<<< HEAD
-    raise UserError(
-        f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name"
-    )
+    raise UserError(_taken(folder))
 
 
 def _new_names(preset: str, *, unseen: bool) -> Iterator[str]:
@@ -237,10 +234,6 @@ def _new_names(preset: str, *, unseen: bool) -> Iterator[str]:
     name = f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     yield f"{name}-{uuid.uuid4().hex[:6]}" if unseen else name
     yield from (f"{name}-{number}" for number in count(2))
-=======
-    require(not taken, _taken(folder))
-    return folder
->>>>>>> 3a16850 (A corpus is told by its path, listed once by real paths, checked first)
 
 
 def _renamed_into_place(folder: RunFolder, fill: Callable[[RunFolder], None]) -> bool:

@@ -20,11 +20,7 @@ from pipeline.cluster.resources import Resources, find_resources, local_resource
 from pipeline.cluster.session import find_address
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.corpus.corpus import Corpus
-<<<<<<< HEAD
-from pipeline.runs.folder import RunFolder, check_storage, claim_folder
-=======
-from pipeline.runs.folder import RunFolder, check_new, check_storage, claim_folder, find_folder
->>>>>>> 3a16850 (A corpus is told by its path, listed once by real paths, checked first)
+from pipeline.runs.folder import RunFolder, check_new, check_storage, claim_folder
 from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stop import Stopping, request_stop, stoppable
 from pipeline.storage.uri import without_secrets
@@ -36,8 +32,7 @@ from pipeline.training.fit import fit, last_line
 from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.plots import draw
 from pipeline.training.progress import Progress
-<<<<<<< HEAD
-from pipeline.training.prologue import check_run, prepared_corpus, public, session
+from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
 from pipeline.training.resume import (
     EarlierRun,
     changes,
@@ -48,10 +43,6 @@ from pipeline.training.resume import (
     hold,
     note_options,
 )
-=======
-from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
-from pipeline.training.resume import check_resumable
->>>>>>> 3a16850 (A corpus is told by its path, listed once by real paths, checked first)
 
 if TYPE_CHECKING:
     from pipeline.training.summary import Summary
@@ -88,7 +79,6 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     began = time.perf_counter()
     storage = check_storage(config.storage)
     check_new(storage, config)
-    check_first(config)
     private = not config.local and find_address(config.address) == "local"
     busy = busy_cores() if config.local or private else 0.0
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress, ExitStack() as held:
@@ -104,6 +94,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             if (result := earlier.result(config)) is not None:
                 checking.result()
                 return _leave(earlier, result, config, command, progress)
+        check_first(config)
         # Ray takes a while to end, too.
         with session(config, progress, aside=aside):
             resources = _resources(config, progress, busy)
