@@ -197,7 +197,7 @@ def check_new(storage: Path, config: RunConfig) -> None:
 
     Raises: UserError naming the folder.
     """
-    if config.name is not None and not config.resume:
+    if config.name is not None:
         folder = RunFolder(storage / config.name)
         require(not folder.config_file.exists(), _taken(folder))
 

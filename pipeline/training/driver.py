@@ -78,7 +78,9 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     """
     began = time.perf_counter()
     storage = check_storage(config.storage)
-    check_new(storage, config)
+    if not config.resume:
+        check_new(storage, config)
+        check_first(config)
     private = not config.local and find_address(config.address) == "local"
     busy = busy_cores() if config.local or private else 0.0
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress, ExitStack() as held:
@@ -94,7 +96,6 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             if (result := earlier.result(config)) is not None:
                 checking.result()
                 return _leave(earlier, result, config, command, progress)
-        check_first(config)
         # Ray takes a while to end, too.
         with session(config, progress, aside=aside):
             resources = _resources(config, progress, busy)
