@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from h2q.errors import UserError
 from pipeline.cli import parse, parse_known, quiet_profiler, run
@@ -53,9 +54,12 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
     if named is not None and named not in PRESETS:
         raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
     preset, options = named or next(iter(PRESETS)), args[1:] if named else args
+    from pipeline.training.origin import begin, check_resumes
+
     resumed = parse_known(_Resumed, options)
     if not resumed.resume:
-        return preset, _parse(options, preset, PRESETS[preset])
+        return begin(named, preset, options, partial(_parse, options))
+    check_resumes(options)
     RunConfig(name=resumed.name)  # a name that breaks the rule
     check_lasting("storage", resumed.storage)
     folder = find_folder(check_storage(resumed.storage), resumed.name)

@@ -49,9 +49,18 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
     if named is not None and named not in PRESETS:
         raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
     preset, options = named or next(iter(PRESETS)), args[1:] if named else args
-    config = _parse(options, preset, SweepConfig(run=PRESETS[preset]))
-    if config.run.resume:
-        preset, config = _resumed(named, options, config)
+    from pipeline.training.origin import begin, check_resumes
+
+    if "--resume" in options:
+        check_resumes(options)
+        preset, config = _resumed(named, options, _parse(options, preset, SweepConfig(run=PRESETS[preset])))
+    else:
+
+        def parse_over(preset: str, default: RunConfig) -> SweepConfig:
+            trials = replace(default, local=False, wait=0)  # a run in one process may set the example too
+            return _parse(options, preset, SweepConfig(run=trials))
+
+        preset, config = begin(named, preset, options, parse_over)
     space = parse_space(config.search.space)
     if config.search.algorithm == "grid":
         size(space)

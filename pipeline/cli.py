@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from h2q.errors import UserError
+from pipeline.suggestions import unknown_options
 from pipeline.threads import wait_asleep
 
 Config = TypeVar("Config")
@@ -23,7 +24,8 @@ def parse(
 ) -> Config:
     """The config that the arguments describe, over the default. Prints help and exits 0 on `--help`.
 
-    Raises: UserError with one line that names the option and the value.
+    Raises: UserError with one line that names the option and the value; where there is no such option, with a line for
+    each that may be meant.
     """
     told = io.StringIO()
     wants_help = any(arg in ("-h", "--help") for arg in args)
@@ -33,7 +35,8 @@ def parse(
         except SystemExit as stop:
             if not stop.code:
                 raise
-    raise UserError(_one_line(told.getvalue()))
+    unknown = unknown_options(args, default)
+    raise UserError("\n".join(unknown) if unknown else _one_line(told.getvalue()))
 
 
 def parse_known(config: type[Config], args: Sequence[str]) -> Config:

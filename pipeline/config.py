@@ -189,6 +189,11 @@ class RunConfig(FromDict):
     """How often Ray starts the workers again after one was lost; they go on from the newest valid checkpoint."""
     timeout: int = 600
     """Seconds after which a worker that does not answer counts as lost, as one that was killed does."""
+    config: str | None = None
+    """The config.json of a run, or its folder: its options are the defaults of this one."""
+    init_from: str | None = None
+    """Begin with the weights of a run (its name or folder, an MLflow id, a registered model, `latest`, `best`), or of
+    one of its checkpoints: with its model, another corpus and a new optimizer."""
     resume: bool = False
     """Continue the run `name` (None: the newest run) from its newest valid checkpoint."""
     estimate: bool = False

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"h2q"},
-    {"config", "cli", "events", "terminal", "figures", "threads", "shown"},
+    {"config", "cli", "suggestions", "shown", "events", "terminal", "figures", "threads"},
     {"storage"},
     {"runs", "cluster", "corpus"},
     {"prepare", "tracking"},

@@ -26,6 +26,7 @@ from pipeline.sweep.sweep import Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
 from pipeline.sweep.trial import validations
 from pipeline.tracking.store import connect
+from pipeline.training.origin import with_source
 from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
 
 _ENVIRONMENT = {
@@ -42,8 +43,10 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
 
     Raises: UserError for what the user can mend, as far as possible before anything is started.
     """
+    storage = check_storage(config.run.storage)
+    if not config.run.resume:
+        config = replace(config, run=with_source(config.run))
     run = config.run
-    storage = check_storage(run.storage)
     require(
         not isinstance(storage, UriPath),
         f"a sweep is kept in a folder: --storage must be a path that all nodes see, got {storage}",

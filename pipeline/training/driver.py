@@ -30,6 +30,7 @@ from pipeline.tracking.tracker import LateRun, Tracker
 from pipeline.tracking.uri import is_file
 from pipeline.training.fit import fit, last_line
 from pipeline.training.graph_rule import use_graph, why_eager
+from pipeline.training.origin import with_source
 from pipeline.training.plots import draw
 from pipeline.training.progress import Progress
 from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
@@ -81,6 +82,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     if not config.resume:
         check_new(storage, config)
         check_first(config)
+        config = with_source(config)
     private = not config.local and find_address(config.address) == "local"
     busy = busy_cores() if config.local or private else 0.0
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress, ExitStack() as held:
@@ -153,6 +155,8 @@ def _begin(
     else:
         folder = claim_folder(storage, config, preset, command)
         hold(folder, held, progress.say)
+        if config.init_from:
+            progress.say(f"begins with the weights of {config.init_from}")
     progress.say(f"run {folder.path}")
     progress.stage("waiting for the first step")
     tracker = follow(

@@ -26,6 +26,7 @@ from pipeline.training.clock import Clock
 from pipeline.training.flops import utilisation
 from pipeline.training.graph_rule import use_graph
 from pipeline.training.optimizer import learning_rate, set_learning_rate
+from pipeline.training.origin import first_weights
 from pipeline.training.out_of_memory import ran_out, too_large
 from pipeline.training.precision import Autocast, setup_precision
 from pipeline.training.profile import StepProfile
@@ -66,8 +67,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     run, folder, training = job.run, RunFolder(job.folder), job.run.training
     autocast = setup_precision(run.precision, worker.device)
     train_state = new_train_state(run, worker.device, about=job.about | worker.describe())
-    if found := newest_valid(folder.checkpoints):
-        train_state.restore(found[0])
+    restore(train_state, folder, run)
     counters = train_state.counters
     counters.rollbacks = max(counters.rollbacks, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size)
@@ -122,6 +122,14 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
             if counters.record:
                 journal.write({"step": step, "time": time.time(), **counters.record})
                 counters.record = {}
+
+
+def restore(train_state: TrainState, folder: RunFolder, run: RunConfig) -> None:
+    """As the newest valid checkpoint has it; else the weights that the run begins with, if it is to begin with some."""
+    if found := newest_valid(folder.checkpoints):
+        train_state.restore(found[0])
+    elif run.init_from:
+        train_state.model.load_state_dict(first_weights(run).model)
 
 
 def distributed(model: ByteModel) -> Any:

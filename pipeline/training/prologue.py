@@ -93,6 +93,8 @@ def public(config: RunConfig) -> RunConfig:
     return replace(
         config,
         storage=without_secrets(config.storage),
+        config=config.config and without_secrets(config.config),
+        init_from=config.init_from and without_secrets(config.init_from),
         corpus=replace(
             corpus, path=corpus.path and without_secrets(corpus.path), prepared=without_secrets(corpus.prepared)
         ),

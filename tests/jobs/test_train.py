@@ -72,7 +72,6 @@ def text(tmp_path: Path) -> Path:
     [
         (["lapptop"], "preset must be one of laptop, h2q, qrlm, h2q-published, got 'lapptop'"),
         (["--model.dim", "100"], "must be a multiple of 4 × model.factor"),
-        (["--model.dmi", "128"], "--model.dmi"),
         (["--model.depth", "deep"], "--model.depth"),
         (["--training.steps", "-3"], "training.steps must be at least 1, got -3"),
         (["--model.fixed-rank", "99"], "model.fixed_rank must be at most"),

@@ -5,12 +5,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from h2q.errors import UserError
+from jobs.generate import GenerateOptions
 from pipeline.cli import options_of, parse, run
 from pipeline.config import PRESETS, RunConfig
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.suggestions import option_names
+from pipeline.sweep.config import SweepConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -28,10 +33,40 @@ def test_nothing_is_said_of_what_is_usual() -> None:
     assert options_of(replace(PRESETS["h2q"], local=True), PRESETS["h2q"]) == ["--local"]
 
 
-def test_a_wrong_option_is_one_line_with_the_nearest_name() -> None:
-    with pytest.raises(UserError, match=r"--model\.dmi.*--model\.dim") as caught:
-        parse(RunConfig, ["--model.dmi", "64"], default=RunConfig(), prog="train")
-    assert "\n" not in str(caught.value) and "│" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("asked", "likely"),
+    [
+        ("--model.dmi", "--model.dim"),
+        ("--lr", "--training.learning-rate"),
+        ("--steps", "--training.steps"),
+        ("--model.steps=3", "--training.steps"),
+        ("--wd", "--training.weight-decay"),
+        ("--batch-size", "--training.lanes"),
+        ("--no-tracking", "--tracking.no-enabled"),
+        ("--training.learnin_rate", "--training.learning-rate"),
+    ],
+)
+def test_a_misspelt_option_is_told_with_the_likeliest_first_and_one_to_a_line(asked: str, likely: str) -> None:
+    for config in (RunConfig(), SweepConfig()):
+        with pytest.raises(UserError) as caught:
+            parse(type(config), [asked, "64", "--training.steps", "5"], default=config, prog="train")
+        first, second, *others = str(caught.value).splitlines()
+        assert first == f"there is no option {asked.partition('=')[0].replace('_', '-')}; likely:"
+        assert second == f"  {likely}" and len(others) <= 2
+        assert all(line.startswith("  --") for line in others)
+
+
+def test_an_option_like_no_other_points_to_help() -> None:
+    with pytest.raises(UserError, match=r"^there is no option --zzzzzz; --help lists all$"):
+        parse(RunConfig, ["--zzzzzz"], default=RunConfig(), prog="train")
+
+
+@pytest.mark.parametrize("config", [RunConfig(), SweepConfig(), GenerateOptions(), EvaluationConfig()], ids=repr)
+def test_what_counts_as_an_option_is_listed_by_help(config: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(type(config), ["--help"], default=config, prog="job")
+    listed = capsys.readouterr().out
+    assert [name for name in option_names(config) if f"--{name}" not in listed] == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
