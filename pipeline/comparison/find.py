@@ -13,9 +13,9 @@ from pipeline.runs.folder import RunFolder
 from pipeline.shown import note
 from pipeline.storage.path import locate
 from pipeline.storage.uri import DamagedFile
+from pipeline.tracking.client import reading_client
 from pipeline.tracking.find import find_run
 from pipeline.tracking.provenance import FOLDER_TAG
-from pipeline.tracking.store import reading_client
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

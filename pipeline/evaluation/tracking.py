@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from h2q.errors import first_line
+from h2q.errors import UserError, first_line
 from pipeline.config import TrackingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.storage.store_address import is_missing
@@ -23,7 +23,7 @@ def log_evaluation(
         return f"the run's MLflow store is gone ({uri}): nothing is logged to MLflow"
     from mlflow.exceptions import MlflowException
 
-    from pipeline.tracking.store import open_client
+    from pipeline.tracking.client import open_client
 
     try:
         client, run_id = open_client(uri), tracked["run_id"]
@@ -33,7 +33,7 @@ def log_evaluation(
                 client.log_metric(run_id, name, value, step=step)
         for file in files:
             client.log_artifact(run_id, str(file), "evaluation")
-    except MlflowException as error:
+    except (MlflowException, UserError) as error:
         reason = first_line(error)
         return f"MLflow did not take the evaluation ({reason}): repeat it when {uri} answers"
     return None

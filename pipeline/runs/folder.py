@@ -91,6 +91,10 @@ class RunFolder:
         return self.path / "history.json"
 
     @property
+    def mlflow_file(self) -> Path:
+        return self.path / "mlflow.json"
+
+    @property
     def summary_file(self) -> Path:
         return self.path / "summary.json"
 
@@ -157,10 +161,10 @@ class RunFolder:
     def mlflow_run(self) -> dict[str, str] | None:
         """`tracking_uri` and `run_id` of the MLflow run that tracks it, None where none does, or where a note says that
         the file is damaged."""
-        return read_hint(self.path / "mlflow.json", MLflowNote, "the run counts as one that MLflow does not know")
+        return read_hint(self.mlflow_file, MLflowNote, "the run counts as one that MLflow does not know")
 
     def note_mlflow_run(self, tracking_uri: str, run_id: str) -> None:
-        self.write("mlflow.json", {"tracking_uri": tracking_uri, "run_id": run_id})
+        self.write(self.mlflow_file.name, {"tracking_uri": tracking_uri, "run_id": run_id})
 
     def read(self, name: str, shape: Any = dict, remedy: str = "put back the file as it was") -> dict[str, Any] | None:
         """A JSON file of the folder, None if it is not there. Raises: UserError if it is damaged."""

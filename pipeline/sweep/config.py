@@ -9,8 +9,6 @@ from h2q.config import FromDict
 from h2q.errors import require
 from pipeline.config import RunConfig
 
-DEFAULT_MODEL = "h2q"
-"""Name in MLflow's model registry of a sweep's best model, unless `tracking.register` gives another."""
 DEFAULT_SPACE = ("model.fixed_rank=1,2,4,8", "training.axiom_lambda=log:1e-3:1", "growth.threshold=uniform:0.95:0.999")
 
 

@@ -60,12 +60,12 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
         connecting = aside.submit(connect, run.tracking)
         # Without its dashboard, Tune would never give back what a stopped trial held.
         with session(run, progress, dashboard=True):
+            store = connecting.result()
             capacity = find_capacity(config)
             corpus = prepared_corpus(run, storage, capacity.resources, progress)
             config, command = replace(config, run=public(config.run)), without_secrets(command)
             sweep = Sweep(folder, config, preset, lambda trial: check_run(trial, corpus, capacity.resources))
             sweep.first_valid()
-            store = connecting.result()
             claim_sweep(folder, config, preset, command, corpus)
             with only_one(folder), track(store, sweep, corpus, command, progress) as tracking:
                 progress.begin(sweep, capacity)

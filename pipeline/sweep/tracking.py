@@ -1,55 +1,49 @@
 """A sweep in MLflow: a parent run, and below it a run for each trial, however often the sweep is resumed."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from time import perf_counter
 from typing import Any
 
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Follower, read_journal
 from pipeline.runs.load import run_config
-from pipeline.sweep.config import DEFAULT_MODEL
 from pipeline.sweep.folder import result_files
 from pipeline.sweep.progress import SweepProgress
-from pipeline.sweep.report import Report
-from pipeline.sweep.sweep import Sweep, train_command
+from pipeline.sweep.report import Report, bits
+from pipeline.sweep.sweep import Sweep, describe, train_command
 from pipeline.sweep.trial import Trial
-from pipeline.tracking.provenance import FOLDER_TAG, flatten, run_tags
+from pipeline.tracking.client import answering
+from pipeline.tracking.description import with_result
+from pipeline.tracking.provenance import DESCRIPTION_TAG, FOLDER_TAG, flatten, run_tags
 from pipeline.tracking.registry import register, serve_command
 from pipeline.tracking.store import MLflowStore
-from pipeline.tracking.tracker import MLflowRun, NullTracker
+from pipeline.tracking.tracker import STATE_TAG, STATUS, MLflowRun, NullTracker, Tracker, track_run
 from pipeline.training.summary import summarise
-
-_STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
 
 
 class SweepTracking:
     """Follows the journals of trials that run, and ends their runs. A server that is away costs no trial."""
 
-    def __init__(self, store: MLflowStore | NullTracker, sweep: Sweep, corpus: Corpus, progress: SweepProgress) -> None:
-        self.store = store
+    def __init__(
+        self, store: MLflowStore | None, sweep: Sweep, corpus: Corpus, command: str, progress: SweepProgress
+    ) -> None:
+        """Opens the sweep's own run. Raises: UserError as `begin_parent` does."""
+        self._store = store
         self._sweep = sweep
         self._corpus = corpus
         self._progress = progress
         self._following: dict[int, ExitStack] = {}
         self._began: dict[int, float] = {}
-        self._wall_seconds: dict[int, float] = {}
-        """Of the trials that have ended in this start of the sweep."""
-        self.parent: str | None = None
+        self._parent = None if store is None else begin_parent(store, sweep, corpus, command)
         """MLflow's id of the sweep's own run."""
-
-    def open(self, command: str) -> None:
-        """The parent run: the one that the sweep had before, or a new one."""
-        if isinstance(self.store, MLflowStore):
-            with self._forgiving():
-                self.parent = _parent(self.store, self._sweep, self._corpus, command)
 
     def started(self, trial: Trial) -> None:
         """Follow the trial's journal from here on."""
-        self._began[trial.number] = perf_counter()
+        self._began[trial.number] = time.time()
         with self._forgiving():
-            tracker = self._run(trial)
+            tracker = self._run(trial, time.time())
             following = self._following[trial.number] = ExitStack()
             following.enter_context(Follower(self._sweep.folder_of(trial).journal, tracker.log))
 
@@ -58,62 +52,76 @@ class SweepTracking:
 
     def ended(self, trial: Trial) -> None:
         """Sum the trial up, in its folder and in MLflow."""
-        if trial.number in self._began:
-            self._wall_seconds[trial.number] = perf_counter() - self._began.pop(trial.number)
+        began = self._began.pop(trial.number, None)
         self._following.pop(trial.number, ExitStack()).close()
         folder = self._sweep.folder_of(trial)
         with self._forgiving():
-            tracker = self._run(trial)
             records = read_journal(folder.journal)
+            tracker = self._run(trial, began or (records[0]["time"] if records else time.time()))
             if trial.state == "finished":
-                wall_seconds = self._wall_seconds.get(trial.number)
+                wall_seconds = began and time.time() - began
                 summarise(run_config(folder), folder, self._corpus, records, tracker, self._sweep.preset, wall_seconds)
             tracker.log(records)
-            self._tag(tracker, {"trial/state": trial.state, **({"trial/error": trial.error} if trial.error else {})})
-            tracker.finish(folder, _STATUS[trial.state])
+            state = "stopped" if trial.state == "running" else trial.state
+            tracker.finish(folder, state, None if state == "finished" else _result(trial))
 
     def finish(self, report: Report) -> None:
-        """Tables, plots and the best model; and what a server missed that was away."""
-        if not isinstance(self.store, MLflowStore) or self.parent is None:
+        """Tables, plots and the result; the best model, where a name was given; and what a server missed that was
+        away."""
+        if self._store is None or self._parent is None:
             return
+        client = self._store.client
         with self._forgiving():
             for trial in self._sweep.trials:
                 run = self._sweep.folder_of(trial).mlflow_run()
-                if run is None or self.store.client.get_run(run["run_id"]).info.status == "RUNNING":
+                if run is None or client.get_run(run["run_id"]).info.status == "RUNNING":
                     self.ended(trial)
-            _log_report(self.store, self.parent, report, self._sweep.folder)
-        best = folder_of_best(self._sweep, report)
-        run = best and best.mlflow_run()
-        if best is not None and run is not None:
-            with self._forgiving():
-                name = self._sweep.config.run.tracking.register or DEFAULT_MODEL
-                version = register(best, name, self.store, run["run_id"])
-                self.store.client.set_tag(self.parent, "registered_model", f"models:/{name}/{version}")
-                self._progress.say(f"the best trial's model is registered as models:/{name}/{version}; serve it with")
-                self._progress.say(serve_command(self.store.uri, name, version))
+            _log_report(self._store, self._parent, report, self._sweep.folder)
+        model = self._register(report)
+        with self._forgiving():
+            described = client.get_run(self._parent).data.tags.get(DESCRIPTION_TAG, "")
+            client.set_tag(self._parent, DESCRIPTION_TAG, with_result(described, _outcome(report, model)))
 
-    def close(self, status: str) -> None:
-        """End the parent run."""
+    def _register(self, report: Report) -> str | None:
+        """Register the best model, if a name was given for it; its address."""
+        name, best = self._sweep.config.run.tracking.register, folder_of_best(self._sweep, report)
+        run = best and best.mlflow_run()
+        if self._store is None or self._parent is None or name is None or best is None or run is None:
+            return None
+        with self._forgiving():
+            version = register(best, name, self._store, run["run_id"])
+            self._progress.say(f"the best trial's model is registered as models:/{name}/{version}; serve it with")
+            self._progress.say(serve_command(self._store.uri, name, version))
+            self._store.client.set_tag(self._parent, "registered_model", f"models:/{name}/{version}")
+            return f"models:/{name}/{version}"
+        return None
+
+    def close(self, state: str) -> None:
+        """End the parent run: finished, stopped or failed."""
         for following in self._following.values():
             following.close()
-        if isinstance(self.store, MLflowStore) and self.parent is not None:
+        if self._store is not None and self._parent is not None:
             with self._forgiving():
-                self.store.client.set_terminated(self.parent, status)
+                self._store.client.set_tag(self._parent, STATE_TAG, state)
+                self._store.client.set_terminated(self._parent, STATUS[state])
 
-    def _run(self, trial: Trial) -> Any:
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """As that of a run, for the sweep's own."""
+        parent = MLflowRun(self._store, self._parent) if self._store and self._parent else NullTracker()
+        with parent.watch():
+            yield
+
+    def _run(self, trial: Trial, began: float) -> Tracker:
         """The trial's own run, below the sweep's."""
         folder = self._sweep.folder_of(trial)
         config = run_config(folder)
         command = train_command(config, self._sweep.preset)
-        tracker = self.store.run(folder, config, self._corpus.name, self._corpus.sha256, command, self._sweep.preset)
-        if self.parent is not None:
-            self._tag(tracker, {"mlflow.parentRunId": self.parent, "sweep": self._sweep.name})
-        return tracker
-
-    def _tag(self, tracker: Any, tags: dict[str, str]) -> None:
-        if isinstance(self.store, MLflowStore) and isinstance(tracker, MLflowRun) and tracker.run_id:
-            for name, value in tags.items():
-                self.store.client.set_tag(tracker.run_id, name, value)
+        tags = {"sweep": self._sweep.name} | ({"mlflow.parentRunId": self._parent} if self._parent else {})
+        corpus = self._corpus
+        return track_run(
+            self._store, folder, config, corpus.name, corpus.sha256, command, self._sweep.preset, began=began, tags=tags
+        )
 
     @contextmanager
     def _forgiving(self) -> Iterator[None]:
@@ -122,43 +130,70 @@ class SweepTracking:
         except Exception as error:
             self._progress.say(
                 f"MLflow did not take all of the sweep ({type(error).__name__}): it is in {self._sweep.folder.path}; "
-                f"send it with --resume --name {self._sweep.name} when {self.store.uri} answers"
+                f"send it with --resume --name {self._sweep.name} when {self._store and self._store.uri} answers"
             )
 
 
 @contextmanager
 def track(
-    store: MLflowStore | NullTracker, sweep: Sweep, corpus: Corpus, command: str, progress: SweepProgress
+    store: MLflowStore | None, sweep: Sweep, corpus: Corpus, command: str, progress: SweepProgress
 ) -> Iterator[SweepTracking]:
     """Inside, the sweep is a running run of MLflow's."""
-    tracking = SweepTracking(store, sweep, corpus, progress)
-    tracking.open(command)
-    parent = MLflowRun(store, tracking.parent) if isinstance(store, MLflowStore) and tracking.parent else NullTracker()
+    tracking = SweepTracking(store, sweep, corpus, command, progress)
     try:
-        with parent.watch():
+        with tracking.watch():
             yield tracking
     except BaseException as error:
-        tracking.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        tracking.close("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     states = {trial.state for trial in sweep.trials}
-    tracking.close("KILLED" if "running" in states else "FAILED" if states == {"failed"} else "FINISHED")
+    tracking.close("stopped" if "running" in states else "failed" if states == {"failed"} else "finished")
 
 
-def _parent(store: MLflowStore, sweep: Sweep, corpus: Corpus, command: str) -> str:
+def begin_parent(store: MLflowStore, sweep: Sweep, corpus: Corpus, command: str) -> str:
+    """The sweep's own run: the one that it had before, or a new one.
+
+    Raises: UserError if it was deleted, or the store does not take it.
+    """
     folder = sweep.folder
-    earlier = folder.mlflow_run()
-    if earlier is not None and earlier["tracking_uri"] == store.uri:
-        store.client.update_run(earlier["run_id"], status="RUNNING")
-        return earlier["run_id"]
-    tags = run_tags(corpus.name, corpus.sha256, command, sweep.preset, job="jobs/tune.py")
-    tags |= {"sweep": sweep.name, FOLDER_TAG: str(folder.path)}
-    run_id = store.client.create_run(store.experiment_id, run_name=sweep.name, tags=tags).info.run_id
-    folder.note_mlflow_run(store.uri, run_id)
-    search = sweep.config.search.to_dict()
-    del search["space"]
-    space = {f"space.{dimension.field}": str(dimension) for dimension in sweep.space}
-    store.log_parameters(run_id, space | flatten(search, "search."))
-    return run_id
+    with answering(store.address):
+        earlier = folder.mlflow_run()
+        if earlier is not None and earlier["tracking_uri"] == store.uri:
+            store.check_run(earlier["run_id"], str(folder.mlflow_file))
+            store.client.update_run(earlier["run_id"], status="RUNNING")
+            return earlier["run_id"]
+        tags = run_tags(corpus.name, corpus.sha256, command, sweep.preset, job="jobs/tune.py")
+        tags |= {"sweep": sweep.name, FOLDER_TAG: str(folder.path)}
+        search = sweep.config.search.to_dict()
+        del search["space"]
+        space = {f"space.{dimension.field}": str(dimension) for dimension in sweep.space}
+        parameters = space | flatten(search, "search.")
+        run_id = store.begin_run(sweep.name, tags, parameters, began=time.time())
+        folder.note_mlflow_run(store.uri, run_id)
+        store.log_corpus(run_id, sweep.config.run.corpus, corpus.name, corpus.sha256)
+        return run_id
+
+
+def _result(trial: Trial) -> dict[str, Any]:
+    """What is known of a trial that did not finish, by the names of a summary."""
+    return {
+        "steps": trial.step,
+        "validation_bpb": trial.bpb,
+        "parameters": trial.parameters,
+        "error": trial.error,
+    }
+
+
+def _outcome(report: Report, model: str | None) -> str:
+    """The result of the sweep, as Markdown."""
+    counts = ", ".join(f"{count} {state}" for state, count in report.counts.items() if count)
+    lines = [f"Trials: {counts}"]
+    if report.best is not None:
+        lines.append(f"Best: **{bits(report.best)}** bits per byte on validation with {describe(report.best.values)}")
+        lines.append(f"Train it with\n\n    {report.command}")
+    if model is not None:
+        lines.append(f"Registered: `{model}`")
+    return "\n\n".join(lines)
 
 
 def _log_report(store: MLflowStore, run_id: str, report: Report, folder: RunFolder) -> None:

@@ -1,12 +1,12 @@
 """Finding a run that MLflow knows: by its id, or as a registered model."""
 
+from h2q.errors import UserError
 from pipeline.config import TrackingConfig
 from pipeline.runs.find import look_up, unknown
 from pipeline.runs.folder import RunFolder
 from pipeline.storage.path import locate
-from pipeline.storage.store_address import is_missing
+from pipeline.tracking.client import reading_client
 from pipeline.tracking.provenance import FOLDER_TAG
-from pipeline.tracking.uri import tracking_uri
 
 
 def find_run(reference: str, *, storage: str = "runs", tracking: TrackingConfig | None = None) -> RunFolder:
@@ -16,23 +16,24 @@ def find_run(reference: str, *, storage: str = "runs", tracking: TrackingConfig 
     Raises: UserError naming the nearest names there are.
     """
     tracking = tracking or TrackingConfig()
-    folder = look_up(reference, storage)
+    folder, also = look_up(reference, storage), ""
     if folder is None and tracking.enabled:
-        folder = _tracked(reference, tracking)
+        try:
+            folder, also = _tracked(reference, tracking), " or in MLflow"
+        except UserError as error:
+            also = f" (MLflow could not be asked: {error})"
     if folder is None:
-        raise unknown(reference, storage, " or in MLflow" if tracking.enabled else "")
+        raise unknown(reference, storage, also)
     return folder
 
 
 def _tracked(reference: str, tracking: TrackingConfig) -> RunFolder | None:
     """The folder of a run that MLflow knows by its id or as a registered model, if it is still there."""
+    client = reading_client(tracking)
+    if client is None:
+        return None
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
 
-    uri = tracking_uri(tracking)
-    if is_missing(uri):
-        return None  # Looking must not make a store.
-    client = MlflowClient(uri)
     name, _, version = reference.removeprefix("models:/").partition("/")
     try:
         if not version:

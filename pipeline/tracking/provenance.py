@@ -11,6 +11,8 @@ from pipeline.runs.folder import Change
 
 FOLDER_TAG = "run_folder"
 """Tag of an MLflow run: where its folder is."""
+DESCRIPTION_TAG = "mlflow.note.content"
+"""Tag of an MLflow run: its description, Markdown."""
 
 LIBRARIES = ("torch", "ray", "mlflow", "datasets", "pyarrow", "safetensors")
 OPTION_TAG = "option/"
@@ -23,7 +25,7 @@ def run_tags(corpus: str, corpus_sha256: str, command: str, preset: str, job: st
     """Commit, corpus, library versions; the command line of the job is the description."""
     commit = git_commit()
     return {
-        "mlflow.note.content": f"`{command}`\n\nCorpus: {corpus}",
+        DESCRIPTION_TAG: f"`{command}`\n\nCorpus: {corpus}",
         "mlflow.source.name": job,
         "mlflow.source.type": "JOB",
         "preset": preset,

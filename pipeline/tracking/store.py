@@ -1,26 +1,17 @@
-"""MLflow's store and the experiment in it: opened for training and for looking, checked before anything starts."""
+"""MLflow's store and the experiment in it, and what a run there begins with: options, data set, where it comes from."""
 
 import json
-import logging
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from h2q.errors import UserError, first_line
-from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
+from h2q.errors import UserError, require
+from pipeline.config import CorpusConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
-from pipeline.storage.store_address import is_missing, sqlite_file
+from pipeline.storage.store_address import sqlite_file
 from pipeline.storage.uri import without_secrets
 from pipeline.tracking import ui_view
-from pipeline.tracking.provenance import FOLDER_TAG, option_tags, parameters, run_tags
-from pipeline.tracking.tracker import LateRun, MLflowRun, NullTracker
-from pipeline.tracking.uri import tracking_uri
+from pipeline.tracking.client import open_client
+from pipeline.tracking.uri import mlflow_command, tracking_uri
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
-_SQLITE_MAGIC = b"SQLite format 3\0"
 _ABOUT = """Byte-level language models, trained by `python jobs/train.py`.
 
 * `validation/bpb`, `test/bpb`: bits per byte of the whole split, lower is better; comparable on one corpus only (the
@@ -35,75 +26,52 @@ _PARAMETERS = 100
 """Parameters that MLflow takes in one request."""
 
 
-def open_client(uri: str) -> "MlflowClient":
-    """A client that is quiet, and that gives up soon on a server that is away.
-
-    MLflow's own defaults would block for four minutes; records wait in the journal meanwhile.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # It would print a server's address, password included, where a run ends.
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    from mlflow.tracking import MlflowClient
-
-    for library in ("mlflow", "alembic"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    return MlflowClient(uri)
-
-
-def reading_client(config: TrackingConfig) -> "MlflowClient | None":
-    """A client for looking at the store; None where there is none yet: looking must not make one.
-
-    Raises: UserError if it does not answer.
-    """
-    uri = tracking_uri(config)
-    if is_missing(uri):
-        return None
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client = open_client(uri)
-        client.search_experiments(max_results=1)
-    except MlflowException as error:
-        reason = without_secrets(first_line(error))
-        raise UserError(
-            f"the MLflow store {without_secrets(uri)} does not answer ({reason}): start it, or name another"
-        ) from error
-    return client
-
-
 class MLflowStore:
     """An open tracking store and experiment."""
 
     def __init__(self, config: TrackingConfig) -> None:
-        """Raises: UserError if the store does not answer."""
+        """Raises: UserError if the store does not work, or the experiment was deleted."""
         self.address = tracking_uri(config)
         """With the user and password that a server may want: for clients, never shown."""
         self.uri = without_secrets(self.address)
+        self.client = open_client(self.address)
+        self.experiment_id = self._experiment(config.experiment)
+
+    def begin_run(self, name: str, tags: dict[str, str], parameters: dict[str, Any], *, began: float) -> str:
+        """A new run, with its options as parameters; its id. `began`: seconds since the epoch."""
+        from mlflow.entities import Param
+
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=tags, start_time=int(began * 1000))
+        listed = [Param(key, str(value)) for key, value in parameters.items()]
+        for start in range(0, len(listed), _PARAMETERS):
+            self.client.log_batch(run.info.run_id, params=listed[start : start + _PARAMETERS])
+        return run.info.run_id
+
+    def log_corpus(self, run_id: str, config: CorpusConfig, name: str, sha256: str) -> None:
+        """Note the corpus as the data set of a run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = {"source": config.source, "path": config.path, "hub": config.hub}
+        given = {key: without_secrets(value) for key, value in source.items() if value is not None}
+        dataset = Dataset(name=name, digest=sha256[:16], source_type="h2q corpus", source=json.dumps(given))
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+    def check_run(self, run_id: str, noted_in: str) -> None:
+        """Refuse to go on with a run that was deleted, which MLflow would tell at the first record.
+
+        Raises: UserError with the command that restores it, and how to begin another (`noted_in`: the file that has
+        the id).
+        """
         from mlflow.exceptions import MlflowException
 
+        another = f"remove {noted_in} to track it as a new run"
         try:
-            self.client = open_client(self.address)
-            self.experiment_id = self._experiment(config.experiment)
+            stage = self.client.get_run(run_id).info.lifecycle_stage
         except MlflowException as error:
-            raise _unusable(self.address, without_secrets(first_line(error))) from error
-
-    def run(
-        self, folder: RunFolder, config: RunConfig, corpus: str, corpus_sha256: str, command: str, preset: str
-    ) -> MLflowRun:
-        """The run that tracks this folder: the one that it had before, or a new one."""
-        earlier = folder.mlflow_run()
-        if earlier is not None and earlier["tracking_uri"] == self.uri:
-            self._tag_history(earlier["run_id"], folder)
-            return MLflowRun(self, earlier["run_id"])
-        tags = run_tags(corpus, corpus_sha256, command, preset) | {FOLDER_TAG: str(folder.path)}
-        run = self.client.create_run(self.experiment_id, run_name=folder.name, tags=tags)
-        folder.note_mlflow_run(self.uri, run.info.run_id)
-        self.log_parameters(run.info.run_id, parameters(config.to_dict()))
-        self._log_corpus(run.info.run_id, config.corpus, corpus, corpus_sha256)
-        self._tag_history(run.info.run_id, folder)
-        return MLflowRun(self, run.info.run_id)
+            raise UserError(f"{self.uri} has no run {run_id} any more: {another}") from error
+        restore = mlflow_command(self.uri, f"runs restore --run-id {run_id}")
+        require(stage == "active", f"MLflow's run {run_id} was deleted: restore it with {restore}, or {another}")
 
     def ended_run(self, folder: RunFolder) -> str | None:
         """The id of the run that tracks this folder here, if nothing of it is missing; looking changes nothing."""
@@ -113,94 +81,41 @@ class MLflowStore:
         from mlflow.exceptions import MlflowException
 
         try:
-            ended = self.client.get_run(earlier["run_id"]).info.status == "FINISHED"
+            info = self.client.get_run(earlier["run_id"]).info
         except MlflowException:
             return None
-        return earlier["run_id"] if ended else None
+        return earlier["run_id"] if (info.status, info.lifecycle_stage) == ("FINISHED", "active") else None
 
     def _experiment(self, name: str) -> str:
-        known = self.client.get_experiment_by_name(name)
-        if known is not None:
-            if known.tags.get(ui_view.TAG) != ui_view.view_state():
-                self.client.set_experiment_tag(known.experiment_id, ui_view.TAG, ui_view.view_state())
-            return known.experiment_id
+        """The id of the experiment, made if need be, with its view up to date."""
+        known = self.client.get_experiment_by_name(name) or self._made(name)
+        restore = mlflow_command(self.uri, f"experiments restore --experiment-id {known.experiment_id}")
+        require(
+            known.lifecycle_stage == "active",
+            f"tracking.experiment {name} was deleted: restore it with {restore}, or name another with "
+            "--tracking.experiment",
+        )
+        if known.tags.get(ui_view.TAG) != ui_view.view_state():
+            self.client.set_experiment_tag(known.experiment_id, ui_view.TAG, ui_view.view_state())
+        return known.experiment_id
+
+    def _made(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
         # Artifacts lie beside the database; a server decides for itself.
         database = sqlite_file(self.uri)
-        return self.client.create_experiment(
-            name,
-            artifact_location=(database.parent / "mlartifacts" / name).as_uri() if database else None,
-            tags={
-                # Or the UI would take it for one of generative AI, and open without a run in sight.
-                "mlflow.experimentKind": "custom_model_development",
-                "mlflow.note.content": _ABOUT,
-                ui_view.TAG: ui_view.view_state(),
-            },
-        )
-
-    def _log_corpus(self, run_id: str, config: CorpusConfig, name: str, sha256: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        source = {"source": config.source, "path": config.path, "hub": config.hub}
-        given = {key: without_secrets(value) for key, value in source.items() if value is not None}
-        dataset = Dataset(name=name, digest=sha256[:16], source_type="h2q corpus", source=json.dumps(given))
-        context = InputTag("mlflow.data.context", "training")
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
-
-    def _tag_history(self, run_id: str, folder: RunFolder) -> None:
-        """Parameters cannot be changed: what resumes have changed stands in tags, the newest value first."""
-        for name, values in option_tags(folder.history()).items():
-            self.client.set_tag(run_id, name, values)
-
-    def log_parameters(self, run_id: str, parameters: dict[str, Any]) -> None:
-        """Log parameters of a run, however many."""
-        from mlflow.entities import Param
-
-        listed = [Param(key, str(value)) for key, value in parameters.items()]
-        for start in range(0, len(listed), _PARAMETERS):
-            self.client.log_batch(run_id, params=listed[start : start + _PARAMETERS])
+        location = (database.parent / "mlartifacts" / name).as_uri() if database else None
+        # Or the UI would take it for one of generative AI, and open without a run in sight.
+        tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _ABOUT}
+        try:
+            made = self.client.create_experiment(name, artifact_location=location, tags=tags)
+        except MlflowException:
+            if known := self.client.get_experiment_by_name(name):
+                return known  # another process was faster
+            raise
+        return self.client.get_experiment(made)
 
 
-def follow(config: TrackingConfig, begin: Callable[[MLflowStore], MLflowRun]) -> LateRun | NullTracker:
-    """A tracker whose run `begin` makes, or continues, once there is something to log; none where tracking is off."""
-    if not config.enabled:
-        return NullTracker()
-    return LateRun(without_secrets(tracking_uri(config)), lambda: begin(MLflowStore(config)))
-
-
-def check_store(config: TrackingConfig) -> None:
-    """Refuse a store that cannot work, before anything is started.
-
-    A server is asked, which takes seconds; a SQLite file, the ordinary case, is only looked at.
-    Raises: UserError.
-    """
-    if not config.enabled:
-        return
-    uri = tracking_uri(config)
-    if file := sqlite_file(uri):
-        _check_file(uri, file)
-    else:
-        MLflowStore(config)
-
-
-def _check_file(uri: str, file: Path) -> None:
-    # MLflow makes the folders that are missing.
-    existing = next(path for path in (file, *file.parents) if path.exists())
-    if not os.access(existing, os.W_OK) or (existing != file and not existing.is_dir()):
-        raise _unusable(uri, f"{existing} cannot be written to")
-    if existing == file:
-        with file.open("rb") as database:
-            begins = database.read(len(_SQLITE_MAGIC))
-        if begins not in (b"", _SQLITE_MAGIC):
-            raise _unusable(uri, f"{file} is not a SQLite database")
-
-
-def _unusable(uri: str, reason: str) -> UserError:
-    return UserError(
-        f"tracking.uri must be an MLflow store that works, got {without_secrets(uri)} ({reason}): start it, "
-        "name another with --tracking.uri, or train with --tracking.no-enabled"
-    )
-
-
-def connect(config: TrackingConfig) -> MLflowStore | NullTracker:
-    """Open the store, or nothing where tracking is off."""
-    return MLflowStore(config) if config.enabled else NullTracker()
+def connect(config: TrackingConfig) -> MLflowStore | None:
+    """Open the store, None where tracking is off. Raises: UserError as MLflowStore does."""
+    return MLflowStore(config) if config.enabled else None

@@ -1,17 +1,22 @@
-"""What a run tells about itself while it trains: to MLflow, to an MLflow store that is opened late, or to nobody."""
+"""What a run tells about itself while it trains and when it ends: to MLflow, or to nobody."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
+from pipeline.config import RunConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
 from pipeline.storage.path import on_disk
+from pipeline.tracking.client import answering
+from pipeline.tracking.description import result_of, with_result
+from pipeline.tracking.provenance import DESCRIPTION_TAG, FOLDER_TAG, option_tags, parameters, run_tags
+from pipeline.tracking.store import MLflowStore
 
-if TYPE_CHECKING:
-    from pipeline.tracking.store import MLflowStore
-
+STATE_TAG = "state"
+"""Tag of an MLflow run: finished, stopped, pruned or failed."""
+STATUS = {"finished": "FINISHED", "stopped": "KILLED", "pruned": "KILLED", "failed": "FAILED"}
 _METRICS = 1000
 """Metrics that MLflow takes in one request."""
 
@@ -28,7 +33,7 @@ class Tracker(Protocol):
 
     def watch(self) -> AbstractContextManager[None]: ...
 
-    def finish(self, folder: RunFolder, status: str) -> None: ...
+    def finish(self, folder: RunFolder, state: str, result: dict[str, Any] | None = None) -> None: ...
 
     def attach(self, folder: RunFolder) -> None: ...
 
@@ -40,16 +45,13 @@ class NullTracker:
     experiment_id: str | None = None
     run_id: str | None = None
 
-    def run(self, *_: object) -> Tracker:
-        return self
-
     def log(self, records: list[Record]) -> None:
         pass
 
     def watch(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def finish(self, folder: RunFolder, status: str) -> None:
+    def finish(self, folder: RunFolder, state: str, result: dict[str, Any] | None = None) -> None:
         pass
 
     def attach(self, folder: RunFolder) -> None:
@@ -59,13 +61,15 @@ class NullTracker:
 class MLflowRun:
     """One MLflow run, new or continued."""
 
-    def __init__(self, store: "MLflowStore", run_id: str) -> None:
-        self.store = store
+    def __init__(self, store: MLflowStore, run_id: str) -> None:
         self.uri: str | None = store.uri
         self.experiment_id: str | None = store.experiment_id
         self.run_id: str | None = run_id
         self._id = run_id
+        self._address = store.address
         self._client = store.client
+        self._began = time.time()
+        self._newest = 0.0  # time of the newest record
         self._client.update_run(run_id, status="RUNNING")
         histories = (self._client.get_metric_history(run_id, key) for key in ("train/bpb", "validation/bpb"))
         self._last_step = max((metric.step for history in histories for metric in history), default=-1)
@@ -84,6 +88,7 @@ class MLflowRun:
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(self._id, metrics=metrics[start : start + _METRICS])
         self._last_step = max([self._last_step, *(record["step"] for record in fresh)])
+        self._newest = max([self._newest, *(record["time"] for record in records)])
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -93,21 +98,28 @@ class MLflowRun:
         """
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(self._id, resume_logging=True, tracking_uri=self.store.address)
+        monitor = SystemMetricsMonitor(self._id, resume_logging=True, tracking_uri=self._address)
         monitor.start()
         try:
             yield
         finally:
             monitor.finish()
 
-    def finish(self, folder: RunFolder, status: str) -> None:
-        """Upload the record of the run, and end it (`status`: FINISHED, FAILED or KILLED)."""
+    def finish(self, folder: RunFolder, state: str, result: dict[str, Any] | None = None) -> None:
+        """Upload the record of the run, and end it: finished, stopped, pruned or failed. `result`: what its description
+        ends with; None: its summary."""
         self._log_size(folder)
         for file in (folder.config_file, folder.history_file, folder.summary_file, folder.journal):
             if file.exists():
                 with on_disk(file) as path:
                     self._client.log_artifact(self._id, str(path))
-        self._client.set_terminated(self._id, status)
+        described = self._client.get_run(self._id).data.tags.get(DESCRIPTION_TAG, "")
+        known = (folder.summary() or {}) if result is None else result
+        self._client.set_tag(self._id, DESCRIPTION_TAG, with_result(described, result_of(state, known)))
+        self._client.set_tag(self._id, STATE_TAG, state)
+        # What was trained before this process had the run has ended then, not now.
+        late = 0 < self._newest < self._began
+        self._client.set_terminated(self._id, STATUS[state], int(self._newest * 1000) if late else None)
 
     def attach(self, folder: RunFolder) -> None:
         """Upload the pictures, samples and traces that the run left."""
@@ -130,44 +142,40 @@ class MLflowRun:
             self._client.log_batch(self._id, metrics=named)
 
 
-class LateRun:
-    """The run of a store that is opened with the first record: MLflow takes a while to load, and training need
-    not wait for it. A store that then does not answer is asked again with the next records."""
+def track_run(
+    store: MLflowStore | None,
+    folder: RunFolder,
+    config: RunConfig,
+    corpus: str,
+    corpus_sha256: str,
+    command: str,
+    preset: str,
+    *,
+    began: float,
+    tags: dict[str, str] | None = None,
+) -> Tracker:
+    """The run that tracks this folder: the one that it had before, or a new one; none where `store` is None.
 
-    run_id: str | None = None
-    experiment_id: str | None = None
+    `began`: when a new one began, in seconds since the epoch; `tags`: what else it is tagged with.
+    Raises: UserError if the run was deleted, or the store does not take it.
+    """
+    if store is None:
+        return NullTracker()
+    with answering(store.address):
+        earlier = folder.mlflow_run()
+        if earlier is not None and earlier["tracking_uri"] == store.uri:
+            store.check_run(earlier["run_id"], str(folder.mlflow_file))
+            _tag_history(store, earlier["run_id"], folder)
+            return MLflowRun(store, earlier["run_id"])
+        told = run_tags(corpus, corpus_sha256, command, preset) | {FOLDER_TAG: str(folder.path)} | (tags or {})
+        run_id = store.begin_run(folder.name, told, parameters(config.to_dict()), began=began)
+        folder.note_mlflow_run(store.uri, run_id)
+        store.log_corpus(run_id, config.corpus, corpus, corpus_sha256)
+        _tag_history(store, run_id, folder)
+        return MLflowRun(store, run_id)
 
-    def __init__(self, uri: str, begin: Callable[[], MLflowRun]) -> None:
-        self.uri: str | None = uri
-        self._begin = begin
-        self._run: MLflowRun | None = None
-        self._watching: ExitStack | None = None
 
-    def run(self) -> MLflowRun:
-        """The run, opened now if it was not yet."""
-        if self._run is None:
-            self._run = run = self._begin()
-            self.run_id, self.experiment_id = run.run_id, run.experiment_id
-            if self._watching is not None:
-                self._watching.enter_context(run.watch())
-        return self._run
-
-    def log(self, records: list[Record]) -> None:
-        """Log what was not logged yet."""
-        if records:
-            self.run().log(records)
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """As that of the run, from its opening on."""
-        with ExitStack() as self._watching:
-            yield
-        self._watching = None
-
-    def finish(self, folder: RunFolder, status: str) -> None:
-        """As that of the run."""
-        self.run().finish(folder, status)
-
-    def attach(self, folder: RunFolder) -> None:
-        """As that of the run."""
-        self.run().attach(folder)
+def _tag_history(store: MLflowStore, run_id: str, folder: RunFolder) -> None:
+    """Parameters cannot be changed: what resumes have changed stands in tags, the newest value first."""
+    for name, values in option_tags(folder.history()).items():
+        store.client.set_tag(run_id, name, values)

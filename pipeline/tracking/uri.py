@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
-from h2q.errors import UserError
+from h2q.errors import UserError, require
 from pipeline.config import TrackingConfig
 from pipeline.storage.store_address import given_address, sqlite_address, sqlite_file
 from pipeline.storage.uri import without_secrets
@@ -16,10 +16,11 @@ from pipeline.tracking import ui_view
 def tracking_uri(config: TrackingConfig) -> str:
     """The absolute URI of the tracking store: the option's, the environment's, or mlflow.db in the working directory.
 
-    Raises: UserError for a plain folder, which MLflow no longer tracks in.
+    Raises: UserError for a plain folder, which MLflow no longer tracks in, and for a SQLite address with a query.
     """
     uri = given_address(config)
     if file := sqlite_file(uri):
+        require("?" not in uri, f"tracking.uri takes no query, got {uri!r}: a ? in the name of a file is written %3F")
         uri = sqlite_address(file.absolute())
     if urlparse(uri).scheme in ("", "file"):
         raise UserError(
@@ -28,16 +29,16 @@ def tracking_uri(config: TrackingConfig) -> str:
     return uri
 
 
-def is_file(config: TrackingConfig) -> bool:
-    """Whether the store is a SQLite file: what such a store refuses, it will refuse again; a server may come back."""
-    return sqlite_file(tracking_uri(config)) is not None
-
-
 def ui_command(uri: str) -> str | None:
     """The one command that starts MLflow's UI on this store; None for a server, which shows itself."""
     if urlparse(uri).scheme in ("http", "https"):
         return None
     return f"{mlflow_program()} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def mlflow_command(uri: str, command: str) -> str:
+    """A command of MLflow's on this store, as a shell takes it."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} {mlflow_program()} {command}"
 
 
 def mlflow_program() -> str:

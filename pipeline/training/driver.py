@@ -4,30 +4,27 @@ Only a local run needs torch in this process: it takes seconds to load, and 200 
 """
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from h2q.errors import UserError, first_line
+from h2q.errors import first_line
 from pipeline.cluster.resources import Resources, find_resources, local_resources
 from pipeline.cluster.session import find_address
-from pipeline.config import RunConfig, TrackingConfig
+from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_new, check_storage, claim_folder
 from pipeline.runs.journal import Follower, Record, read_journal
-from pipeline.runs.stop import Stopping, request_stop, stoppable
+from pipeline.runs.stop import Stopping, stoppable
 from pipeline.storage.uri import without_secrets
 from pipeline.threads import busy_cores, busy_note
-from pipeline.tracking.store import MLflowStore, check_store, follow
-from pipeline.tracking.tracker import LateRun, Tracker
-from pipeline.tracking.uri import is_file
+from pipeline.tracking.store import MLflowStore, connect
+from pipeline.tracking.tracker import Tracker, track_run
 from pipeline.training.fit import fit, last_line
 from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.origin import with_source
@@ -65,10 +62,8 @@ class _Run:
     preset: str
     folder: RunFolder
     corpus: Corpus
-    tracking: TrackingConfig
+    store: MLflowStore | None
     tracker: Tracker
-    refusals: list[UserError] = field(default_factory=list)
-    """The first error of a tracking store that will refuse again, for which the run was asked to stop."""
 
 
 def train(config: RunConfig, *, preset: str, command: str, console: Console) -> TrainingResult:
@@ -77,7 +72,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     With `resume`, a run that has nothing left to do is left as it is.
     Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
     """
-    began = time.perf_counter()
+    began = time.time()
     storage = check_storage(config.storage)
     if not config.resume:
         check_new(storage, config)
@@ -88,7 +83,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress, ExitStack() as held:
         # To load a library takes seconds, and so does Ray's start: side by side. Where only workers compute, this
         # process has no use for torch.
-        checking = aside.submit(check_store, config.tracking)
+        connecting = aside.submit(connect, config.tracking)
         aside.submit(import_module, "torch" if config.local else "ray.train")
         earlier = None
         if config.resume:
@@ -96,25 +91,24 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             hold(earlier.folder, held, progress.say)
             check_resumable(earlier, config)
             if (result := earlier.result(config)) is not None:
-                checking.result()
-                return _leave(earlier, result, config, command, progress)
+                return _leave(earlier, result, config, command, connecting.result(), progress)
         # Ray takes a while to end, too.
         with session(config, progress, aside=aside):
+            store = connecting.result()
             resources = _resources(config, progress, busy)
             corpus = prepared_corpus(config, storage, resources, progress)
             check_run(config, corpus, resources)
-            checking.result()
             if earlier is not None:
                 check_same_corpus(earlier, corpus)
             # Of another number of threads the last bits would differ: the run keeps to this one.
             config = replace(config, threads=resources.threads)
-            run = _begin(config, storage, corpus, preset, command, earlier, held, progress)
+            run = _begin(config, storage, corpus, preset, command, earlier, held, store, began, progress)
             stopping = _follow(run, resources, progress, private=private)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
         from pipeline.training.summary import summarise
 
         records = read_journal(run.folder.journal)
-        wall_seconds = time.perf_counter() - began
+        wall_seconds = time.time() - began
         summary = summarise(run.config, run.folder, corpus, records, run.tracker, preset, wall_seconds)
         _conclude(run, summary, records, progress)
     return TrainingResult(summary, run.folder, stopping)
@@ -145,6 +139,8 @@ def _begin(
     command: str,
     earlier: EarlierRun | None,
     held: ExitStack,
+    store: MLflowStore | None,
+    began: float,
     progress: Progress,
 ) -> _Run:
     """Claim the folder of a new run, or note how the earlier one goes on; nothing of it holds a password."""
@@ -158,15 +154,18 @@ def _begin(
         if config.init_from:
             progress.say(f"begins with the weights of {config.init_from}")
     progress.say(f"run {folder.path}")
+    tracker = track_run(store, folder, config, corpus.name, corpus.sha256, command, preset, began=began)
     progress.stage("waiting for the first step")
-    tracker = follow(
-        config.tracking, lambda store: store.run(folder, config, corpus.name, corpus.sha256, command, preset)
-    )
-    return _Run(config, preset, folder, corpus, config.tracking, tracker)
+    return _Run(config, preset, folder, corpus, store, tracker)
 
 
 def _leave(
-    earlier: EarlierRun, result: "Summary", config: RunConfig, command: str, progress: Progress
+    earlier: EarlierRun,
+    result: "Summary",
+    config: RunConfig,
+    command: str,
+    store: MLflowStore | None,
+    progress: Progress,
 ) -> TrainingResult:
     """A run that has nothing left to train stays as it is; MLflow is sent what it lacks, and registers if asked to."""
     folder, tracking, command = earlier.folder, config.tracking, without_secrets(command)
@@ -174,15 +173,17 @@ def _leave(
     kept = public(replace(earlier.config, tracking=tracking))
     if changes(earlier.config, kept):
         note_options(earlier, kept, command, progress)
-    if tracking.enabled:
-        store = MLflowStore(tracking)
-        if store.ended_run(folder) is None:
+    if store is not None:
+        run_id = store.ended_run(folder)
+        if run_id is None:
             about = (folder, kept, result.corpus, result.corpus_sha256, command, earlier.preset)
-            tracker = follow(tracking, lambda store: store.run(*about))
-            _end(tracker, folder, "FINISHED", progress)
+            began = next((record["time"] for record in read_journal(folder.journal)), time.time())
+            tracker = track_run(store, *about, began=began)
+            run_id = tracker.run_id
+            _end(tracker, folder, "finished", progress)
             _attach(tracker, folder)
         if tracking.register:
-            _publish(lambda: (store, store.ended_run(folder)), folder, tracking.register, progress)
+            _publish(store, run_id, folder, tracking.register, progress)
     progress.say(
         f"run {folder.name} has done all of its {result.steps} steps and is left as it is; raise --training.steps to "
         "train on"
@@ -194,14 +195,17 @@ def _follow(run: _Run, resources: Resources, progress: Progress, *, private: boo
     """Train, and meanwhile show and track what the journal says; whatever happens, the tracked run is ended."""
     folder = run.folder
 
+    told = False
+
     def track(records: list[Record]) -> None:
+        nonlocal told
         try:
             run.tracker.log(records)
-        except UserError as error:
-            if is_file(run.tracking) and not run.refusals:
-                # Of an older MLflow, say: before hours are spent. A server that is away is waited for.
-                run.refusals.append(error)
-                request_stop(folder.path)
+        except Exception as error:
+            if not told:
+                told = True
+                reason = without_secrets(first_line(error))
+                progress.say(f"MLflow does not answer ({reason}): training goes on, records wait in {folder.journal}")
             raise
 
     def show(records: list[Record]) -> None:
@@ -217,7 +221,7 @@ def _follow(run: _Run, resources: Resources, progress: Progress, *, private: boo
         ):
             fit(run.config, folder, run.corpus, resources, private=private)
     except BaseException as error:
-        _end(run.tracker, folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", progress)
+        _end(run.tracker, folder, "stopped" if isinstance(error, KeyboardInterrupt) else "failed", progress)
         raise
     return stopping
 
@@ -225,9 +229,7 @@ def _follow(run: _Run, resources: Resources, progress: Progress, *, private: boo
 def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Progress) -> None:
     """End the tracked run, say what to do next, draw, register."""
     folder, stopped = run.folder, summary.status == "stopped"
-    if run.refusals and stopped:
-        raise UserError(f"{run.refusals[0]}; then continue with --resume --name {folder.name}")
-    _end(run.tracker, folder, "KILLED" if stopped else "FINISHED", progress)
+    _end(run.tracker, folder, summary.status, progress)
     if stopped:
         progress.say(f"stopped at step {summary.steps}; continue with --resume --name {folder.name}")
     if run.config.profile and folder.trace.exists():
@@ -235,15 +237,15 @@ def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Pr
     progress.stage("drawing")
     draw(records, folder.plots, folder.name)
     _attach(run.tracker, folder)
-    if run.tracking.register and not stopped:
-        _publish(partial(_tracked, run.tracker), folder, run.tracking.register, progress)
+    if run.store and run.config.tracking.register and not stopped:
+        _publish(run.store, run.tracker.run_id, folder, run.config.tracking.register, progress)
 
 
-def _end(tracker: Tracker, folder: RunFolder, status: str, progress: Progress) -> None:
+def _end(tracker: Tracker, folder: RunFolder, state: str, progress: Progress) -> None:
     """End the tracked run; a server that is away loses nothing, and does not spoil a training that went well."""
     try:
         tracker.log(read_journal(folder.journal))
-        tracker.finish(folder, status)
+        tracker.finish(folder, state)
     except Exception as error:
         reason = without_secrets(first_line(error))
         progress.say(
@@ -257,22 +259,13 @@ def _attach(tracker: Tracker, folder: RunFolder) -> None:
         tracker.attach(folder)
 
 
-def _tracked(tracker: Tracker) -> tuple[MLflowStore, str | None]:
-    assert isinstance(tracker, LateRun), "the config asks for tracking where it asks to register"
-    run = tracker.run()
-    return run.store, run.run_id
-
-
-def _publish(
-    tracked: Callable[[], tuple[MLflowStore, str | None]], folder: RunFolder, name: str, progress: Progress
-) -> None:
+def _publish(store: MLflowStore, run_id: str | None, folder: RunFolder, name: str, progress: Progress) -> None:
     """Register the run's model; a registry that is away does not spoil a training that went well."""
     from pipeline.tracking.registry import register, serve_command
 
+    assert run_id, "a run that is tracked has an id"
     progress.stage("registering")
     try:
-        store, run_id = tracked()
-        assert run_id
         version = register(folder, name, store, run_id)
     except Exception as error:
         progress.say(

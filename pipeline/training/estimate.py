@@ -20,8 +20,9 @@ from torch import nn
 from h2q.errors import UserError
 from pipeline.cluster.resources import local_resources
 from pipeline.config import RunConfig
+from pipeline.storage.store_address import sqlite_file
 from pipeline.terminal import human_bytes, human_seconds
-from pipeline.tracking.uri import is_file
+from pipeline.tracking.uri import tracking_uri
 from pipeline.training.graph_rule import use_graph
 from pipeline.training.peak import peak_bytes
 from pipeline.training.precision import setup_precision
@@ -98,7 +99,7 @@ def _load_libraries(config: RunConfig) -> None:
         import matplotlib.figure  # noqa: F401
         import mlflow.tracking
 
-        if is_file(config.tracking):
+        if sqlite_file(tracking_uri(config.tracking)):
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 

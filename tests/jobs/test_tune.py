@@ -101,6 +101,10 @@ def runs_of(folder: Path, name: str) -> tuple[MlflowClient, Run, list[Run]]:
     return client, parent, sorted(children, key=lambda run: run.info.run_name or "")
 
 
+def described(run: Run) -> str:
+    return run.data.tags["mlflow.note.content"]
+
+
 def steps_of(client: MlflowClient, run: Run, metric: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
 
@@ -130,10 +134,10 @@ def test_a_sweep_of_four_trials_two_at_a_time(text: Path) -> None:
     assert not (text / "runs" / "s" / "ray").exists()
 
     client, parent, children = runs_of(text, "s")
-    told = {run.info.run_name: (run.info.status, run.data.tags["trial/state"]) for run in children}
+    told = {run.info.run_name: (run.info.status, run.data.tags["state"]) for run in children}
     assert told["s-01"] == ("FINISHED", "finished")
-    assert told["s-03"] == ("FAILED", "failed") and "diverged" in children[2].data.tags["trial/error"]
-    assert told["s-04"] == ("KILLED", "pruned")
+    assert told["s-03"] == ("FAILED", "failed") and "Error: training diverged" in described(children[2])
+    assert told["s-04"] == ("KILLED", "pruned") and "Pruned: " in described(children[3])
     assert [run.data.params["training.learning_rate"] for run in children] == ["0.01", "1e-06", "1e+30", "1e-07"]
     best = children[0]
     assert steps_of(client, best, "validation/bpb") == [60, 120, 180, 240, 300]
@@ -141,10 +145,13 @@ def test_a_sweep_of_four_trials_two_at_a_time(text: Path) -> None:
     assert best.data.metrics["validation/bpb"] == parent.data.metrics["validation/bpb"]
     assert max(steps_of(client, children[3], "train/bpb")) < 300, "a pruned trial does not train to its end"
     assert parent.info.status == "FINISHED" and parent.data.params["space.training.learning_rate"]
-    assert parent.data.metrics["trials/failed"] == 1
-    assert (
-        "python" in best.data.tags["mlflow.note.content"] and "jobs/tune.py" in parent.data.tags["mlflow.source.name"]
-    )
+    assert parent.data.metrics["trials/failed"] == 1 and "jobs/tune.py" in parent.data.tags["mlflow.source.name"]
+    for wanted in ("Best: **", "with learning_rate 0.01", "python jobs/train.py", "Registered: `models:/best-of-s/1`"):
+        assert wanted in described(parent)
+    [dataset] = parent.inputs.dataset_inputs if parent.inputs else []
+    assert dataset.dataset.digest == parent.data.tags["corpus_sha256"][:16]
+    wall = json.loads((text / "runs" / "s" / "s-01" / "summary.json").read_text())["wall_seconds"]
+    assert (best.info.end_time or 0) - best.info.start_time >= 1000 * wall - 9, "as long as its training took"
     kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"table.csv", "plots", "sweep.json", "summary.json"} <= kept
     plots = {Path(artifact.path).name for artifact in client.list_artifacts(parent.info.run_id, "plots")}

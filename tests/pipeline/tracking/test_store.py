@@ -1,41 +1,22 @@
-"""The store: what cannot be one is said at once, and its experiment opens with what matters."""
+"""The store: its experiment opens with what matters, and what was deleted there is said before anything starts."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from h2q.errors import UserError
-from pipeline.config import TrackingConfig
-from pipeline.tracking.store import MLflowStore, check_store, connect
+from pipeline.config import RunConfig, TrackingConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.tracking.store import MLflowStore
+from pipeline.tracking.tracker import Tracker, track_run
 from pipeline.tracking.uri import ui_address
 
 
-def test_a_server_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9.*--tracking\.no-enabled"):
-        connect(TrackingConfig(uri="http://127.0.0.1:9"))
-
-
-def test_a_file_that_cannot_be_a_store_is_said_before_anything_starts(tmp_path: Path) -> None:
-    (tmp_path / "notes.db").write_text("not a database")
-    with pytest.raises(UserError, match=r"notes\.db is not a SQLite database\).*--tracking\.no-enabled"):
-        check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db"))
-    with pytest.raises(UserError, match=r"notes\.db cannot be written to"):
-        check_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/notes.db/mlflow.db"))
-
-
-def test_a_store_in_a_folder_that_is_not_there_yet_is_made_when_it_is_opened(tmp_path: Path) -> None:
-    config = TrackingConfig(uri=f"sqlite:///{tmp_path}/a/new/folder/mlflow.db")
-    check_store(config)
-    assert not (tmp_path / "a").exists(), "looking makes nothing"
-    assert MLflowStore(config).experiment_id
-    check_store(config)
-
-
-def test_the_link_opens_the_columns_and_charts_that_matter(tmp_path: Path) -> None:
-    store = connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="an experiment"))
-    assert isinstance(store, MLflowStore)
+def test_the_link_opens_the_columns_and_charts_that_matter(store: MLflowStore) -> None:
     key = ui_address(store.uri, store.experiment_id).partition("viewStateShareKey=")[2]
     state = json.loads(store.client.get_experiment(store.experiment_id).tags[f"mlflow.sharedViewState.{key}"])
     assert {"metrics.`validation/bpb`", "metrics.`test/bpb`", "params.`model.fixed_rank`"} <= set(
@@ -49,6 +30,51 @@ def test_the_link_opens_the_columns_and_charts_that_matter(tmp_path: Path) -> No
     # A store that an older version has made gets the view too; what its user wrote is left alone.
     store.client.set_experiment_tag(store.experiment_id, "mlflow.note.content", "mine")
     store.client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{key}", "{}")
-    again = MLflowStore(TrackingConfig(uri=store.uri, experiment="an experiment"))
+    again = MLflowStore(TrackingConfig(uri=store.uri))
     tags = again.client.get_experiment(store.experiment_id).tags
     assert json.loads(tags[f"mlflow.sharedViewState.{key}"]) == state and tags["mlflow.note.content"] == "mine"
+
+
+def follow_advice(error: UserError) -> None:
+    """Do what the command does that the error gives: a variable, a program, its words."""
+    from mlflow.cli import cli
+
+    command = re.search(r"restore it with (.*?), or ", str(error))
+    assert command
+    setting, program, *words = shlex.split(command[1])
+    name, _, value = setting.partition("=")
+    assert Path(program).name == "mlflow"
+    assert CliRunner().invoke(cli, words, env={name: value}).exit_code == 0
+
+
+def test_a_deleted_experiment_is_said_with_the_command_that_restores_it(store: MLflowStore) -> None:
+    config = TrackingConfig(uri=store.uri)
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(UserError, match=r"experiment h2q was deleted.*--tracking\.experiment") as told:
+        MLflowStore(config)
+    follow_advice(told.value)
+    assert MLflowStore(config).experiment_id == store.experiment_id
+
+
+def test_a_deleted_run_is_said_with_both_ways_out(store: MLflowStore, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "one run")
+    folder.path.mkdir()
+
+    def tracked() -> Tracker:
+        return track_run(store, folder, RunConfig(), "a corpus", "0" * 64, "a command", "laptop", began=1.0)
+
+    first = tracked().run_id
+    assert first
+    store.client.delete_run(first)
+    with pytest.raises(UserError, match="was deleted") as told:
+        tracked()
+    follow_advice(told.value)
+    assert tracked().run_id == first
+    store.client.delete_run(first)
+    remove = re.search(r"or remove (.*) to track it as a new run", str(told.value))
+    assert remove
+    Path(shlex.split(shlex.quote(remove[1]))[0]).unlink()
+    assert tracked().run_id != first
+    folder.note_mlflow_run(store.uri, "0" * 32)
+    with pytest.raises(UserError, match=f"has no run {'0' * 32} any more: remove .*mlflow.json"):
+        tracked()

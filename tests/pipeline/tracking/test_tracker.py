@@ -1,92 +1,140 @@
-"""One training is one run of MLflow's, however often it is resumed and whenever its store answers."""
+"""One training is one run of MLflow's, however often it is resumed: how long it took, and what came out."""
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
-from pipeline.tracking.store import MLflowStore, connect, follow
-from pipeline.tracking.tracker import MLflowRun, NullTracker
+from pipeline.tracking.store import MLflowStore, connect
+from pipeline.tracking.tracker import NullTracker, Tracker, track_run
 
 
-def test_a_store_that_fails_at_first_gets_all_records_later_and_each_once(tmp_path: Path) -> None:
-    config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
-    folder, tries = RunFolder(tmp_path), []
+def tracked(store: MLflowStore | None, folder: RunFolder, began: float = 0.0) -> Tracker:
+    """The run that tracks the folder."""
+    return track_run(store, folder, RunConfig(), "a corpus", "0123456789abcdef" * 4, "a command", "laptop", began=began)
 
-    def begin(store: MLflowStore) -> MLflowRun:
-        tries.append(store)
-        if len(tries) == 1:
-            raise ConnectionError("away")
-        return store.run(folder, RunConfig(), "a corpus", "0" * 64, "a command", "laptop")
 
-    tracker = follow(config, begin)
+def run_of(store: MLflowStore, tracker: Tracker) -> Any:
+    assert tracker.run_id
+    return store.client.get_run(tracker.run_id)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    path = tmp_path / "runs" / "one"
+    path.mkdir(parents=True)
+    return RunFolder(path)
+
+
+def test_a_record_is_logged_once_whoever_logs_it(store: MLflowStore, folder: RunFolder) -> None:
     records = [{"step": step, "time": 1.0 + step, "train/bpb": 8.0 - step} for step in range(3)]
-    assert (tracker.run_id, tries) == (None, [])
-    with pytest.raises(ConnectionError):
-        tracker.log(records[:1])
+    tracker = tracked(store, folder)
     tracker.log(records[:2])
-    tracker.log(records)
-    assert tracker.run_id and len(tries) == 2
-    history = tries[1].client.get_metric_history(tracker.run_id, "train/bpb")
+    tracker.log(records[:2])
+    again = tracked(store, folder)
+    again.log(records)
+    assert again.run_id == tracker.run_id
+    history = store.client.get_metric_history(again.run_id or "", "train/bpb")
     assert [(metric.step, metric.value) for metric in history] == [(0, 8.0), (1, 7.0), (2, 6.0)]
 
 
-def test_artifacts_lie_beside_the_database_and_nowhere_else(tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "one"
-    path.mkdir(parents=True)
-    store = connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
-    folder = RunFolder(path)
+def test_artifacts_lie_beside_the_database_and_nowhere_else(
+    store: MLflowStore, folder: RunFolder, tmp_path: Path
+) -> None:
     folder.write("config.json", {"a": 1})
-    run = store.run(folder, RunConfig(), "a corpus", "0" * 64, "a command", "laptop")
-    run.finish(RunFolder(path), "FINISHED")
+    tracked(store, folder).finish(folder, "finished")
     [found] = tmp_path.glob("mlartifacts/h2q/*/artifacts/config.json")
-    assert found.read_text() == (path / "config.json").read_text()
+    assert found.read_text() == (folder.path / "config.json").read_text()
 
 
-def test_no_tracking_is_a_tracker_too(tmp_path: Path) -> None:
-    tracker = connect(TrackingConfig(enabled=False))
-    assert isinstance(tracker, NullTracker)
-    assert tracker.run().run_id is None
+def test_no_tracking_is_a_tracker_too(folder: RunFolder) -> None:
+    assert connect(TrackingConfig(enabled=False)) is None
+    tracker = tracked(None, folder)
+    assert isinstance(tracker, NullTracker) and tracker.run_id is None
 
 
-def test_the_load_of_the_machine_goes_on_where_it_left_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_load_of_the_machine_goes_on_where_it_left_off(
+    store: MLflowStore, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
-    path = tmp_path / "one"
-    path.mkdir()
-    store = connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
-    assert isinstance(store, MLflowStore)
     for logged in (2, 4):
-        run = store.run(RunFolder(path), RunConfig(), "a corpus", "0" * 64, "a command", "laptop")
-        assert run.run_id
+        run = tracked(store, folder)
 
-        def steps(run_id: str = run.run_id) -> list[int]:
+        def steps(run_id: str = run.run_id or "") -> list[int]:
             history = store.client.get_metric_history(run_id, "system/cpu_utilization_percentage")
             return [metric.step for metric in history]
 
         with run.watch():
             while len(steps()) < logged:
                 time.sleep(0.05)
-        run.finish(RunFolder(path), "FINISHED")
+        run.finish(folder, "finished")
         assert steps() == list(range(len(steps())))
 
 
-def test_a_run_says_what_it_was_trained_on_and_how_large_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "one"
-    path.mkdir()
-    store = connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
-    assert isinstance(store, MLflowStore)
-    folder = RunFolder(path)
+def test_a_run_says_what_it_was_trained_on_and_how_large_it_is(store: MLflowStore, folder: RunFolder) -> None:
     for steps in (5, 5, 9):  # ended, resumed without a step to do, resumed for more
-        run = store.run(folder, RunConfig(), "a corpus", "0123456789abcdef" * 4, "a command", "laptop")
-        folder.write("summary.json", {"steps": steps, "parameters": 7, "bytes_seen": 100 * steps, "seconds": 1.5})
-        run.finish(RunFolder(path), "FINISHED")
-    assert run.run_id
-    inputs = store.client.get_run(run.run_id).inputs
-    [dataset] = inputs.dataset_inputs if inputs else []
+        tracker = tracked(store, folder)
+        folder.write(
+            "summary.json",
+            {"status": "finished", "steps": steps, "parameters": 7, "bytes_seen": 100 * steps, "seconds": 1.5},
+        )
+        tracker.finish(folder, "finished")
+    run = run_of(store, tracker)
+    [dataset] = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("a corpus", "0123456789abcdef")
-    seen = store.client.get_metric_history(run.run_id, "bytes_seen")
+    seen = store.client.get_metric_history(run.info.run_id, "bytes_seen")
     assert [(metric.step, metric.value) for metric in seen] == [(5, 500), (9, 900)]
-    params = store.client.get_run(run.run_id).data.params
-    assert params["model.dim"] == "768" and not {"storage", "tracking.uri", "corpus.cache"} & set(params)
+    assert run.data.params["model.dim"] == "768"
+    assert not {"storage", "tracking.uri", "corpus.cache"} & set(run.data.params)
+
+
+def test_a_run_took_as_long_as_its_training(store: MLflowStore, folder: RunFolder) -> None:
+    """From the start that it is told, not from when the store was first asked; and, where it is sent later, to its last
+    record."""
+    now = time.time()
+    tracker = tracked(store, folder, began=now - 100)
+    tracker.log([{"step": 1, "time": time.time(), "train/bpb": 3.0}])
+    tracker.finish(folder, "finished")
+    info = run_of(store, tracker).info
+    assert info.start_time == int((now - 100) * 1000) and info.end_time >= int(now * 1000)
+
+    late = RunFolder(folder.path.parent / "late")
+    late.path.mkdir()
+    sent = tracked(store, late, began=1000.0)
+    sent.log([{"step": 1, "time": 1059.0, "train/bpb": 3.0}])
+    sent.finish(late, "finished")
+    info = run_of(store, sent).info
+    assert (info.start_time, info.end_time) == (1_000_000, 1_059_000)
+
+
+def test_the_description_ends_with_the_result_of_the_last_end(store: MLflowStore, folder: RunFolder) -> None:
+    result = {"steps": 5, "validation_bpb": 2.5, "error": "its process was lost"}
+    tracked(store, folder).finish(folder, "failed", result)
+    tracker = tracked(store, folder)
+    described = "mlflow.note.content"
+    failed = run_of(store, tracker).data.tags
+    assert failed["state"] == "failed" and failed[described].endswith("Error: its process was lost")
+    store.client.set_tag(tracker.run_id or "", described, f"Mine.\n\n{failed[described]}")
+    summary = {"status": "finished", "steps": 9, "parameters": 7, "bytes_seen": 900, "seconds": 1.5}
+    summary |= {"validation_bpb": 2.25, "test_bpb": 2.5}
+    folder.write("summary.json", {**summary, "sample": "One line\n# and <b>another"})
+    tracker.finish(folder, "finished")
+    run = run_of(store, tracker)
+    told = run.data.tags[described]
+    assert told.startswith("Mine.\n\n`a command`") and told.count("## Result") == 1 and "lost" not in told
+    for word in ("Finished: 9 steps, 900 bytes seen, 7 parameters", "**2.2500** on validation, **2.5000** on test"):
+        assert word in told
+    assert told.endswith("\n\n    One line\n    # and <b>another"), "as it is, whatever it holds"
+    assert run.info.status == "FINISHED" and run.data.tags["state"] == "finished"
+
+
+@pytest.mark.parametrize(("state", "status"), [("pruned", "KILLED"), ("stopped", "KILLED"), ("failed", "FAILED")])
+def test_how_a_run_ended_is_told_in_one_word(store: MLflowStore, folder: RunFolder, state: str, status: str) -> None:
+    tracker = tracked(store, folder)
+    tracker.finish(folder, state, {"steps": 3})
+    run = run_of(store, tracker)
+    assert run.info.status == status and run.data.tags["state"] == state
+    assert run.data.tags["mlflow.note.content"].endswith(f"{state.capitalize()}: 3 steps")
