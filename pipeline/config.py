@@ -112,6 +112,8 @@ class TrainingConfig(FromDict):
     """Steps between logged metrics."""
     evaluate_every: int = 500
     """Steps between evaluations of the whole validation split."""
+    evaluate_bytes: int | None = None
+    """Score only so many bytes of a split, its first ones, for a short trial. None: all of it."""
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2
@@ -121,10 +123,18 @@ class TrainingConfig(FromDict):
     rollback_limit: int = 3
     """How often a run may go back to a checkpoint, each time with half the learning rate, before it ends."""
 
+    def scored(self, size: int) -> int:
+        """How many bytes of a split of `size` an evaluation scores."""
+        return min(size, self.evaluate_bytes or size)
+
     def __post_init__(self) -> None:
         self.require_finite("training.")
         for name in ("steps", "lanes", "log_every", "evaluate_every", "save_every", "keep", "skip_limit"):
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1, got {getattr(self, name)}")
+        require(
+            self.evaluate_bytes is None or self.evaluate_bytes >= 2,
+            f"training.evaluate_bytes must be at least 2, got {self.evaluate_bytes}",
+        )
         for name in ("warmup", "weight_decay", "axiom_lambda", "independence_lambda", "seed", "rollback_limit"):
             require(getattr(self, name) >= 0, f"training.{name} must be at least 0, got {getattr(self, name)}")
         for name in ("learning_rate", "bank_lr", "factor_lr", "clip"):

@@ -2,11 +2,12 @@
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from pipeline.events import Event
 
@@ -22,8 +23,8 @@ class Display:
         self._console = console
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[status]}", markup=False),
+            BarColumn(bar_width=_bar_width(console)),
+            TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -44,6 +45,11 @@ class Display:
             self._bar.update(self._task, description=text, status="", completed=0)
         else:
             self.say(text)
+
+    def live(self, doing: str, parts: list["Part"], completed: float, total: float | None) -> None:
+        """The live line: what is being done, a bar, and as many of the parts as there is room for."""
+        room = self._console.width - len(doing) - _bar_width(self._console) - 3
+        self._bar.update(self._task, description=doing, status=fit(parts, room), completed=completed, total=total)
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -69,6 +75,25 @@ class Display:
             )
 
 
+def _bar_width(console: Console) -> int:
+    return max(4, min(24, (console.width - 40) // 4))
+
+
+class Part(NamedTuple):
+    """A figure of a line. `weight`: where there is no room for all, those of the largest go first."""
+
+    text: str
+    weight: int
+
+
+def fit(parts: list[Part], room: int) -> str:
+    """The parts in their order, without the heaviest where all would take more than `room` columns."""
+    while len(parts) > 1 and len("  ".join(part.text for part in parts)) > room:
+        heaviest = max(parts, key=lambda part: part.weight)
+        parts = [part for part in parts if part is not heaviest]
+    return "  ".join(part.text for part in parts)
+
+
 def human_bytes(count: float) -> str:
     """12,345,678 → '12.3 MB' (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -79,9 +104,12 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """3725 → '1:02:05'."""
+    """3725 → '1:02:05', 100,000 → '1 d 3 h'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        days, hours = divmod(round(seconds / 3600), 24)
+        return f"{days} d {hours} h"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 

@@ -106,8 +106,10 @@ def windows(
     world_rank: int = 0,
     world_size: int = 1,
     device: "str | torch.device" = "cpu",
+    size: int | None = None,
 ) -> Iterator[Batch]:
-    """The split in order, in windows of T bytes that do not overlap: every byte but the very first is a target once.
+    """The split, or its first `size` bytes, in windows of T bytes that do not overlap: every byte but the very first is
+    a target once.
 
     Yields (up to `batch`, T) inputs and targets; the split's ragged end, if any, comes last and alone: (1, under T).
     A worker gets its own contiguous share of the windows. Raises: UserError when the split has fewer than 2 bytes.
@@ -119,7 +121,8 @@ def windows(
         f"the {split.name} split must hold at least 2 bytes to be scored, found {len(split)}: use more text "
         "or another corpus.holdout",
     )
-    targets = len(split) - 1
+    size = size or len(split)
+    targets = size - 1
     count = -(-targets // seq_len)
     first, last = world_rank * count // world_size, (world_rank + 1) * count // world_size
     full = min(last, targets // seq_len)
@@ -128,5 +131,5 @@ def windows(
         data = torch.from_numpy(split.read(at * seq_len, (at + rows) * seq_len + 1).copy()).to(device).long()
         yield data[:-1].view(rows, seq_len), data[1:].view(rows, seq_len)
     if full < last:
-        data = torch.from_numpy(split.read(full * seq_len, len(split)).copy()).to(device).long()
+        data = torch.from_numpy(split.read(full * seq_len, size).copy()).to(device).long()
         yield data[None, :-1], data[None, 1:]

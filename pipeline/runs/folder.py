@@ -127,6 +127,11 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def stage_file(self) -> Path:
+        """What it is busy with, see `pipeline.runs.stage`."""
+        return self.path / "stage.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the process that trains here, or sweeps."""
         return self.path / ".lock"

@@ -20,6 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_new, check_storage, claim_folder
 from pipeline.runs.journal import Follower, Record, read_journal
+from pipeline.runs.stage import StageWatch
 from pipeline.runs.stop import Stopping, stoppable
 from pipeline.storage.uri import without_secrets
 from pipeline.threads import busy_cores, busy_note
@@ -98,6 +99,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             resources = _resources(config, progress, busy)
             corpus = prepared_corpus(config, storage, resources, progress)
             check_run(config, corpus, resources)
+            progress.judge_by(corpus)
             if earlier is not None:
                 check_same_corpus(earlier, corpus)
             # Of another number of threads the last bits would differ: the run keeps to this one.
@@ -217,6 +219,7 @@ def _follow(run: _Run, resources: Resources, progress: Progress, *, private: boo
             stoppable(folder.path) as stopping,
             run.tracker.watch(),
             Follower(folder.journal, show, again=progress.again),
+            StageWatch(folder.stage_file, progress.evaluating),
             Follower(folder.journal, track),
         ):
             fit(run.config, folder, run.corpus, resources, private=private)

@@ -3,6 +3,7 @@
 import math
 import time
 import zlib
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -21,6 +22,7 @@ from pipeline.corpus.prefetch import Prefetch
 from pipeline.runs.checkpoint import CheckpointWriter, newest_valid
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Journal, Record
+from pipeline.runs.stage import StageNote
 from pipeline.runs.stop import StopSignal
 from pipeline.training.clock import Clock
 from pipeline.training.flops import utilisation
@@ -89,7 +91,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
 
             with clock.paused():
                 evaluating = fresh and (last or step % training.evaluate_every == 0)
-                improved = evaluating and evaluate(train_state, corpus, worker, autocast, folder, last=last)
+                improved = evaluating and evaluate(train_state, corpus, worker, autocast, job, last=last)
                 if fresh and (last or improved or stopping or step % training.save_every == 0):
                     train_state.note(worker.means(losses))
                     counters.seconds = clock.seconds
@@ -160,15 +162,21 @@ def grow_if_stagnant(train_state: TrainState, worker: Worker, losses: list[Tenso
 
 
 def evaluate(
-    train_state: TrainState, corpus: Corpus, worker: Worker, autocast: Autocast, folder: RunFolder, *, last: bool
+    train_state: TrainState, corpus: Corpus, worker: Worker, autocast: Autocast, job: WorkerConfig, *, last: bool
 ) -> bool:
     """Bits per byte of the validation split (at the last step of the test split too) into the record, and a sample
     into the run's folder. Whether it is the best validation so far. Raises: Diverged if a split has no finite one."""
-    model, counters = train_state.model, train_state.counters
-    for split in ("validation", "test") if last else ("validation",):
-        bpb = counters.record[f"{split}/bpb"] = bits_per_byte(model, corpus.splits[split], worker, autocast)
-        if not math.isfinite(bpb):
-            raise Diverged(f"last at step {counters.step}, where {split} took {bpb} bits per byte")
+    model, counters, folder = train_state.model, train_state.counters, RunFolder(job.folder)
+    began = time.perf_counter()
+    with StageNote(folder.stage_file, active=worker.first) as note:
+        for split in ("validation", "test") if last else ("validation",):
+            data, progress = corpus.splits[split], partial(note.show, split)
+            size = job.run.training.scored(len(data))
+            bpb = bits_per_byte(model, data, worker, autocast, size=size, on_progress=progress)
+            counters.record[f"{split}/bpb"] = bpb
+            if not math.isfinite(bpb):
+                raise Diverged(f"last at step {counters.step}, where {split} took {bpb} bits per byte")
+    counters.record["evaluation_seconds"] = time.perf_counter() - began
     if worker.first:
         write_sample(folder.samples, counters.step, model, corpus.test)
     return counters.improves(counters.record["validation/bpb"])

@@ -37,6 +37,8 @@ class Summary:
     """Of the newest evaluation; None before the first."""
     test_bpb: float | None
     """Measured at the end of a run that has finished."""
+    evaluated_bytes: int | None
+    """Of a split, where evaluations scored only its first ones; None: all."""
     best_validation_bpb: float | None
     best_step: int | None
     rank: int
@@ -96,8 +98,9 @@ class Summary:
             table.add_column(name, justify="left" if name == "split" else "right")
         for split, bpb in (("validation", self.validation_bpb), ("test", self.test_bpb)):
             others = self.references[split]
+            first = f", first {self.evaluated_bytes:,} bytes" if self.evaluated_bytes else ""
             table.add_row(
-                split, f"[bold]{_bits(bpb)}[/bold]", *(_bits(others[name]) for name in ("order0", "gzip", "xz"))
+                split + first, f"[bold]{_bits(bpb)}[/bold]", *(_bits(others[name]) for name in ("order0", "gzip", "xz"))
             )
         return table
 
@@ -144,6 +147,7 @@ def summarise(
         train_bpb=latest.get("train/bpb"),
         validation_bpb=latest.get("validation/bpb"),
         test_bpb=latest.get("test/bpb"),
+        evaluated_bytes=config.training.evaluate_bytes,
         best_validation_bpb=state["best"] and state["best"]["bpb"],
         best_step=state["best"] and state["best"]["step"],
         rank=latest.get("growth/rank", config.model.fixed_rank),

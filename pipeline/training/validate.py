@@ -1,6 +1,7 @@
 """Bits per byte of a whole split."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,8 +29,17 @@ def batch_rows(device: str, seq_len: int) -> int:
 
 
 @torch.no_grad()
-def bits_per_byte(model: ByteModel, split: Split, worker: "Worker", autocast: Autocast) -> float:
+def bits_per_byte(
+    model: ByteModel,
+    split: Split,
+    worker: "Worker",
+    autocast: Autocast,
+    *,
+    size: int | None = None,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> float:
     """Code length of the split under the model, over its bytes: every byte once, in windows of `seq_len` side by side.
+    `size`: of its first so many bytes. `on_progress` is told about how many were scored, of how many.
 
     The first byte, which nothing predicts, is charged the 8 bits of a uniform guess, so that the figure is that of a
     code and can be set beside a compressor's. The workers share the windows; all get the same result.
@@ -38,9 +48,12 @@ def bits_per_byte(model: ByteModel, split: Split, worker: "Worker", autocast: Au
     model.eval()
     nats = torch.zeros((), dtype=torch.float64, device=worker.device)
     rows = batch_rows(worker.device.type, model.config.seq_len)
-    for x, y in windows(split, model.config.seq_len, rows, worker.world_rank, worker.world_size, worker.device):
+    size, done = size or len(split), 0
+    for x, y in windows(split, model.config.seq_len, rows, worker.world_rank, worker.world_size, worker.device, size):
         with autocast():
             logits = model(x)
         nats += functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double()
+        done += y.numel() * worker.world_size
+        on_progress(min(done, size), size)
     model.train(training)
-    return (worker.sum(nats).item() / math.log(2) + 8) / len(split)
+    return (worker.sum(nats).item() / math.log(2) + 8) / size

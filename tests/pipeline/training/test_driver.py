@@ -24,7 +24,7 @@ from pipeline.training.summary import Summary
 Make = Callable[..., RunConfig]
 Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
 
-TIMES = {"time", "bytes_per_second", "memory/peak_bytes", "mfu"}
+TIMES = {"time", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes", "mfu"}
 
 
 def final(folder: RunFolder) -> Checkpoint:

@@ -75,6 +75,22 @@ def test_workers_share_the_split(corpus: Corpus, model: ByteModel, monkeypatch: 
     assert sum(shares) + 8 / len(corpus.test) == pytest.approx(whole, rel=1e-6)
 
 
+def test_a_bound_scores_the_first_bytes_alone(corpus: Corpus, model: ByteModel) -> None:
+    told: list[tuple[int, int]] = []
+    bound = bits_per_byte(
+        model, corpus.test, one(), AUTOCAST, size=100, on_progress=lambda done, total: told.append((done, total))
+    )
+    start = torch.from_numpy(corpus.test.read(0, 100).copy()).long()
+    nats = 0.0
+    model.eval()
+    for window in (start[at : at + 17] for at in range(0, 99, 16)):
+        with torch.no_grad():
+            nats += float(functional.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="sum"))
+    model.train()
+    assert bound == pytest.approx((8 + nats / math.log(2)) / 100, rel=1e-6)
+    assert [total for _, total in told] == [100] * len(told) and told == sorted(told) and told[-1][0] >= 99
+
+
 def test_a_model_that_knows_nothing_needs_eight_bits(corpus: Corpus) -> None:
     model = ByteModel(ModelConfig(dim=32, depth=1, heads=2, factor=4, fixed_rank=2, seq_len=16))
     with torch.no_grad():

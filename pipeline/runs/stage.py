@@ -1,0 +1,93 @@
+"""What a run is busy with between two records, for whoever watches it: a small file in its folder, while it lasts."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from typing_extensions import TypedDict
+
+from h2q.errors import UserError
+from pipeline.storage.json_file import Count, read_json
+from pipeline.storage.path import UriPath
+from pipeline.storage.uri import write_atomic
+
+_EVERY_SECONDS = 1.0
+_EVERY_SECONDS_ON_A_URI = 5.0
+
+
+class Stage(TypedDict):
+    """`done` of `total` bytes."""
+
+    name: str
+    done: Count
+    total: Count
+
+
+class StageNote:
+    """In a `with` block: call `show` as often as you like, it writes seldom, and nothing of what takes no second.
+
+    Writes nothing unless `active`: only the first worker does. A store that is away does not hurt the work.
+    """
+
+    def __init__(self, path: Path, *, active: bool = True) -> None:
+        self._path, self._active, self._written = path, active, False
+        self._pause = _EVERY_SECONDS_ON_A_URI if isinstance(path, UriPath) else _EVERY_SECONDS
+        self._due = time.monotonic() + self._pause
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """So far, `done` of `total` bytes."""
+        now = time.monotonic()
+        if not self._active or now < self._due:
+            return
+        self._due, self._written = now + self._pause, True
+        stage: Stage = {"name": name, "done": done, "total": total}
+        with suppress(OSError, UserError):
+            content = json.dumps(stage).encode()
+            # Who reads half of it reads again: no need to wait for the disk.
+            write_atomic(self._path, content) if isinstance(self._path, UriPath) else self._path.write_bytes(content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._written:
+            with suppress(OSError, UserError):
+                self._path.unlink(missing_ok=True)
+
+
+class StageWatch:
+    """In a `with` block: hands what a StageNote says to a consumer, in a thread of its own; None once it is over."""
+
+    def __init__(self, path: Path, consume: Callable[[Stage | None], object]) -> None:
+        self._path, self._consume = path, consume
+        self._pause = _EVERY_SECONDS_ON_A_URI if isinstance(path, UriPath) else _EVERY_SECONDS / 2
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
+
+    def __enter__(self) -> Self:
+        with suppress(OSError, UserError):
+            self._path.unlink(missing_ok=True)  # of a start that was killed
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        showing = False
+        while not self._ended.wait(self._pause):
+            stage = self._read()
+            if stage or showing:
+                self._consume(stage)
+            showing = stage is not None
+
+    def _read(self) -> Stage | None:
+        try:
+            return read_json(self._path, Stage, "it is written anew")
+        except (OSError, UserError):
+            return None

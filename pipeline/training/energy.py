@@ -1,0 +1,19 @@
+"""The energy of the residual stream, block by block: what is healthy, and what is not."""
+
+from pipeline.runs.journal import Record
+
+STEEP = 10.0
+"""A last block with so many times the energy of the first: the stream explodes with depth."""
+
+HEALTHY = "healthy: rises while the learning rate does, then levels off, and from block to block by little"
+
+
+def energies(record: Record) -> list[float]:
+    """Of each block, where the record has them."""
+    return [record[name] for name in sorted(record) if name.startswith("energy/")]
+
+
+def steepness(record: Record) -> float:
+    """Energy of the last block over that of the first; 1 where there is none."""
+    found = energies(record)
+    return found[-1] / found[0] if len(found) > 1 and found[0] > 0 else 1.0
