@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Len
 from typing_extensions import TypedDict
 
 from h2q.errors import require
@@ -48,6 +49,7 @@ class _SplitEntry(TypedDict):
     gzip_bpb: float | None
     xz_bpb: float | None
     sample_bytes: Count
+    histogram: Annotated[list[Count], Len(256, 256)]
     shards: list[ShardEntry]
 
 

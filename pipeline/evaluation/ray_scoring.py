@@ -86,7 +86,7 @@ def score_on_ray(
     import ray
     from ray.exceptions import RayError
 
-    from pipeline.prepare.prepare import quiet_ray_data
+    from pipeline.prepare.spread import quiet_ray_data
 
     quiet_ray_data()
     rows = [{"number": number, "windows": list(astuple(windows))} for number, windows in enumerate(plan)]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from h2q.errors import UserError
-from pipeline.storage.path import AnyPath, locate, text_of
+from pipeline.storage.path import AnyPath, locate, printable, text_of
 
 BLOCK = 8 << 20
 """Bytes read at once."""
@@ -23,7 +23,8 @@ Block = tuple[np.ndarray, np.ndarray]
 class InputPart:
     """A part of one input: bytes, row groups or record batches [start, stop), by format; of a CSV file, the whole.
 
-    `label` names the input for people; `size` is the part's share of the work, in bytes of input.
+    `label` names the input for people; `size` is the part's share of the work, in bytes of input; `origin`: see
+    `ListedFile`.
     """
 
     path: AnyPath
@@ -32,6 +33,12 @@ class InputPart:
     start: int
     stop: int
     size: int
+    origin: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The input in messages: its path, or what it was unpacked from."""
+        return self.origin or printable(str(self.path))
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self) | {"path": text_of(self.path)}

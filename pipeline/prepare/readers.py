@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from pipeline.prepare import manual, tables, texts
+from pipeline.prepare import jsonl, manual, tables, texts
 from pipeline.prepare.inputs import Block, Format, InputPart, Reading
 from pipeline.storage.uri import opened
 
@@ -12,7 +12,7 @@ _READERS: dict[Format, Callable[[InputPart, Reading], Iterator[Block]]] = {
     "wikitext": texts.text,
     "manual": manual.read,
     "parquet": tables.parquet,
-    "jsonl": tables.jsonl,
+    "jsonl": jsonl.jsonl,
     "csv": tables.csv,
     "arrow": tables.arrow,
     "wikitext-arrow": tables.wikitext_arrow,

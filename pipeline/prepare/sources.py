@@ -14,6 +14,8 @@ from pipeline.config import CorpusConfig
 from pipeline.prepare import hub, tables
 from pipeline.prepare.inputs import Format, InputPart
 from pipeline.prepare.manual import manual, topics
+from pipeline.prepare.packing import SUFFIXES
+from pipeline.prepare.plain import MakePlain, not_plain
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
 from pipeline.storage.listing import ListedFile, find
 from pipeline.storage.path import locate, printable
@@ -48,7 +50,7 @@ class Source:
     order: str
     identity: dict[str, Any]
     everywhere: bool
-    contents: Callable[[], Contents]
+    contents: Callable[[MakePlain], Contents]
 
 
 def check_found(config: CorpusConfig) -> None:
@@ -82,7 +84,7 @@ def files(config: CorpusConfig) -> Source:
         },
         # What lies at a bare path, other nodes need not see; a URI, `file://` too, they do.
         everywhere=is_uri(config.path),
-        contents=lambda: _file_contents(chosen, config, notes),
+        contents=lambda make_plain: _file_contents(*_as_plain(chosen, config, notes, make_plain), config),
     )
 
 
@@ -91,7 +93,7 @@ def reference_manual(config: CorpusConfig) -> Source:
     version = platform.python_version()
     text, _ = manual()
 
-    def contents() -> Contents:
+    def contents(make_plain: MakePlain) -> Contents:
         documents = topics()
         return cut({}, documents, SPLITS, config, f"the manual's {len(documents)} topics", ())
 
@@ -121,7 +123,7 @@ def hub_data_set(config: CorpusConfig, text: str) -> Source:
         order="rows of each split in the order of the hub",
         identity={"hub": vars(named)},
         everywhere=False,
-        contents=lambda: _hub_contents(named, config, wikitext),
+        contents=lambda make_plain: _hub_contents(named, config, wikitext),
     )
 
 
@@ -151,14 +153,41 @@ def _chosen(files: list[ListedFile], config: CorpusConfig) -> tuple[list[ListedF
         return files, ()
     wikitext = [file for file in files if _WIKITEXT.fullmatch(_base(file))]
     tables = [file for file in files if _table(file)]
-    chosen = wikitext or tables or files
+    filled = [file for file in tables if file.size]
+    chosen = wikitext or filled or tables or files
     kept = {file.path for file in chosen}
-    left = [file.label for file in files if file.path not in kept]
+    left = [file for file in files if file.path not in kept]
+    empty = [] if wikitext else [file.label for file in left if _table(file)]
+    others = [file.label for file in left if wikitext or not _table(file)]
     what = "WikiText's own files" if wikitext else "tables"
-    return chosen, (f"left out beside {what}: {few(left)}",) if left else ()
+    notes = (f"left out beside {what}: {few(others)}",) if others else ()
+    return chosen, (*notes, f"left out, of 0 bytes: {few(empty)}") if empty else notes
 
 
-def _file_contents(files: list[ListedFile], config: CorpusConfig, notes: tuple[str, ...]) -> Contents:
+def _as_plain(
+    files: list[ListedFile], config: CorpusConfig, notes: tuple[str, ...], make_plain: MakePlain
+) -> tuple[list[ListedFile], tuple[str, ...]]:
+    """The files that are the corpus, with those that hold text without being plain as what they hold, and notes."""
+    packed = not_plain(files, config.invalid) if config.kind == "text" else []
+    if not packed:
+        return files, notes
+    become = {file.path: plain for file, plain in zip(packed, make_plain(packed), strict=True)}
+    plain = [[of.file for of in become[file.path]] if file.path in become else [file] for file in files]
+    chosen, left = _chosen([file for some in plain for file in some], config)
+    require(
+        sum(file.size for file in chosen) > 0,
+        f"the corpus must not be empty, found 0 bytes in {few([file.label for file in packed])}: give --corpus.path "
+        "other files",
+    )
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for file in packed:
+        for plain in become[file.path][:1]:
+            kinds.setdefault(plain.how, []).append(file.label)
+    told = [f"read as what it holds ({', '.join(how)}): {few(labels)}" for how, labels in kinds.items()]
+    return chosen, (*notes, *told, *left)
+
+
+def _file_contents(files: list[ListedFile], notes: tuple[str, ...], config: CorpusConfig) -> Contents:
     """Splits that the files name are kept; what is missing is cut by document."""
     labels = {file.label: split_of(file.label) for file in files}
     named = all(labels.values()) and len(files) > 0
@@ -172,7 +201,7 @@ def _file_contents(files: list[ListedFile], config: CorpusConfig, notes: tuple[s
     for split, listed in splits.items():
         require(
             sum(part.size for part in listed) > 0,
-            f"a split must not be empty, found 0 bytes in {few([str(part.path) for part in listed])} ({split}): "
+            f"a split must not be empty, found 0 bytes in {few([part.shown for part in listed])} ({split}): "
             "remove the file or fill it",
         )
     missing = [split for split in SPLITS if split not in splits]
@@ -197,7 +226,7 @@ def _table_contents(
 
 def _whole(file: ListedFile, config: CorpusConfig) -> InputPart:
     kind: Format = "bytes" if config.kind == "bytes" else "wikitext" if _WIKITEXT.fullmatch(_base(file)) else "text"
-    return InputPart(file.path, file.label, kind, 0, file.size, file.size)
+    return InputPart(file.path, file.label, kind, 0, file.size, file.size, file.origin)
 
 
 def split_of(label: str) -> str | None:
@@ -210,7 +239,9 @@ def split_of(label: str) -> str | None:
 
 
 def _table(file: ListedFile) -> Format | None:
-    return _TABLES.get(PurePosixPath(file.label.lower()).suffix)
+    """The kind of table that it is, by its name on the disk: what was unpacked is named by what it holds."""
+    name = PurePosixPath(file.path.name.lower())
+    return _TABLES.get(PurePosixPath(name.stem).suffix if name.suffix in SUFFIXES else name.suffix)
 
 
 def _base(file: ListedFile) -> str:

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
+
 from pipeline.config import CorpusConfig
-from pipeline.prepare.inputs import BLOCK, InputPart
+from pipeline.prepare.cuts import line_start, reach
+from pipeline.prepare.inputs import InputPart
 from pipeline.prepare.readers import bytes_at
 from pipeline.prepare.texts import article_starts
 
@@ -55,8 +58,6 @@ def cut(
 
 def _by_document(documents: list[InputPart], held: list[str], config: CorpusConfig) -> list[str] | None:
     """The split of every document, or None when whole documents cannot come within a factor 2 of the share."""
-    import numpy as np
-
     total = sum(document.size for document in documents)
     order = [int(i) for i in np.random.Generator(np.random.Philox(config.seed)).permutation(len(documents))]
     chosen = ["train"] * len(documents)
@@ -82,36 +83,33 @@ def _by_bytes(
     total = sum(document.size for document in documents)
     held = [split for split in wanted if split != "train"]
     cuts = [0, *(round(total * (1 - config.holdout * (len(held) - i))) for i in range(len(held))), total]
+    ahead = reach(total, config.holdout) if config.kind == "text" else 0
     by_split = {}
     for split, start, stop in zip(["train", *held], cuts[:-1], cuts[1:], strict=True):
-        by_split[split] = _slice(documents, start, stop, config.kind == "text")
+        by_split[split] = _slice(documents, start, stop, ahead)
     return by_split
 
 
-def _slice(documents: list[InputPart], start: int, stop: int, lines: bool) -> list[InputPart]:
-    """Bytes [start, stop) of the documents laid end to end; with `lines`, edges inside one move to a line end."""
+def _slice(documents: list[InputPart], start: int, stop: int, ahead: int) -> list[InputPart]:
+    """Bytes [start, stop) of the documents laid end to end; edges inside one move to a line end in the bytes ahead."""
     parts, at = [], 0
     for document in documents:
         low, high = max(start - at, 0), min(stop - at, document.size)
         if low < high:
             edges = (document.start + low, document.start + high)
-            if lines:
-                edges = (_line(document, edges[0]), _line(document, edges[1]))
+            if ahead:
+                edges = (_line(document, edges[0], ahead), _line(document, edges[1], ahead))
             if edges[0] < edges[1]:
                 parts.append(part_of(document, *edges))
         at += document.size
     return parts
 
 
-def _line(document: InputPart, at: int) -> int:
-    """`at`, moved to behind the next line end of the document; in a document without lines, to a character."""
+def _line(document: InputPart, at: int, ahead: int) -> int:
+    """`at`, moved to behind the next line end in the bytes ahead; where none is there, to a character."""
     if at in (document.start, document.stop):
         return at
-    ahead = bytes_at(document, at, min(BLOCK, document.stop - at))
-    end = ahead.find(b"\n")
-    if end >= 0:
-        return at + end + 1
-    return at + next((i for i, byte in enumerate(ahead[:4]) if byte & 0xC0 != 0x80), 0)
+    return at + line_start(np.frombuffer(bytes_at(document, at, min(ahead, document.stop - at)), np.uint8))
 
 
 def merged(parts: list[InputPart]) -> list[InputPart]:

@@ -1,26 +1,30 @@
-"""Tables by their text column: Parquet, JSONL, CSV, and Arrow files of `datasets`. A row is a document.
+"""Tables by their text column: Parquet, CSV, and Arrow files of `datasets`. A row is a document.
 
-Every reader yields Arrow arrays of texts, in the order of the rows, of about a block each.
+Every reader yields blocks of whole rows, in their order, of about BLOCK bytes each.
 """
 
 import csv as csv_parser
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from h2q.errors import UserError, require
-from pipeline.prepare.inputs import BLOCK, Block, Format, InputPart, Invalid, Reading, is_utf8, mend, raise_invalid
+from h2q.errors import UserError, first_line, require
+from pipeline.prepare.inputs import BLOCK, Block, Format, InputPart, Reading
+from pipeline.prepare.rows import no_column, row_block
 from pipeline.prepare.texts import ARTICLE
 from pipeline.storage import uri as storage
 from pipeline.storage.listing import ListedFile
 
-CSV_FIELD = 1 << 30
+CSV_FIELD = 1 << 28
 """Longest field of a CSV row, in characters."""
+MOST_ROWS = 1 << 13
+"""Rows of a Parquet file that are read at once."""
 
 
 def parts_of(file: ListedFile, kind: Format, column: str) -> list[InputPart]:
@@ -29,51 +33,37 @@ def parts_of(file: ListedFile, kind: Format, column: str) -> list[InputPart]:
         return _row_groups(file, column)
     if kind == "arrow":
         return _batches(file, column)
-    return [InputPart(file.path, file.label, kind, 0, file.size, file.size)]
+    return [InputPart(file.path, file.label, kind, 0, file.size, file.size, file.origin)]
 
 
 def parquet(part: InputPart, reading: Reading) -> Iterator[Block]:
     """Row groups [start, stop) of a Parquet file."""
     import pyarrow.parquet as pq
 
-    with storage.opened(part.path) as file:
-        table = pq.ParquetFile(file)
+    with storage.opened(part.path) as file, _readable(part):
+        table = pq.ParquetFile(file, page_checksum_verification=True)
         rows = 0
         for group in range(part.start, part.stop):
             about = table.metadata.row_group(group)
-            many = max(1, BLOCK * max(about.num_rows, 1) // max(_column_bytes(about, reading.column), 1))
+            many = BLOCK * max(about.num_rows, 1) // max(_column_bytes(about, reading.column), 1)
+            # A dictionary may say with a few bits what is long: not too many rows at once, whatever the size.
+            many = min(max(many, 1), MOST_ROWS)
             batches = table.iter_batches(many, row_groups=[group], columns=[reading.column], use_threads=False)
             for batch in batches:
-                yield _block(batch.column(0), reading, f"{part.path}, row group {part.start}, row", rows)
+                yield row_block(batch.column(0), reading, f"{part.shown}, row group {part.start}, row", rows)
                 rows += len(batch)
 
 
-def jsonl(part: InputPart, reading: Reading) -> Iterator[Block]:
-    """The lines of a JSONL file that begin in bytes [start, stop)."""
-    from pyarrow import json
-
-    schema = pa.schema([(reading.column, pa.large_string())])
-    parse = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    with storage.opened(part.path) as file:
-        for at, lines in _lines(file, part):
-            if reading.invalid != "keep" and not is_utf8(lines):
-                if reading.invalid == "error":
-                    raise_invalid(lines, f"{part.path} at byte", at)
-                lines = lines.decode("utf-8", "replace").encode()
-            if not lines.strip():
-                continue
-            try:
-                table = json.read_json(
-                    pa.BufferReader(lines),
-                    read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
-                    parse_options=parse,
-                )
-            except pa.ArrowException as error:
-                raise UserError(f"{part.path}, the lines from byte {at}: {error}; mend the file") from error
-            texts = table.column(reading.column).combine_chunks()
-            if texts.null_count == len(texts):
-                raise UserError(_no_column(part, reading, _keys(lines)))
-            yield _block(texts, Reading(reading.column, reading.separator, "keep"), str(part.path), at)
+@contextmanager
+def _readable(part: InputPart) -> Iterator[None]:
+    """Name the file where Arrow finds its content damaged."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = first_line(error)
+        raise UserError(f"{part.shown} cannot be read as Parquet: {reason}; mend or remove the file") from error
 
 
 def csv(part: InputPart, reading: Reading) -> Iterator[Block]:
@@ -84,12 +74,12 @@ def csv(part: InputPart, reading: Reading) -> Iterator[Block]:
     """
     with storage.opened(part.path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        rows = csv_parser.reader(text, delimiter="\t" if part.label.lower().endswith(".tsv") else ",", strict=True)
+        rows = csv_parser.reader(text, delimiter="\t" if part.path.name.lower().endswith(".tsv") else ",", strict=True)
         csv_parser.field_size_limit(CSV_FIELD)
         try:
             header = next(rows, [])
             if reading.column not in header:
-                raise UserError(_no_column(part, reading, header))
+                raise UserError(no_column(part, reading, header))
             column = header.index(reading.column)
             values: list[bytes] = []
             row, size = 1, 0
@@ -98,18 +88,18 @@ def csv(part: InputPart, reading: Reading) -> Iterator[Block]:
                     continue  # an empty line is no row
                 require(
                     len(fields) == len(header),
-                    f"{part.path}, line {rows.line_num}: a row must have {len(header)} fields like the header, found "
+                    f"{part.shown}, line {rows.line_num}: a row must have {len(header)} fields like the header, found "
                     f"{len(fields)}: mend the file",
                 )
                 values.append(fields[column].encode("utf-8", "surrogateescape"))
                 size += len(values[-1])
                 if size >= BLOCK:
-                    yield _block(pa.array(values, pa.large_binary()), reading, f"{part.path}, row", row)
+                    yield row_block(pa.array(values, pa.large_binary()), reading, f"{part.shown}, row", row)
                     row, size, values = row + len(values), 0, []
-            yield _block(pa.array(values, pa.large_binary()), reading, f"{part.path}, row", row)
+            yield row_block(pa.array(values, pa.large_binary()), reading, f"{part.shown}, row", row)
         except csv_parser.Error as error:
             raise UserError(
-                f"{part.path}, line {rows.line_num} cannot be read as CSV: {error}; mend the file"
+                f"{part.shown}, line {rows.line_num} cannot be read as CSV: {error}; mend the file"
             ) from error
 
 
@@ -117,7 +107,7 @@ def arrow(part: InputPart, reading: Reading) -> Iterator[Block]:
     """Record batches [start, stop) of an Arrow stream file, as `datasets` keeps them."""
     row = 0
     for batch in _stream(part, part.start, part.stop):
-        yield _block(batch.column(reading.column), reading, f"{part.path}, batch {part.start}, row", row)
+        yield row_block(batch.column(reading.column), reading, f"{part.shown}, batch {part.start}, row", row)
         row += len(batch)
 
 
@@ -141,84 +131,16 @@ def _lines_again(batches: Iterator[pa.RecordBatch], reading: Reading) -> bytes:
     return "".join(row or " \n" for row in rows).encode()
 
 
-def _block(texts: Any, reading: Reading, where: str, first: int) -> Block:
-    """The texts end to end, and where each begins. A missing text is an empty document."""
-    require(
-        pa.types.is_string(texts.type)
-        or pa.types.is_large_string(texts.type)
-        or pa.types.is_binary(texts.type)
-        or pa.types.is_large_binary(texts.type),
-        f"{where} {first}: column {reading.column!r} must hold text, found {texts.type}: give --corpus.column NAME",
-    )
-    texts = pc.fill_null(texts.cast(pa.large_binary()), b"")
-    if reading.invalid != "keep":
-        texts = _checked(texts, reading.invalid, where, first)
-    if reading.separator:
-        ends = [pa.scalar(end, pa.large_binary()) for end in (b"", reading.separator.encode())]
-        texts = pc.call_function("binary_join_element_wise", [texts, *ends])
-    if not len(texts):
-        return np.empty(0, np.uint8), np.empty(0, np.int64)
-    _, edges, values = texts.buffers()
-    offsets = np.frombuffer(edges, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(values or b"", np.uint8)[offsets[0] : offsets[-1]]
-    return data, offsets[:-1] - offsets[0]
-
-
-def _checked(texts: Any, invalid: Invalid, where: str, first: int) -> Any:
-    """The texts, all valid UTF-8."""
-    try:
-        texts.cast(pa.large_string())
-        return texts
-    except pa.ArrowInvalid:
-        rows = texts.to_pylist()
-    if invalid == "replace":
-        return pa.array([mend(row) for row in rows], pa.large_binary())
-    for number, row in enumerate(rows):
-        raise_invalid(row, f"{where} {first + number}, byte", 0)
-    raise AssertionError("Arrow and Python disagree on UTF-8")
-
-
-def _lines(file: pa.NativeFile, part: InputPart) -> Iterator[tuple[int, bytes]]:
-    """(offset, whole lines) of the lines that begin in bytes [start, stop), about a block at a time."""
-    at = part.start and _line_end(file, part.start - 1)
-    while at < part.stop:
-        end = _line_end(file, min(at + BLOCK, part.stop) - 1)
-        yield at, file.read_at(end - at, at)
-        at = end
-
-
-def _line_end(file: pa.NativeFile, at: int) -> int:
-    """The offset behind the first line end at or after `at`; the file's end if there is none."""
-    size = file.size()
-    while at < size:
-        ahead = file.read_at(1 << 16, at)
-        end = ahead.find(b"\n")
-        if end >= 0:
-            return at + end + 1
-        at += len(ahead)
-    return size
-
-
-def _keys(lines: bytes) -> list[str]:
-    import json
-
-    first = json.loads(next(line for line in lines.split(b"\n") if line.strip()).decode("utf-8", "replace"))
-    return sorted(first) if isinstance(first, dict) else []
-
-
 def _row_groups(file: ListedFile, column: str) -> list[InputPart]:
     import pyarrow.parquet as pq
 
-    with storage.opened(file.path) as opened:
-        try:
-            about = pq.ParquetFile(opened).metadata
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{file.path} cannot be read as Parquet: {error}; mend or remove the file") from error
-        part = InputPart(file.path, file.label, "parquet", 0, 0, 0)
+    part = InputPart(file.path, file.label, "parquet", 0, 0, 0, file.origin)
+    with storage.opened(file.path) as opened, _readable(part):
+        about = pq.ParquetFile(opened).metadata
         names = about.schema.to_arrow_schema().names
-        require(column in names, _no_column(part, Reading(column), names))
+        require(column in names, no_column(part, Reading(column), names))
         sizes = [_column_bytes(about.row_group(i), column) for i in range(about.num_row_groups)]
-    return [InputPart(file.path, file.label, "parquet", i, i + 1, size) for i, size in enumerate(sizes)]
+    return [replace(part, start=i, stop=i + 1, size=size) for i, size in enumerate(sizes)]
 
 
 def _column_bytes(group: Any, column: str) -> int:
@@ -230,7 +152,7 @@ def _batches(file: ListedFile, column: str) -> list[InputPart]:
     part = InputPart(file.path, file.label, "arrow", 0, 0, 0)
     parts = []
     for number, batch in enumerate(_stream(part, 0, None)):
-        require(column in batch.schema.names, _no_column(part, Reading(column), batch.schema.names))
+        require(column in batch.schema.names, no_column(part, Reading(column), batch.schema.names))
         parts.append(InputPart(file.path, file.label, "arrow", number, number + 1, batch.column(column).nbytes))
     return parts
 
@@ -244,10 +166,3 @@ def _stream(part: InputPart, start: int, stop: int | None) -> Iterator[pa.Record
                 return
             if number >= start:
                 yield batch
-
-
-def _no_column(part: InputPart, reading: Reading, names: list[str]) -> str:
-    return (
-        f"{part.path} has no text in a column {reading.column!r}; its columns are {', '.join(names)}: "
-        "give --corpus.column NAME"
-    )

@@ -28,6 +28,11 @@ class Task:
     shard_bytes: int
     holdout: float
     seed: int
+    cuts: tuple[int, ...] = ()
+    """Where the rows are dealt in order instead: the place in the task's text at which each split but the first of `to`
+    begins, or the next line or row behind it."""
+    reach: int = 0
+    """Bytes behind a cut in which there has to be a line end; otherwise it is made at a character."""
 
     @property
     def receipt(self) -> str:
@@ -47,7 +52,7 @@ class Task:
     @classmethod
     def from_json(cls, text: str) -> "Task":
         values = json.loads(text)
-        values["to"] = tuple(values["to"])
+        values |= {"to": tuple(values["to"]), "cuts": tuple(values["cuts"])}
         values["parts"] = tuple(InputPart.from_dict(part) for part in values["parts"])
         values["folder"] = locate(values["folder"])
         values["reading"] = Reading(**values["reading"])

@@ -10,7 +10,6 @@ import pyarrow as pa
 from h2q.errors import UserError
 from pipeline.prepare.inputs import BLOCK, Block, InputPart, Invalid, Reading, is_utf8, mend, raise_invalid
 from pipeline.storage import uri as storage
-from pipeline.storage.path import AnyPath
 
 _HEADING = 4096
 """Longest article heading, in bytes, that is recognised."""
@@ -44,14 +43,16 @@ def text(part: InputPart, reading: Reading) -> Iterator[Block]:
             end = end if end == stop else max(cut(end), start + 1)
             data = _read(file, part, start, end)
             starts = _articles(file, part, start, end) if part.format == "wikitext" else [0] * (start == 0)
-            yield _valid(data, np.array(starts, np.int64), reading.invalid, part.path, start)
+            yield _valid(data, np.array(starts, np.int64), reading.invalid, part.shown, start)
             start = end
 
 
 def _read(file: pa.NativeFile, part: InputPart, start: int, stop: int) -> bytes:
     data = file.read_at(stop - start, start)
     if len(data) != stop - start:
-        raise UserError(f"{part.path} changed while it was read: {start + len(data)} bytes, {stop} expected; run again")
+        raise UserError(
+            f"{part.shown} changed while it was read: {start + len(data)} bytes, {stop} expected; run again"
+        )
     return data
 
 
@@ -84,12 +85,12 @@ def article_starts(part: InputPart) -> Iterator[int]:
             yield from (at + start for start in _articles(file, part, at, min(at + BLOCK, part.stop)))
 
 
-def _valid(data: bytes, starts: np.ndarray, invalid: Invalid, path: AnyPath, base: int) -> Block:
+def _valid(data: bytes, starts: np.ndarray, invalid: Invalid, shown: str, base: int) -> Block:
     """Text whose UTF-8 was checked; replaced by U+FFFD where it is invalid, if that was asked for."""
     if invalid == "keep" or is_utf8(data):
         return np.frombuffer(data, np.uint8), starts
     if invalid == "error":
-        raise_invalid(data, f"{path} at byte", base)
+        raise_invalid(data, f"{shown} at byte", base)
     # Documents begin at characters, so each may be mended on its own and its new offset is known.
     edges = [0, *starts.tolist(), len(data)]
     mended = [mend(data[a:b]) for a, b in pairwise(edges)]

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from pipeline.corpus.corpus import ShardEntry
 from pipeline.corpus.shards import PackedShard, ShardWriter
 from pipeline.prepare.inputs import Block, InputPart
+from pipeline.prepare.lines import InOrder
 from pipeline.prepare.readers import blocks
 from pipeline.prepare.tasks import Task
 from pipeline.storage.json_file import Count
@@ -39,10 +40,11 @@ class Receipt(TypedDict):
 def run_task(task: Task) -> dict[str, Any]:
     """Write the shards of a task, then its receipt: what the manifest will say of them."""
     writers = {split: _SplitWriter(task, split) for split in task.to}
+    deal_out = InOrder(task).deal if task.cuts else lambda data, starts: deal(data, starts, task)
     for part in task.parts:
         for data, starts in blocks(part, task.reading):
             if task.by_row:
-                for split, (some, some_starts) in deal(data, starts, task).items():
+                for split, (some, some_starts) in deal_out(data, starts).items():
                     writers[split].add(part, some, some_starts)
             else:
                 writers[task.to[0]].add(part, data, starts)
@@ -50,6 +52,11 @@ def run_task(task: Task) -> dict[str, Any]:
     receipt = {"name": task.name, "number": task.number, "size": task.size, "splits": entries}
     write_atomic(task.folder / task.receipt, json.dumps(receipt).encode())
     return receipt
+
+
+def run_task_text(text: str) -> dict[str, Any]:
+    """A task that came as text."""
+    return run_task(Task.from_json(text))
 
 
 class _SplitWriter:

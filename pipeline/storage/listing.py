@@ -23,6 +23,8 @@ class ListedFile:
     label: str
     size: int
     mtime_ns: int
+    origin: str = ""
+    """What people know it by, where that is not its path: the archive that it lay in."""
 
 
 def find(pattern: str, again: list[str] | None = None) -> list[ListedFile]:

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +138,32 @@ def write_atomic(path: "AnyPath", data: Any) -> None:
                 where.delete_file(inner)
         if not direct:
             where.move(target, inner)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {first_line(error)}; choose a folder that can be written") from error
+
+
+def write_blocks(path: "AnyPath", blocks: Iterable[bytes]) -> int:
+    """Write a file as its bytes come, which need not be atomic; how many there were. Raises: UserError when it cannot
+    be written; whatever the blocks raise."""
+    where, inner = filesystem(path)
+    size = 0
+    with _writing(path):
+        file = where.open_output_stream(inner)
+    try:
+        for block in blocks:
+            with _writing(path):
+                file.write(block)
+            size += len(block)
+    finally:
+        with _writing(path):
+            file.close()
+    return size
+
+
+@contextlib.contextmanager
+def _writing(path: "AnyPath") -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {first_line(error)}; choose a folder that can be written") from error
 

@@ -1,5 +1,6 @@
 """Every format gives back its bytes in order, whatever the cuts; what cannot be read is named with its place."""
 
+import io
 import json
 from collections.abc import Iterable
 from itertools import pairwise
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h2q.errors import UserError
-from pipeline.prepare import inputs, manual, tables, texts
+from pipeline.config import CorpusConfig
+from pipeline.prepare import inputs, jsonl, manual, tables, texts
 from pipeline.prepare.inputs import Block, InputPart, Reading
+from pipeline.prepare.prepare import prepare
 from pipeline.prepare.readers import blocks
 from pipeline.storage.listing import find
 
@@ -59,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few bytes, so that small inputs have many edges."""
-    for module in (inputs, texts, tables):
+    for module in (inputs, texts, tables, jsonl):
         monkeypatch.setattr(module, "BLOCK", 101)
 
 
@@ -219,3 +222,107 @@ def test_the_manual_is_exact_at_any_cut() -> None:
     parts = [InputPart(Path(), "", "manual", a, b, b - a) for a, b in [(0, 1000), (1000, 77777), (77777, len(text))]]
     data, starts = joined(block for part in parts for block in blocks(part, Reading()))
     assert data == text and starts == topics.tolist()
+
+
+def table_of(place: Path, column: pa.Array, name: str = "a.parquet") -> Path:
+    place.mkdir()
+    pq.write_table(pa.table({"id": pa.nulls(len(column)), "text": column}), place / name)
+    return place
+
+
+def prepared(folder: Path, tmp_path: Path, **options) -> bytes:
+    config = CorpusConfig(path=str(folder), prepared=str(tmp_path / "data"), holdout=0.0, **options)
+    corpus = prepare(config, local=True)
+    return corpus.train.read(0, len(corpus.train)).tobytes()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a", None, "é", "a"]).dictionary_encode(),
+        pa.array([b"a", None, "é".encode(), b"a"]).dictionary_encode(),
+        pa.array(["a", None, "é", "a"], pa.string_view()),
+        pa.array(["a", None, "é", "a"], pa.large_string()),
+        pa.array(["a", None, "é", "a"], pa.binary_view()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_column_of_text_is_read_however_it_is_kept(tmp_path: Path, column: pa.Array) -> None:
+    assert prepared(table_of(tmp_path / "in", column), tmp_path, separator="\\n") == "a\n\né\na\n".encode()
+
+
+def test_a_column_of_nulls_is_empty_beside_others_and_refused_alone(tmp_path: Path) -> None:
+    folder = table_of(tmp_path / "in", pa.nulls(3))
+    with pytest.raises(UserError, match="found no text in files at in"):
+        prepared(folder, tmp_path)
+    pq.write_table(pa.table({"text": ["text"]}), folder / "b.parquet")
+    assert prepared(folder, tmp_path) == b"text"
+
+
+@pytest.mark.parametrize(
+    ("name", "good"), [("csv", "text\ngood\n"), ("jsonl", '{"text": "good"}\n'), ("parquet", None)]
+)
+def test_a_table_of_0_bytes_is_left_out_beside_good_ones(tmp_path: Path, name: str, good: str | None) -> None:
+    folder = table_of(tmp_path / "in", pa.array(["good"]), "b.parquet" if good is None else ".hidden")
+    if good is not None:
+        (folder / f"b.{name}").write_text(good)
+    (folder / f"a.{name}").touch()
+    assert prepared(folder, tmp_path) == b"good"
+
+
+def test_a_few_repeated_texts_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """A dictionary says with a few bits what is long."""
+    folder = table_of(tmp_path / "in", pa.array(["x" * 1000] * 40_000))
+    (part,) = tables.parts_of(find(str(folder))[0], "parquet", "text")
+    sizes = [len(data) for data, _ in blocks(part, Reading())]
+    assert sum(sizes) == 40_000_000 and max(sizes) <= tables.MOST_ROWS * 1000
+
+
+def test_a_flipped_bit_in_a_parquet_file_is_one_line_or_harmless(place: Path) -> None:
+    """Every byte of a small file once: it is read as it was, or refused by name."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["some text", "and more of it"] * 20}), sink, write_page_checksum=True)
+    whole, refused = sink.getvalue(), 0
+    for at in range(0, len(whole), 7):
+        place.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        try:
+            for part in tables.parts_of(find(str(place))[0], "parquet", "text"):
+                joined(blocks(part, Reading()))
+        except UserError as error:
+            refused += 1
+            assert str(place) in str(error) and "\n" not in str(error)
+    assert refused > 20
+
+
+@pytest.mark.parametrize("line", ["null", "5", "[]", '"text"', "nul", "[" * 100_000])
+@pytest.mark.parametrize("before", ["", '{"text": "a"}\n'])
+def test_a_line_that_is_no_object_is_named(place: Path, line: str, before: str) -> None:
+    part = whole(place, f"{before}{line}\n".encode(), "jsonl")
+    with pytest.raises(UserError, match=f"the line from byte {len(before)}.*mend the file"):
+        joined(blocks(part, Reading()))
+
+
+@pytest.mark.parametrize(("half", "kept"), [("\\ud800", b"\xed\xa0\x80"), ("\\udfff", b"\xed\xbf\xbf")])
+def test_half_a_surrogate_pair_in_a_row_stops_nothing_where_it_is_replaced(place: Path, half: str, kept: bytes) -> None:
+    rows = ['{"text": "one "}', f'{{"text": "two{half} "}}', '{"text": "three \\ud83d\\ude42"}']
+    part = whole(place, "\n".join(rows).encode(), "jsonl")
+    with pytest.raises(UserError, match=r"the line from byte 17: the text holds \\ud"):
+        joined(blocks(part, Reading()))
+    assert joined(blocks(part, Reading(invalid="replace")))[0].decode() == "one two\ufffd three 🙂"
+    assert joined(blocks(part, Reading(invalid="keep")))[0] == b"one two" + kept + " three 🙂".encode()
+
+
+def test_json_lines_name_the_row_that_holds_no_text_and_the_line_that_is_too_long(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="the line from byte 14: column 'text' must hold text, found int"):
+        joined(blocks(whole(place, b'{"text": "a"}\n{"text": 5}\n', "jsonl"), Reading()))
+    monkeypatch.setattr(jsonl, "LONGEST", 1 << 17)
+    with pytest.raises(UserError, match="a line must have at most 131072 bytes"):
+        joined(blocks(whole(place, b'{"text": "' + b"a" * (1 << 19) + b'"}', "jsonl"), Reading()))
+
+
+def test_rows_without_the_column_are_empty_where_others_have_it(place: Path) -> None:
+    lines = ['{"id": 1}'] * 60 + ['{"text": "a"}'] + ['{"id": 1}'] * 60
+    data, starts = joined(blocks(whole(place, "\n".join(lines).encode(), "jsonl"), Reading(separator=";")))
+    assert data == b";" * 60 + b"a;" + b";" * 60 and len(starts) == 121

@@ -1,0 +1,176 @@
+"""Compressed files and archives: the files inside, each as a stream, never unpacked in memory."""
+
+import bz2
+import gzip
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+DEPTH = 3
+"""How often a file may be packed: one can hold itself, and so for ever."""
+XZ_MEMORY = 1 << 29
+"""Bytes that xz may look back: the file says how many, `xz -9` writes 64 MiB."""
+_BLOCK = 1 << 18
+_MAGIC = {
+    "gzip": re.compile(rb"\x1f\x8b\x08"),
+    "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+    "lz4": re.compile(rb"\x04\x22\x4d\x18"),
+    "zip": re.compile(rb"PK(\x03\x04|\x05\x06)"),
+    "7z": re.compile(rb"7z\xbc\xaf\x27\x1c"),
+    "rar": re.compile(rb"Rar!\x1a\x07"),
+    "PDF": re.compile(rb"%PDF-"),
+}
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+
+BROKEN = (
+    *(OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
+    pa.ArrowException,
+)
+"""What reading a damaged file raises."""
+
+
+class Stream:
+    """Bytes to be read once, in order, of which the first can be looked at before. `whole`: the file to seek in."""
+
+    closed = False
+
+    def __init__(self, read: Callable[[int], bytes], whole: Any = None) -> None:
+        self._read, self._ahead, self.whole = read, b"", whole
+
+    def head(self, size: int) -> bytes:
+        """The first bytes, fewer only where there are no more."""
+        while len(self._ahead) < size and (more := self._read(size - len(self._ahead))):
+            self._ahead += more
+        return self._ahead[:size]
+
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes; none at the end."""
+        if not self._ahead:
+            return self._read(size)
+        part, self._ahead = self._ahead[:size], self._ahead[size:]
+        return part
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A file that is packed no more. `inside`: its path in the archive, if it was in one; `how` it was packed."""
+
+    stream: Stream
+    label: str
+    inside: str
+    how: tuple[str, ...]
+
+
+def packing_of(head: bytes) -> str | None:
+    """How a file that begins like this is packed, if it is; by its first 512 bytes, whatever its name."""
+    found = next((name for name, magic in _MAGIC.items() if magic.match(head)), None)
+    if found is None and head[257:262] == b"ustar":
+        try:
+            tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            return None
+        return "tar"
+    return found
+
+
+def leaves(stream: Stream, label: str, inside: str = "", how: tuple[str, ...] = ()) -> Iterator[Leaf]:
+    """The files inside, each to be read before the next is asked for. Raises: one of BROKEN."""
+    packing = packing_of(stream.head(512))
+    if packing is None:
+        yield Leaf(stream, label, inside, how)
+        return
+    if len(how) == DEPTH:
+        raise ValueError(f"it is packed more than {DEPTH} times")
+    how = (*how, packing)
+    if packing in ("zip", "tar"):
+        members = _zip_members if packing == "zip" else _tar_members
+        for name, member in members(stream, label):
+            if not any(part.startswith(".") for part in name.split("/")):
+                yield from leaves(member, f"{label}/{name}", f"{inside}/{name}" if inside else name, how)
+        return
+    if packing not in _OPENED:
+        raise ValueError(f"a {packing} file is not read")
+    bare = label[: -len(PurePosixPath(label).suffix)] if label.lower().endswith(SUFFIXES) else label
+    yield from leaves(Stream(_OPENED[packing](stream)), bare, inside, how)
+
+
+def _zip_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
+    if PurePosixPath(label.lower()).suffix not in (".zip", ""):
+        raise ValueError(f"a zip archive that is a {PurePosixPath(label).suffix} file is not read")
+    if stream.whole is None:
+        raise ValueError("a zip archive inside another file is not read")
+    with zipfile.ZipFile(stream.whole) as archive:
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            if info.compress_type not in _ZIP_METHODS:
+                raise ValueError(f"{info.filename} is compressed in a way that is not read ({info.compress_type})")
+            with archive.open(info) as member:
+                yield info.filename, Stream(member.read)
+
+
+def _tar_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
+    file: Any = stream
+    with tarfile.open(fileobj=file, mode="r|") as archive:
+        for info in archive:
+            member = archive.extractfile(info) if info.isfile() else None
+            if member is not None:
+                yield info.name.removeprefix("./"), Stream(member.read)
+
+
+def _gzip(stream: Any) -> Callable[[int], bytes]:
+    return gzip.GzipFile(fileobj=stream).read
+
+
+def _bzip2(stream: Any) -> Callable[[int], bytes]:
+    return bz2.BZ2File(stream).read
+
+
+def _by_arrow(codec: str) -> Callable[[Any], Callable[[int], bytes]]:
+    return lambda stream: pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec).read
+
+
+def _xz(stream: Stream) -> Callable[[int], bytes]:
+    """Not by lzma.LZMAFile, which sets no limit on memory."""
+    blocks, ahead = _xz_blocks(stream), b""
+
+    def read(size: int) -> bytes:
+        nonlocal ahead
+        while not ahead:
+            block = next(blocks, None)
+            if block is None:
+                return b""
+            ahead = block
+        part, ahead = ahead[:size], ahead[size:]
+        return part
+
+    return read
+
+
+def _xz_blocks(stream: Stream) -> Iterator[bytes]:
+    data = stream.read(_BLOCK)
+    while data:
+        decoder = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+        while not decoder.eof:
+            given = b""
+            if decoder.needs_input:
+                given, data = data or stream.read(_BLOCK), b""
+                if not given:
+                    raise EOFError("it ends too soon")
+            yield decoder.decompress(given, _BLOCK)
+        # Another stream may follow, behind zeros.
+        data = decoder.unused_data.lstrip(b"\0") or stream.read(_BLOCK).lstrip(b"\0")
+
+
+_OPENED = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz, "zstd": _by_arrow("zstd"), "lz4": _by_arrow("lz4")}
