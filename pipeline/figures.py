@@ -4,6 +4,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from pipeline.terminal import human_bytes
+
 
 def new_figure(rows: int, columns: int, title: str | None) -> tuple[Any, Any]:
     """A figure and its axes (rows, columns)."""
@@ -13,6 +15,27 @@ def new_figure(rows: int, columns: int, title: str | None) -> tuple[Any, Any]:
     if title:
         figure.suptitle(title)
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def bytes_axis(axis: Any, first: float, last: float) -> None:
+    """Make x one of bytes, in powers of ten, logarithmic where it spans one; `first` and `last` are what is drawn."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if last > first:
+        axis.set_xlim(first / (last / first) ** 0.02, last * (last / first) ** 0.02)
+    if last >= 10 * first:
+        axis.set_xscale("log")
+        # So few powers of ten leave room for what lies between.
+        near = last < 200 * first
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5) if near else (2, 3, 4, 5, 6, 7, 8, 9)))
+        axis.xaxis.set_minor_formatter(_bytes() if near else NullFormatter())
+    axis.xaxis.set_major_formatter(_bytes())
+
+
+def _bytes() -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda count, _: human_bytes(count))
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -238,7 +238,8 @@ def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Pr
     if run.config.profile and folder.trace.exists():
         progress.say(f"profile {folder.trace} (open it in https://ui.perfetto.dev)")
     progress.stage("drawing")
-    draw(records, folder.plots, folder.name)
+    references = summary.references["validation"]
+    draw(records, folder.plots, folder.name, bytes_per_step=run.config.bytes_per_step, references=references)
     _attach(run.tracker, folder)
     if run.store and run.config.tracking.register and not stopped:
         _publish(run.store, run.tracker.run_id, folder, run.config.tracking.register, progress)

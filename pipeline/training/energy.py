@@ -5,7 +5,7 @@ from pipeline.runs.journal import Record
 STEEP = 10.0
 """A last block with so many times the energy of the first: the stream explodes with depth."""
 
-HEALTHY = "healthy: rises while the learning rate does, then levels off, and from block to block by little"
+HEALTHY = "Healthy: it rises while the learning rate does, then levels off; from block to block it grows little"
 
 
 def energies(record: Record) -> list[float]:

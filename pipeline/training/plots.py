@@ -1,37 +1,108 @@
 """The pictures a run leaves: its curves, and a map of the energy of every block."""
 
 from pathlib import Path
+from typing import Any
 
-from pipeline.figures import new_figure, save_figure
+from pipeline.figures import bytes_axis, new_figure, save_figure
 from pipeline.runs.journal import Record, series
+from pipeline.terminal import human_bytes
+from pipeline.training.energy import HEALTHY, STEEP, energies, steepness
+
+Series = tuple[list[int], list[float]]
+
+_REFERENCES = {"order0": ("order-0 entropy", ":"), "gzip": ("gzip -9", "--"), "xz": ("xz -9e", "-.")}
+_MARGIN = 0.05
+"""Of the height of the picture, above and below what matters."""
 
 
-def draw(records: list[Record], folder: Path, title: str) -> None:
-    """Write curves.png and energy.png into the folder."""
+def draw(
+    records: list[Record],
+    folder: Path,
+    title: str,
+    *,
+    bytes_per_step: int = 1,
+    references: dict[str, float | None] | None = None,
+) -> None:
+    """Write curves.png and energy.png into the folder.
+
+    `references`: bits per byte that `order0`, `gzip` and `xz` need for the validation split.
+    """
     folder.mkdir(exist_ok=True)
-    _curves(records, folder / "curves.png", title)
+    known = {name: bpb for name, bpb in (references or {}).items() if bpb is not None}
+    _curves(records, folder / "curves.png", title, bytes_per_step, known)
     _energy_map(records, folder / "energy.png", title)
 
 
-def _curves(records: list[Record], path: Path, title: str) -> None:
-    figure, axes = new_figure(2, 2, title)
-    bpb, gradient, rate, speed = axes.flat
-    for name, style in (("train/bpb", "-"), ("validation/bpb", "o-"), ("test/bpb", "*")):
-        bpb.plot(*series(records, name), style, label=name, markersize=8 if style == "*" else 4)
-    bpb.set_ylabel("bits per byte")
-    bpb.legend()
-    gradient.plot(*series(records, "gradient_norm"))
-    gradient.set_ylabel("gradient norm")
-    gradient.set_yscale("log")
-    rate.plot(*series(records, "learning_rate"))
-    rate.set_ylabel("learning rate")
-    speed.plot(*series(records, "bytes_per_second"))
-    speed.set_ylabel("bytes per second")
-    speed.set_ylim(bottom=0)
-    for axis in axes.flat:
-        axis.set_xlabel("step")
+def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, references: dict[str, float]) -> None:
+    """Bits per byte over the bytes seen; small below it what drives them, and the speed."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    def seen(name: str) -> Series:
+        steps, values = series(records, name)
+        return [max(1, step) * bytes_per_step for step in steps], values
+
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.add_gridspec(2, 3, height_ratios=(3, 1))
+    top = figure.add_subplot(grid[0, :])
+    _bits(top, *(seen(f"{name}/bpb") for name in ("train", "validation", "test")), references)
+    axes = [figure.add_subplot(grid[1, column]) for column in range(3)]
+    for axis, name in zip(axes, ("learning_rate", "gradient_norm", "bytes_per_second"), strict=True):
+        axis.plot(*seen(name), color="C7", linewidth=1)
+        axis.set_title(name.replace("_", " "), fontsize=8)
+        axis.tick_params(labelsize=7, which="both")
+    axes[1].set_yscale("log")
+    axes[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[1].yaxis.set_major_formatter(FuncFormatter(lambda norm, _: f"{norm:g}"))
+    axes[1].yaxis.set_minor_formatter(NullFormatter())
+    axes[2].set_ylim(bottom=0)
+    axes[2].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: human_bytes(rate)))
+    drawn = [max(1, record["step"]) * bytes_per_step for record in records]
+    for axis in axes:
+        bytes_axis(axis, min(drawn, default=1), max(drawn, default=1))
+    # Above what matters, a curve only takes width from its end.
+    _, highest = top.get_ylim()
+    low = [x for name in ("train", "validation") for x, bpb in zip(*seen(f"{name}/bpb"), strict=True) if bpb <= highest]
+    bytes_axis(top, min(low, default=1), max(drawn, default=1))
+    for axis in (top, *axes):
         axis.grid(alpha=0.3)
+    top.set_xlabel("bytes seen")
     save_figure(figure, path)
+
+
+def _bits(axis: Any, train: Series, validation: Series, test: Series, references: dict[str, float]) -> None:
+    """Both curves, the test at their end, and what simple compressors need for the validation split."""
+    axis.plot(*train, color="C0", alpha=0.5, linewidth=1, label="train")
+    last = f" {validation[1][-1]:.3f}" if validation[1] else ""
+    axis.plot(*validation, "o-", color="C1", markersize=4, label=f"validation{last}")
+    if test[1]:
+        axis.plot(*test, "*", color="C3", markersize=12, label=f"test {test[1][-1]:.3f}")
+        axis.annotate(
+            f"test {test[1][-1]:.3f}",
+            (test[0][-1], test[1][-1]),
+            (5, 12),
+            textcoords="offset points",
+            ha="right",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )
+    for name, bpb in references.items():
+        label, style = _REFERENCES[name]
+        axis.axhline(bpb, color="0.4", linestyle=style, linewidth=1, label=f"{label} {bpb:.3f}")
+    axis.set_ylabel("bits per byte")
+    axis.set_ylim(*_range([*train[1], *validation[1], *test[1]], list(references.values())))
+    axis.legend(fontsize=8, loc="lower left")
+
+
+def _range(values: list[float], references: list[float]) -> tuple[float | None, float | None]:
+    """What matters: from the best to the worst reference, or to the worst value where a run never gets below that."""
+    if not values:
+        return None, None
+    lowest = min(*values, *references, values[0])
+    highest = max(references, default=max(values))
+    highest = max(values) if min(values) > highest else highest
+    margin = _MARGIN * (highest - lowest) or 0.1
+    return lowest - margin, highest + margin
 
 
 def _energy_map(records: list[Record], path: Path, title: str) -> None:
@@ -39,6 +110,7 @@ def _energy_map(records: list[Record], path: Path, title: str) -> None:
     if not names:
         return
     figure, axes = new_figure(1, 1, title)
+    figure.set_size_inches(7, 4.2)
     axis = axes[0, 0]
     steps, _ = series(records, names[0])
     image = axis.pcolormesh(
@@ -47,5 +119,17 @@ def _energy_map(records: list[Record], path: Path, title: str) -> None:
     axis.set_xlabel("step")
     axis.set_ylabel("block")
     axis.set_yticks(range(0, len(names), max(1, len(names) // 12)))
+    axis.set_title(_judged([record for record in records if names[0] in record]), fontsize=8, loc="left")
     figure.colorbar(image, label="energy: mean L2 norm of the residual stream")
     save_figure(figure, path)
+
+
+def _judged(records: list[Record]) -> str:
+    """What is healthy, and what this run did."""
+    last, third = records[-1], records[len(records) // 3]
+    steep, since = steepness(last), energies(last)[-1] / max(energies(third)[-1], 1e-9)
+    verdict = "The last block explodes" if steep >= STEEP else "Here"
+    return (
+        f"{HEALTHY}.\n{verdict}: the last block has {steep:.2g} × the energy of the first, and "
+        f"{since:.2g} × what it had after a third of the run."
+    )
