@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.figures import new_figure
 
 FEW = 100
-"""A position at which fewer bytes were scored is not drawn: their mean tells nothing."""
+"""Bytes at a position below which their mean is noise, and drawn as such."""
 
 
 def draw_breakdown(
@@ -26,15 +26,16 @@ def draw_breakdown(
 
 
 def _by_position(axis: Any, bpb: list[float | None], scored: list[int]) -> None:
-    few = FEW if max(scored) >= FEW else 1
-    drawn = [
-        (position + 1, rate)
-        for position, (rate, count) in enumerate(zip(bpb, scored, strict=True))
-        if rate is not None and count >= few
-    ]
-    axis.plot(*zip(*drawn, strict=True), "." if len(drawn) < 2 else "-")
+    """Every position of the window; those of few bytes are paler."""
+    found = [(position + 1, rate) for position, rate in enumerate(bpb) if rate is not None]
+    few = [(position, rate) for position, rate in found if scored[position - 1] < FEW]
+    axis.plot(*zip(*found, strict=True), "." if len(found) < 2 else "-")
+    if few:
+        axis.plot(*zip(*few, strict=True), ".", color="0.6", label=f"fewer than {FEW} bytes")
+        axis.legend(fontsize=8)
     axis.set_xlabel("bytes of context (position in the window)")
     axis.set_ylabel("bits per byte")
+    axis.set_xlim(0.5, len(bpb) + 0.5)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
 

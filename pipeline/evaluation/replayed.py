@@ -18,26 +18,27 @@ class ReplayedScore:
 
     def __init__(self, model: ByteModel, window: int, autocast: Autocast) -> None:
         self._model, self._window, self._autocast = model, window, autocast
-        self._recorded: dict[tuple[int, int, int], _Recorded] = {}
+        self._recorded: dict[tuple[int, int], _Recorded] = {}
 
     def __call__(self, rows: np.ndarray, skip: int) -> np.ndarray:
-        """The table (see `scoring.Tally`) of windows (B, T + 1) uint8 without their first `skip` targets."""
-        key = (*rows.shape, skip)
+        """The table (see `scoring.Tally`) of windows (B, T + 1) uint8, whose first `skip` targets count by position
+        alone."""
+        key = (rows.shape[0], rows.shape[1])
         if key not in self._recorded:
             self._recorded[key] = _Recorded(self._model, key, self._autocast)
         return tabulate(self._recorded[key].nats(rows), rows, skip, self._window)
 
 
 class _Recorded:
-    def __init__(self, model: ByteModel, shape: tuple[int, int, int], autocast: Autocast) -> None:
-        rows, length, skip = shape
+    def __init__(self, model: ByteModel, shape: tuple[int, int], autocast: Autocast) -> None:
+        rows, length = shape
         device = model.device
         self._data = torch.zeros(rows, length, dtype=torch.uint8, device=device)
-        self._nats = torch.zeros(rows, length - 1 - skip, device=device, dtype=model.dtype)
+        self._nats = torch.zeros(rows, length - 1, device=device, dtype=model.dtype)
 
         @torch.no_grad()
         def work() -> None:
-            self._nats.copy_(code_lengths(model, self._data, skip, autocast))
+            self._nats.copy_(code_lengths(model, self._data, autocast))
 
         self._work = recorded(work, device)
 

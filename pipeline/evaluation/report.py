@@ -53,7 +53,7 @@ class Evaluation:
     classes: dict[str, tuple[int, float]]
     """Bytes and their bits by class of the byte."""
     position_bpb: list[float | None]
-    """bpb by position of the byte in its window; at position p it has p + 1 bytes of context."""
+    """bpb by position of the byte in its window, over all windows; at position p it has p + 1 bytes of context."""
     position_bytes: list[int]
     learning_rate: float | None = None
     """Prequential: after the warm-up, if there is one."""

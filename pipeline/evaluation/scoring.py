@@ -20,8 +20,9 @@ from pipeline.training.precision import Autocast
 
 @dataclass(frozen=True)
 class Tally:
-    """Nats and numbers of the bytes scored so far. `table` is (2, W + 256) float64: row 0 nats, row 1 bytes;
-    the first W columns by position of the target in its window, the last 256 by its value."""
+    """Nats and numbers of the bytes scored so far. `table` is (2, W + 256) float64: row 0 nats, row 1 bytes; the last
+    256 columns by the value of the byte, each byte once. The first W by the position of the target in its window, in
+    every window that holds it: windows that overlap tell of every position, though the code takes a byte only once."""
 
     table: np.ndarray
 
@@ -36,15 +37,15 @@ class Tally:
     @property
     def scored(self) -> int:
         """Bytes scored."""
-        return int(self._positions[1].sum())
+        return int(self._values[1].sum())
 
     @property
     def bits(self) -> float:
         """Their code length under the model."""
-        return math.fsum(self._positions[0]) / math.log(2)
+        return math.fsum(self._values[0]) / math.log(2)
 
     def by_position(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bits per byte (NaN where none was scored) and bytes for each position of the window, (W,) each."""
+        """Bits per byte (NaN where there was none) and bytes for each position of the window, (W,) each."""
         return _rates(self._positions)
 
     def by_class(self) -> dict[str, tuple[int, float]]:
@@ -70,22 +71,23 @@ def _rates(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def score(model: ByteModel, rows: np.ndarray, skip: int, window: int, autocast: Autocast) -> np.ndarray:
-    """The table (see Tally) of one batch of windows, (B, T + 1) uint8 with T ≤ W, without its first `skip` targets.
+    """The table (see Tally) of one batch of windows, (B, T + 1) uint8 with T ≤ W, whose first `skip` targets count by
+    position alone.
 
     The model must be in evaluation mode; it computes on the device where it lies.
     """
     data = torch.from_numpy(rows.copy()).to(model.device)
-    return tabulate(code_lengths(model, data, skip, autocast), rows, skip, window)
+    return tabulate(code_lengths(model, data, autocast), rows, skip, window)
 
 
-def code_lengths(model: ByteModel, data: torch.Tensor, skip: int, autocast: Autocast) -> torch.Tensor:
-    """Nats of the targets of windows, (B, T + 1) uint8 → (B, T − skip), on the device where both lie."""
+def code_lengths(model: ByteModel, data: torch.Tensor, autocast: Autocast) -> torch.Tensor:
+    """Nats of the targets of windows, (B, T + 1) uint8 → (B, T), on the device where both lie."""
     data = data.long()
     with autocast():
         logits = model(data[:, :-1])
     assert isinstance(logits, torch.Tensor)
-    targets = data[:, 1 + skip :]
-    nats = functional.cross_entropy(logits[:, skip:].flatten(0, 1), targets.flatten(), reduction="none")
+    targets = data[:, 1:]
+    nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nats.view(targets.shape)
 
 
@@ -93,9 +95,9 @@ def tabulate(found: torch.Tensor, rows: np.ndarray, skip: int, window: int) -> n
     """The table of windows from the nats of their targets."""
     nats = found.cpu().double().numpy()
     table, values = np.zeros((2, window + 256)), rows[:, 1 + skip :].ravel()
-    scored = slice(skip, skip + nats.shape[1])
-    table[0, scored], table[1, scored] = nats.sum(axis=0), len(rows)
-    table[0, window:] = np.bincount(values, weights=nats.ravel(), minlength=256)
+    length = nats.shape[1]
+    table[0, :length], table[1, :length] = nats.sum(axis=0), len(rows)
+    table[0, window:] = np.bincount(values, weights=nats[:, skip:].ravel(), minlength=256)
     table[1, window:] = np.bincount(values, minlength=256)
     return table
 

@@ -93,7 +93,8 @@ def test_a_window_slides_over_a_file_and_the_rest_is_left_alone(place: Path, eva
     assert "multi-byte UTF-8" in said and "every 4" in said and "MLflow" not in said
     [path] = (place / "runs" / "one" / "evaluation").glob("note.txt-*-sliding-window-16-stride-4.json")
     found = json.loads(path.read_text())
-    assert found["bytes"] == 460 == sum(found["position_bytes"]) + 1
+    assert found["bytes"] == 460 == sum(kind["bytes"] for kind in found["classes"].values()) + 1
+    assert len(found["position_bytes"]) == 16 and min(found["position_bytes"]) > 100, "every position, many times"
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in place.iterdir()) == before
 
