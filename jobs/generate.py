@@ -13,6 +13,7 @@ import tyro
 from h2q.config import SamplingConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
+from pipeline.shown import printable
 
 PROG = "python jobs/generate.py"
 
@@ -101,14 +102,9 @@ def show_text(drawn: Iterator[int]) -> int:
     for byte in drawn:
         count += 1
         if text := decoder.decode(bytes((byte,))):
-            print(safe(text), end="", flush=True)
-    print(safe(decoder.decode(b"", final=True)), flush=True)
+            print(printable(text), end="", flush=True)
+    print(printable(decoder.decode(b"", final=True)), flush=True)
     return count
-
-
-def safe(text: str) -> str:
-    """Text that cannot upset a terminal: control characters other than line ends and tabs as U+FFFD."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 if __name__ == "__main__":

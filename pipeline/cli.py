@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from h2q.errors import UserError
+from pipeline.guard import guarded
 from pipeline.suggestions import unknown_options
 from pipeline.threads import wait_asleep
 
@@ -71,20 +72,9 @@ def options_of(config: Any, default: Any, prefix: str = "") -> list[str]:
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Call main(arguments) as a job: a UserError is one line on standard error and exit code 2, Ctrl-C one and 130."""
+    """Call main(arguments) as a job, and exit with its code: `pipeline.guard` says which errors give which."""
     wait_asleep()
-    try:
-        code = main(sys.argv[1:]) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output left (`| head`): not an error; keep Python from complaining while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    code = guarded(main)
     # Python collects garbage on its way out: seconds with torch, Ray and MLflow, for what the system frees anyway.
     gc.freeze()
     sys.exit(code)

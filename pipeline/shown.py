@@ -1,7 +1,30 @@
 """What may be shown: text from outside without what would upset a terminal, and addresses without their secrets."""
 
 import logging
+import re
 from functools import cache
+
+_SECRETS = (
+    # user:password@, whatever the password holds: up to the last @, because one that should have been quoted (/ ? # @)
+    # must not pass. A port with an @ in the path behind it looks the same: rather too little is shown.
+    (re.compile(r"://[^\s/@:]*:\S*@"), "://"),
+    (re.compile(r"://[^/\s]*@"), "://"),
+    (re.compile(r"([?&;#][^=&\s]*(?:key|sig|cred|auth)[^=&\s]*)=[^&\s]*", re.IGNORECASE), r"\1="),
+    (re.compile(r"([\w.-]*(?:secret|token|passw|pwd)[\w.-]*)=[^&\s]*", re.IGNORECASE), r"\1="),
+)
+
+
+def without_secrets(text: str) -> str:
+    """The text (a path, a URI, a command line, a message) without the users, passwords, keys, tokens and signatures of
+    the addresses in it."""
+    for pattern, rest in _SECRETS:
+        text = pattern.sub(rest, text)
+    return text
+
+
+def presentable(text: str) -> str:
+    """Text for a terminal or a log: printable, without secrets."""
+    return printable(without_secrets(text))
 
 
 def printable(text: str) -> str:
@@ -13,4 +36,4 @@ def printable(text: str) -> str:
 def note(sentence: str) -> None:
     """Tell people, once, what they should know although the work goes on: a line on standard error."""
     # Where nobody has configured logging, Python writes a warning there; a library's user may send it elsewhere.
-    logging.getLogger("h2q").warning("note: %s", printable(sentence))
+    logging.getLogger("h2q").warning("note: %s", presentable(sentence))

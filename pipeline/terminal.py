@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 from pipeline.events import Event
+from pipeline.shown import presentable
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines, those that always stay aside."""
@@ -42,7 +43,7 @@ class Display:
     def stage(self, text: str) -> None:
         """What is being done: on the live line, else as a line of its own."""
         if self._console.is_terminal:
-            self._bar.update(self._task, description=text, status="", completed=0)
+            self._bar.update(self._task, description=presentable(text), status="", completed=0)
         else:
             self.say(text)
 
@@ -53,7 +54,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(presentable(text), highlight=False, markup=False, soft_wrap=True)
 
     def preparing(self, event: Event) -> None:
         """What preparing a corpus tells."""
@@ -68,7 +69,7 @@ class Display:
                 status += f"  {human_bytes(rate)}/s  ETA {human_seconds((event.total - event.done) / rate)}"
             self._bar.update(
                 self._task,
-                description=f"preparing {event.text}",
+                description=presentable(f"preparing {event.text}"),
                 status=status,
                 total=event.total,
                 completed=event.done,
@@ -111,8 +112,3 @@ def human_seconds(seconds: float) -> str:
         days, hours = divmod(round(seconds / 3600), 24)
         return f"{days} d {hours} h"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def printable(text: str) -> str:
-    """Text that cannot upset a terminal: control characters other than line ends as U+FFFD."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)

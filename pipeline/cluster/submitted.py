@@ -6,6 +6,7 @@ from pathlib import Path
 
 from h2q.errors import require
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
+from pipeline.shown import without_secrets
 from pipeline.storage import uri as storage
 from pipeline.storage.store_address import given_address, sqlite_address, sqlite_file
 
@@ -56,7 +57,7 @@ def _tracking(config: TrackingConfig, folder: str) -> TrackingConfig:
     local = storage.local_path(folder)
     require(
         local is not None,
-        f"tracking.uri must name a server where storage is {storage.without_secrets(folder)}, got {uri}: start one "
+        f"tracking.uri must name a server where storage is {without_secrets(folder)}, got {uri}: start one "
         "with mlflow server and name it with --tracking.uri, or train with --tracking.no-enabled",
     )
     return replace(config, uri=sqlite_address(f"{local}/{database}"))

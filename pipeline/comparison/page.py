@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.comparison.compare import Comparison
 from pipeline.comparison.compared_run import ComparedRun
 from pipeline.comparison.table import grid
-from pipeline.terminal import printable
+from pipeline.shown import printable
 
 
 def page(comparison: Comparison, png: bytes) -> str:

@@ -18,8 +18,8 @@ from pipeline.corpus.corpus import VERSION, Split
 from pipeline.corpus.verified import remember_verified
 from pipeline.prepare.sources import Source
 from pipeline.prepare.splits import SPLITS, Contents
+from pipeline.shown import without_secrets
 from pipeline.storage.path import AnyPath
-from pipeline.storage.uri import without_secrets
 
 SAMPLE = 2 << 20
 """Bytes of each split that are compressed for comparison."""

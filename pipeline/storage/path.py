@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from h2q.errors import UserError
+from pipeline.shown import without_secrets
 from pipeline.storage import uri as storage
 from pipeline.storage.uri import sync_folder
 
@@ -35,7 +36,7 @@ class UriPath:
     uri: str
 
     def __str__(self) -> str:
-        return storage.without_secrets(self.uri)
+        return without_secrets(self.uri)
 
     __repr__ = __str__
 

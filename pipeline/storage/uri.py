@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import re
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -44,12 +43,6 @@ def join(folder: str, name: str) -> str:
         return f"{folder.rstrip('/')}/{name}"
     base, mark, query = folder.partition("?")
     return f"{base.rstrip('/')}/{quote(name)}{mark}{query}"
-
-
-def without_secrets(text: str) -> str:
-    """The text (a path, a URI, a command line) without the users, passwords, keys and tokens of the URIs in it."""
-    text = re.sub(r"://[^/@\s]*@", "://", text)
-    return re.sub(r"([?&][^=&\s]*(?:secret|token|password|key)[^=&\s]*)=[^&\s]*", r"\1=", text, flags=re.IGNORECASE)
 
 
 def local_path(path: str) -> str | None:

@@ -13,8 +13,8 @@ from h2q.errors import require
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
+from pipeline.shown import without_secrets
 from pipeline.storage.path import UriPath, text_of
-from pipeline.storage.uri import without_secrets
 from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.folder import check_new, claim_sweep, only_one, sweep_folder

@@ -6,8 +6,8 @@ from typing import Any
 from h2q.errors import UserError, require
 from pipeline.config import CorpusConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
+from pipeline.shown import without_secrets
 from pipeline.storage.store_address import sqlite_file
-from pipeline.storage.uri import without_secrets
 from pipeline.tracking import ui_view
 from pipeline.tracking.client import open_client
 from pipeline.tracking.uri import mlflow_command, tracking_uri

@@ -8,8 +8,8 @@ from urllib.parse import urlparse
 
 from h2q.errors import UserError, require
 from pipeline.config import TrackingConfig
+from pipeline.shown import without_secrets
 from pipeline.storage.store_address import given_address, sqlite_address, sqlite_file
-from pipeline.storage.uri import without_secrets
 from pipeline.tracking import ui_view
 
 

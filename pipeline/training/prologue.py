@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus.corpus import MANIFEST, Corpus, Split
 from pipeline.prepare.prepare import prepare
 from pipeline.prepare.sources import check_found
-from pipeline.storage.uri import without_secrets
+from pipeline.shown import without_secrets
 from pipeline.terminal import Display
 from pipeline.training.precision import check_precision
 

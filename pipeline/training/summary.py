@@ -13,7 +13,8 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.runs.checkpoint import newest_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
-from pipeline.terminal import human_bytes, human_seconds, printable
+from pipeline.shown import printable
+from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uri import ui_address, ui_command
 

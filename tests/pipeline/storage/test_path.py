@@ -24,6 +24,7 @@ from pipeline.runs.checkpoint import (
 )
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.journal import Follower, Journal, read_journal
+from pipeline.shown import without_secrets
 from pipeline.storage import append_log as growing
 from pipeline.storage import path as paths
 from pipeline.storage import uri as storage
@@ -85,9 +86,7 @@ def test_a_file_uri_is_a_path_and_no_password_is_shown(tmp_path: Path, bucket: P
     assert "secret" not in f"{bucket} {bucket!r} {bucket / 'x'}"
     assert pickle.loads(pickle.dumps(bucket)) == bucket == locate(paths.text_of(bucket))
     line = "--storage s3://me:pass@bucket/x?client_secret=pass&region=r --corpus.hub name@revision"
-    assert storage.without_secrets(line) == (
-        "--storage s3://bucket/x?client_secret=&region=r --corpus.hub name@revision"
-    )
+    assert without_secrets(line) == ("--storage s3://bucket/x?client_secret=&region=r --corpus.hub name@revision")
 
 
 @pytest.mark.parametrize("missing", FILES)

@@ -1,0 +1,75 @@
+"""The one way out of every job: whatever happens, one line and an exit code, and no traceback on a user's screen."""
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from h2q.errors import UserError, first_line
+from pipeline.shown import presentable
+
+
+def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
+    """Call main(arguments); the exit code. What ended it before is one line on standard error.
+
+    2: a mistake that the user can mend (UserError). 130: Ctrl-C. 1: standard output cannot be written to, or anything
+    else, of which a file holds the traceback. 0: also where the reader of the output has left (`| head`).
+    """
+    _open_streams()
+    code, said = 0, ""
+    try:
+        try:
+            code = main(sys.argv[1:]) or 0
+        except SystemExit as stop:  # of --help
+            code = stop.code if isinstance(stop.code, int) else 0
+        sys.stdout.flush()
+    except UserError as error:
+        code, said = 2, str(error)
+    except KeyboardInterrupt:
+        code, said = 130, "interrupted"
+    except Exception as error:
+        problem = _problem_of_output()
+        if isinstance(problem, BrokenPipeError):
+            code = 0
+        elif problem is not None:
+            code, said = 1, f"cannot write to standard output: {problem.strerror}"
+        else:
+            code, said = 1, f"{type(error).__name__}: {first_line(error)} ({_kept(error)})"
+    if said:
+        with suppress(OSError):
+            print("error:", " ".join(presentable(said).splitlines()), file=sys.stderr, flush=True)
+    return code
+
+
+def _open_streams() -> None:
+    """Output that a terminal's encoding lacks becomes ? and a stream that was closed is one that nobody reads."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _problem_of_output() -> OSError | None:
+    """Why standard output cannot be written to; what waits there is then dropped, or Python would complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
+
+
+def _kept(error: Exception) -> str:
+    """Where the traceback is kept."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="h2q-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(presentable("".join(traceback.format_exception(error))))
+        return f"a fault of the program, all of it in {file.name}"
+    except OSError as refusal:
+        return f"a fault of the program; its traceback cannot be kept: {refusal.strerror}"
