@@ -4,8 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.runs.folder import check_folder
+from pipeline.storage.path import UriPath
 
 PROG = "python jobs/evaluate.py"
 
@@ -21,6 +24,8 @@ def main(args: Sequence[str]) -> int:
     from pipeline.evaluation.tracking import log_evaluation
 
     console = Console(highlight=False)
+    output = options.output and check_folder(options.output, "output")
+    require(not isinstance(output, UriPath), f"output must be a folder of this machine, got {output}: name another")
     try:
         with EvaluationProgress(console) as progress:
             evaluation, folder = evaluate(options, progress)
@@ -34,7 +39,10 @@ def main(args: Sequence[str]) -> int:
     # matplotlib writes to disks only: a run on a URI leaves its pictures here, and in MLflow.
     kept = folder is not None and isinstance(folder.path, Path)
     beside = folder.evaluations if folder and kept else Path("evaluations").absolute()
-    files = evaluation.write(Path(options.output).absolute() if options.output else beside)
+    try:
+        files = evaluation.write(output or beside)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}; name a folder with --output") from error
     for path in files:
         console.print(str(path), markup=False, soft_wrap=True)
     if folder and options.tracking.enabled:

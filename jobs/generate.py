@@ -97,7 +97,6 @@ def show_bytes(drawn: Iterator[int]) -> int:
 
 def show_text(drawn: Iterator[int]) -> int:
     """Write bytes as text that is safe on a terminal, a character as soon as it is whole; how many bytes."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     decoder, count = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
     for byte in drawn:
         count += 1

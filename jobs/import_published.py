@@ -1,5 +1,6 @@
 """Import a checkpoint of the published QRLM or H2Q: `python jobs/import_published.py FILE [--name NAME]`."""
 
+import os
 import pickle
 import shlex
 import warnings
@@ -65,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    require(path.is_file(), f"no file {path}")
+    require(os.path.isfile(path), f"no file {path}")
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)

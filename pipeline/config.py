@@ -1,5 +1,6 @@
 """A run as one frozen value, and the presets. Imports nothing heavy: `--help` must be quick."""
 
+import reprlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -60,7 +61,10 @@ class CorpusConfig(FromDict):
         _ = self.row_end
         require(0 <= self.holdout < 0.5, f"corpus.holdout must be at least 0 and below 0.5, got {self.holdout}")
         require(0 <= self.seed < 2**63, f"corpus.seed must be at least 0 and below 2^63, got {self.seed}")
-        require(self.shard_bytes >= 1, f"corpus.shard_bytes must be at least 1, got {self.shard_bytes}")
+        require(
+            1 <= self.shard_bytes <= 1 << 31,
+            f"corpus.shard_bytes must be 1 to {1 << 31}, since a whole shard is held in memory, got {self.shard_bytes}",
+        )
         require(self.cache_bytes >= 1, f"corpus.cache_bytes must be at least 1, got {self.cache_bytes}")
 
     @property
@@ -166,6 +170,16 @@ class TrackingConfig(FromDict):
         )
 
 
+_LONGEST_NAME = 255
+"""Bytes of a file's name, on any file system that matters."""
+
+
+def _is_folder_name(text: str) -> bool:
+    # What is printable can be encoded as UTF-8, too.
+    plain = text.isprintable() and not set(text) & set("/\\") and not text.startswith(".")
+    return plain and 1 <= len(text.encode()) <= _LONGEST_NAME
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(FromDict):
     """One training run."""
@@ -246,8 +260,9 @@ class RunConfig(FromDict):
             f"got {self.training.lanes}",
         )
         require(
-            self.name is None or (self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")),
-            f"name must be a plain folder name, got {self.name!r}",
+            self.name is None or _is_folder_name(self.name),
+            f"name must be a plain folder name of 1 to {_LONGEST_NAME} bytes of printable UTF-8, without / and \\ and not "
+            f"hidden by a dot, got {reprlib.repr(self.name)}",
         )
         require(
             not self.growth.enabled or self.model.kind == "hamilton",

@@ -67,7 +67,7 @@ def find_address(address: str | None) -> str:
     )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:
         raise _unanswered(address, error) from error
     return address
 

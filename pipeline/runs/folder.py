@@ -188,15 +188,24 @@ def check_storage(storage: str) -> Path:
 
     Raises: UserError if nothing can be written there.
     """
-    place = locate(storage)
+    return check_folder(storage, "storage")
+
+
+def check_folder(text: str, option: str) -> Path:
+    """The folder that an option names, as `check_storage`."""
+    require(
+        text.isprintable() and text != "",
+        f"{option} must be a path of printable UTF-8, got {text!r}: name another with --{option}",
+    )
+    place = locate(text)
     probe = place / f".write-{uuid.uuid4().hex}"
     try:
-        make_folder(place, "--storage")
+        make_folder(place, f"--{option}")
         write_atomic(probe, b"")
         remove(probe)
     except UserError as error:
         raise UserError(
-            f"storage must be a folder that can be written, got {place} ({error}): name another with --storage"
+            f"{option} must be a folder that can be written, got {place} ({error}): name another with --{option}"
         ) from error
     return place
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
-from h2q.errors import UserError
+from h2q.errors import UserError, require
 from pipeline.shown import without_secrets
 from pipeline.storage import uri as storage
 from pipeline.storage.uri import sync_folder
@@ -117,6 +117,10 @@ def locate(text: str) -> Path:
 
     To a type checker a Path: of one, runs use what a UriPath has too, and no more.
     """
+    require(
+        not storage.is_uri(text) or text.partition("://")[2].strip("/") != "",
+        f"a URI must name a bucket, a folder or a file behind ://, got {text!r}",
+    )
     local = storage.local_path(text)
     remote: Any = UriPath(storage.absolute(text))
     return remote if local is None else Path(storage.absolute(local))

@@ -34,7 +34,7 @@ def is_uri(path: str) -> bool:
 
 def absolute(path: str) -> str:
     """The path made absolute (`~` expanded); a URI unchanged but for a trailing slash."""
-    return path.rstrip("/") if is_uri(path) else str(Path(path).expanduser().absolute())
+    return path.rstrip("/") if is_uri(path) else str(Path(os.path.expanduser(path)).absolute())
 
 
 def join(folder: str, name: str) -> str:

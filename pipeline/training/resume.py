@@ -9,7 +9,7 @@ from typing import Any
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
-from pipeline.runs.checkpoint import newest_state
+from pipeline.runs.checkpoint import config_of, newest_state
 from pipeline.runs.folder import RunFolder, find_folder
 from pipeline.runs.load import run_config
 from pipeline.storage.held import Held, held
@@ -91,8 +91,13 @@ def check_resumable(earlier: EarlierRun, config: RunConfig) -> None:
         f"training.steps must be at least {earlier.step}, the steps that {earlier.folder.name} has done, got "
         f"{config.training.steps}: leave it out, or raise it",
     )
+    require(
+        "growth" in earlier.state,
+        f"{earlier.folder.name} was imported, without what training needs to go on: it can be evaluated and let write",
+    )
+    before = config_of(earlier.state).model.to_dict()
     for name, value in config.model.to_dict().items():
-        was = earlier.state["config"]["model"][name]
+        was = before[name]
         require(
             was == value or name in ("memory", "dropout"),
             f"resume needs the model of the run: model.{name} was {was}, now {value}; start another --name",

@@ -14,6 +14,7 @@ from pipeline.runs.checkpoint import newest_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
 from pipeline.shown import printable
+from pipeline.storage.json_file import read_hint, shape_of
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uri import ui_address, ui_command
@@ -110,7 +111,9 @@ def read_summary(folder: RunFolder) -> Summary | None:
     """The result of a run that has ended, None where there is none of this version."""
     stored = folder.summary()
     known = {field.name for field in fields(Summary)}
-    return Summary(**stored) if stored is not None and stored.keys() == known else None
+    if stored is None or stored.keys() != known:
+        return None
+    return read_hint(folder.summary_file, shape_of(Summary, complete=True), "it is not shown") and Summary(**stored)
 
 
 def _bits(bpb: float | None) -> str:
