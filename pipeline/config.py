@@ -261,8 +261,8 @@ class RunConfig(FromDict):
         )
         require(
             self.name is None or _is_folder_name(self.name),
-            f"name must be a plain folder name of 1 to {_LONGEST_NAME} bytes of printable UTF-8, without / and \\ and not "
-            f"hidden by a dot, got {reprlib.repr(self.name)}",
+            f"name must be a plain folder name: 1 to {_LONGEST_NAME} bytes of printable UTF-8, no / or \\, no dot "
+            f"before it, got {reprlib.repr(self.name)}",
         )
         require(
             not self.growth.enabled or self.model.kind == "hamilton",

@@ -30,7 +30,7 @@ def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
     except KeyboardInterrupt:
         code, said = 130, "interrupted"
     except Exception as error:
-        problem = _problem_of_output()
+        problem = _problem_of_output(error)
         if isinstance(problem, BrokenPipeError):
             code = 0
         elif problem is not None:
@@ -53,13 +53,15 @@ def _open_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _problem_of_output() -> OSError | None:
-    """Why standard output cannot be written to; what waits there is then dropped, or Python would complain at exit."""
+def _problem_of_output(error: Exception) -> OSError | None:
+    """Why standard output cannot be written to, if that is what the error may be of; nothing more is written there."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
     try:
-        sys.stdout.flush()
-    except OSError as error:
+        print(flush=True)  # once more: what could not be written is not kept
+    except OSError as problem:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return error
+        return problem
     return None
 
 

@@ -9,7 +9,8 @@ _SECRETS = (
     # must not pass. A port with an @ in the path behind it looks the same: rather too little is shown.
     (re.compile(r"://[^\s/@:]*:\S*@"), "://"),
     (re.compile(r"://[^/\s]*@"), "://"),
-    (re.compile(r"([?&;#][^=&\s]*(?:key|sig|cred|auth)[^=&\s]*)=[^&\s]*", re.IGNORECASE), r"\1="),
+    # But viewStateShareKey, which every link to MLflow's pages has.
+    (re.compile(r"([?&;#][^=&\s]*(?:(?<!Share)key|sig|cred|auth)[^=&\s]*)=[^&\s]*", re.IGNORECASE), r"\1="),
     (re.compile(r"([\w.-]*(?:secret|token|passw|pwd)[\w.-]*)=[^&\s]*", re.IGNORECASE), r"\1="),
 )
 
@@ -28,8 +29,10 @@ def presentable(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that cannot upset a terminal: control characters other than line ends and tabs as U+FFFD."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+    """Text that cannot upset a terminal: control characters other than line ends and tabs as U+FFFD, the bytes of a
+    file's name that are not UTF-8 as escapes (`\\udce9`)."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in whole)
 
 
 @cache

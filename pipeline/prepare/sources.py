@@ -17,9 +17,10 @@ from pipeline.prepare.manual import manual, topics
 from pipeline.prepare.packing import SUFFIXES
 from pipeline.prepare.plain import MakePlain, not_plain
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
+from pipeline.shown import printable, without_secrets
 from pipeline.storage.listing import ListedFile, find
-from pipeline.storage.path import locate, printable
-from pipeline.storage.uri import absolute, is_uri, without_secrets
+from pipeline.storage.path import locate
+from pipeline.storage.uri import absolute, is_uri
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation"} | {
     "val": "validation",

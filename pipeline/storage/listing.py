@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from h2q.errors import UserError, first_line, require
-from pipeline.shown import without_secrets
-from pipeline.storage.path import AnyPath, UriPath, locate, printable
+from pipeline.shown import printable, without_secrets
+from pipeline.storage.path import AnyPath, UriPath, locate
 from pipeline.storage.uri import absolute, filesystem, is_uri
 
 

@@ -126,11 +126,6 @@ def locate(text: str) -> Path:
     return remote if local is None else Path(storage.absolute(local))
 
 
-def printable(text: str) -> str:
-    """The text, with escapes (`\\udce9`) for the bytes of a file's name that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def text_of(path: AnyPath) -> str:
     """What `locate` makes this path of: not to be shown, a URI may hold a password."""
     return path.uri if isinstance(path, UriPath) else str(path)

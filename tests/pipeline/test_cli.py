@@ -11,7 +11,7 @@ import pytest
 
 from h2q.errors import UserError
 from jobs.generate import GenerateOptions
-from pipeline.cli import options_of, parse, run
+from pipeline.cli import options_of, parse
 from pipeline.config import PRESETS, RunConfig
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.suggestions import option_names
@@ -81,13 +81,3 @@ def test_a_terminal_of_any_encoding_is_told_the_rule(encoding: str) -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.startswith(b"error: training.steps must be at least 1, got 0")
     assert wrong.stderr.count(b"\n") == 1
-
-
-def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(_: object) -> int:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as stopped:
-        run(main)
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "error: interrupted\n"

@@ -66,7 +66,7 @@ def test_no_secret_of_a_query_or_of_a_message_passes(key: str) -> None:
     "text",
     [
         "s3://bucket/data@2024/part",
-        "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning",
+        "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=h2q",
         "--corpus.hub name:config@revision",
         "sqlite:////tmp/a b/mlflow.db",
         "--model.dim 64 --search.space model.fixed_rank=1,2",

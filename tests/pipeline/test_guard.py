@@ -1,0 +1,74 @@
+"""The way out of every job: one line, an exit code, no traceback; also where output cannot be written to."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import run
+
+JOB = Path(__file__).parents[2] / "jobs" / "compare.py"
+
+
+def call(*options: str, redirect: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+    """The help of a small job, in a process of its own, its output redirected by a shell."""
+    command = f'"$@" {redirect}'
+    arguments = ["bash", "-c", f"set -o pipefail; {command}", "job", sys.executable, str(JOB), *options]
+    return subprocess.run(arguments, env=os.environ | variables, capture_output=True, text=True, check=False)
+
+
+def test_a_full_output_is_said_and_a_reader_that_leaves_is_not() -> None:
+    full = call("--help", redirect="> /dev/full")
+    assert (full.returncode, full.stderr) == (1, "error: cannot write to standard output: No space left on device\n")
+    left = call("--help", redirect="| head -c 1")
+    assert (left.returncode, left.stderr) == (0, "")
+    closed = call("--help", redirect=">&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+)
+def test_what_an_encoding_lacks_is_no_fault(variables: dict[str, str]) -> None:
+    helped = call("--help", **variables)
+    assert (helped.returncode, helped.stderr) == (0, "") and "--storage" in helped.stdout
+
+
+def ended_by(error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple:
+    def main(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["job"])
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("1st\n2nd http://u:hunter2@h"), MemoryError(), RecursionError("deep"), OSError(5, "I/O")],
+)
+def test_what_nobody_foresaw_is_one_line_and_a_file(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = ended_by(error, monkeypatch, capsys)
+    assert code == 1 and said.startswith(f"error: {type(error).__name__}: ") and said.count("\n") == 1
+    kept = Path(re.search(r"all of it in (\S+)\)", said)[1])  # type: ignore[index]
+    text = kept.read_text()
+    kept.unlink()
+    assert "Traceback" in text and "raise error" in text and "hunter2" not in text
+
+
+def test_a_message_cannot_forge_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from h2q.errors import UserError
+
+    code, said = ended_by(UserError("no file a\nerror: b\x1b[2J\u2028c"), monkeypatch, capsys)
+    assert (code, said) == (2, "error: no file a error: b\ufffd[2J\ufffdc\n")
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended_by(KeyboardInterrupt(), monkeypatch, capsys) == (130, "error: interrupted\n")
