@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from h2q.errors import UserError, first_line
 from pipeline.config import TrackingConfig
+from pipeline.shown import without_secrets
 from pipeline.storage.lock import lock
 from pipeline.storage.store_address import is_missing, sqlite_address, sqlite_file
-from pipeline.storage.uri import without_secrets
 from pipeline.tracking.uri import tracking_uri
 
 if TYPE_CHECKING:

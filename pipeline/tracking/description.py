@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.terminal import printable
+from pipeline.shown import printable
 
 _RESULT = "\n\n## Result\n\n"
 

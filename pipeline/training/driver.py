@@ -21,8 +21,8 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_new, check_storage, claim_folder
 from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stage import StageWatch
-from pipeline.shown import without_secrets
 from pipeline.runs.stop import Stopping, stoppable
+from pipeline.shown import without_secrets
 from pipeline.threads import busy_cores, busy_note
 from pipeline.tracking.store import MLflowStore, connect
 from pipeline.tracking.tracker import Tracker, track_run
