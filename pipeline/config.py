@@ -102,8 +102,10 @@ class TrainingConfig(FromDict):
     """AdamW's decay of the second moment."""
     warmup: int = 100
     """Steps over which the learning rate rises linearly; of a short run at most a third."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: cosine to a tenth at the last step, or constant."""
+    schedule: Literal["cosine", "constant", "warm-down"] = "cosine"
+    """Learning rate after the warm-up: cosine to a tenth at the last step, or constant. Where a resume changes `steps`,
+    cosine goes on along the curve of the new number, which can be higher; `warm-down` goes from the rate so far down to
+    a tenth of it at the last step (a new run: as cosine)."""
     clip: float = 1.0
     """Largest global gradient norm."""
     axiom_lambda: float = 0.1

@@ -13,8 +13,9 @@ from h2q.model import ByteModel
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.lanes import Lanes
-from pipeline.training.optimizer import learning_rate, set_learning_rate
+from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.precision import Autocast, setup_precision
+from pipeline.training.schedule import learning_rate
 from pipeline.training.step import optimizer_step
 from pipeline.training.train_state import TrainState, new_train_state
 from pipeline.training.validate import bits_per_byte

@@ -106,7 +106,8 @@ def _fields(preset: str, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, rank: int) -> dict[str, float | None]:
-    """`known`: what records do not hold, of which `parameters` and `seconds` are used; `rank`: where none is logged."""
+    """`known`: what records do not hold, of which `parameters`, `seconds` and `bytes_seen` are used; `bytes_per_step`,
+    `rank`: where none is logged."""
     latest: Record = {}
     for record in records:
         latest |= record
@@ -119,7 +120,7 @@ def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, 
         "parameters": known.get("parameters"),
         "rank": latest.get("growth/rank", rank),
         "steps": steps,
-        "bytes seen": steps * bytes_per_step,
+        "bytes seen": max(known.get("bytes_seen", 0), latest.get("bytes_seen", steps * bytes_per_step)),
         "bytes/s": latest.get("bytes_per_second"),
         "seconds": known.get("seconds"),
     }

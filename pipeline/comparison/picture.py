@@ -45,8 +45,9 @@ def picture(comparison: Comparison) -> bytes:
 
 
 def _by_bytes(run: ComparedRun, name: str) -> tuple[list[int], list[float]]:
-    steps, values = series(run.records, name)
-    return [step * run.bytes_per_step for step in steps], values
+    chosen = [record for record in run.records if name in record]
+    seen = [record.get("bytes_seen", record["step"] * run.bytes_per_step) for record in chosen]
+    return seen, [record[name] for record in chosen]
 
 
 def _by_minutes(records: list[Record], name: str) -> tuple[list[float], list[float]]:

@@ -20,8 +20,9 @@ from pipeline.config import RunConfig
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import Stream, check_stride, lane_edges
 from pipeline.runs.checkpoint import Checkpoint
-from pipeline.training.optimizer import learning_rate, set_learning_rate
+from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.precision import Autocast
+from pipeline.training.schedule import learning_rate
 from pipeline.training.step import optimizer_step
 from pipeline.training.train_state import TrainState, new_train_state
 
@@ -141,8 +142,9 @@ def learning_rates(config: RunConfig, checkpoint: Checkpoint | None, given: floa
     if checkpoint is None:
         training = training if given is None else replace(training, learning_rate=given)
         return lambda step: learning_rate(step, training)
-    made_at = learning_rate(checkpoint.state["step"], config.training) * 0.5 ** checkpoint.state.get("rollbacks", 0)
-    grown = len(checkpoint.state.get("growth", {}).get("grown_at", []))
+    state = checkpoint.state
+    made_at = learning_rate(state["step"], config.training, state.get("leg")) * 0.5 ** state.get("rollbacks", 0)
+    grown = len(state.get("growth", {}).get("grown_at", []))
     constant = made_at * config.growth.lr_scale**grown if given is None else given
     return lambda step: constant
 

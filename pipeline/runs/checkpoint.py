@@ -51,6 +51,11 @@ class _Growth(TypedDict):
     losses: list[float]
 
 
+class _Leg(TypedDict):
+    step: Count
+    share: float
+
+
 class _State(TypedDict):
     """What state.json holds; of an imported model, only what is required."""
 
@@ -62,6 +67,10 @@ class _State(TypedDict):
     device: NotRequired[str]
     world_size: NotRequired[Count]
     seconds: NotRequired[float]
+    wall_seconds: NotRequired[float]
+    bytes_seen: NotRequired[Count]
+    evaluated: NotRequired[dict[str, Count]]
+    leg: NotRequired[_Leg | None]
     best: NotRequired[_Best | None]
     losses: NotRequired[list[float]]
     skipped: NotRequired[Count]
@@ -212,6 +221,13 @@ def _newest(folder: Path, read: Callable[[Path], T]) -> tuple[T, Path, list[str]
     if damaged:
         raise UserError(f"no valid checkpoint in {folder}: {'; '.join(damaged)}; start over under another --name")
     return None
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Delete the checkpoint of a step, if it is there."""
+    path = checkpoint_folder(folder, step)
+    if path.exists():
+        remove_whole(path, _COMMIT)
 
 
 class TrainState(Protocol):

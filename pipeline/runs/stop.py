@@ -70,25 +70,26 @@ def stop_wanted(folder: Path) -> bool:
 class StopSignal:
     """Looks for the file in a thread of its own: the loop asks at every step, and must not wait for a disk or a store.
 
-    Never wants a stop unless `active`: the first worker looks, and tells the others.
+    Every worker looks for itself: during an evaluation they exchange nothing.
     """
 
-    def __init__(self, folder: Path, *, active: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         self.wanted = False
         """Whether somebody has asked the run in this folder to stop."""
         self._folder = folder
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stop", daemon=True) if active else None
+        self._thread = threading.Thread(target=self._run, name="stop", daemon=True)
+
+    def is_wanted(self) -> bool:
+        return self.wanted
 
     def __enter__(self) -> Self:
-        if self._thread:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._thread:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self.wanted and not self._ended.wait(_SECONDS):

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,8 +175,11 @@ def write_whole(folder: AnyPath, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             _write_durably(beside / name, content)
         sync_folder(beside)
-        shutil.rmtree(folder, ignore_errors=True)
+        replaced = beside.with_name(f"{beside.name}.replaced")
+        with suppress(FileNotFoundError):
+            folder.rename(replaced)
         beside.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise

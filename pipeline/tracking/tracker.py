@@ -135,11 +135,10 @@ class MLflowRun:
         summary = folder.summary()
         if summary is None:
             return
-        known = self._client.get_metric_history(self._id, "bytes_seen")
-        if all(metric.step != summary["steps"] for metric in known):
-            now, step = int(time.time() * 1000), summary["steps"]
-            named = [Metric(name, summary[name], now, step) for name in ("parameters", "bytes_seen", "seconds")]
-            self._client.log_batch(self._id, metrics=named)
+        now, step = int(time.time() * 1000), summary["steps"]
+        for name in ("parameters", "bytes_seen", "seconds"):
+            if all(metric.step != step for metric in self._client.get_metric_history(self._id, name)):
+                self._client.log_batch(self._id, metrics=[Metric(name, summary[name], now, step)])
 
 
 def track_run(

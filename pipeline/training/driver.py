@@ -93,6 +93,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             check_resumable(earlier, config)
             if (result := earlier.result(config)) is not None:
                 return _leave(earlier, result, config, command, connecting.result(), progress)
+            began -= earlier.seconds
         # Ray takes a while to end, too.
         with session(config, progress, aside=aside):
             store = connecting.result()
@@ -105,7 +106,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             # Of another number of threads the last bits would differ: the run keeps to this one.
             config = replace(config, threads=resources.threads)
             run = _begin(config, storage, corpus, preset, command, earlier, held, store, began, progress)
-            stopping = _follow(run, resources, progress, private=private)
+            stopping = _follow(run, resources, progress, private=private, began=began)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
         from pipeline.training.summary import summarise
 
@@ -193,7 +194,7 @@ def _leave(
     return TrainingResult(result, folder, Stopping())
 
 
-def _follow(run: _Run, resources: Resources, progress: Progress, *, private: bool) -> Stopping:
+def _follow(run: _Run, resources: Resources, progress: Progress, *, private: bool, began: float) -> Stopping:
     """Train, and meanwhile show and track what the journal says; whatever happens, the tracked run is ended."""
     folder = run.folder
 
@@ -222,7 +223,7 @@ def _follow(run: _Run, resources: Resources, progress: Progress, *, private: boo
             StageWatch(folder.stage_file, progress.evaluating),
             Follower(folder.journal, track),
         ):
-            fit(run.config, folder, run.corpus, resources, private=private)
+            fit(run.config, folder, run.corpus, resources, private=private, began=began)
     except BaseException as error:
         _end(run.tracker, folder, "stopped" if isinstance(error, KeyboardInterrupt) else "failed", progress)
         raise

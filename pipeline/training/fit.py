@@ -23,10 +23,18 @@ class TrainingFailed(Exception):
     """Training ended by an error that is not the user's. One line; the run can be resumed."""
 
 
-def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resources, *, private: bool = False) -> None:
+def fit(
+    config: RunConfig,
+    folder: RunFolder,
+    corpus: Corpus,
+    resources: Resources,
+    *,
+    private: bool = False,
+    began: float | None = None,
+) -> None:
     """Run the training loop in its workers, under Ray Train, or in this process where the run is `local`.
 
-    `private`: Ray is this process's own, and ends with it.
+    `private`: Ray is this process's own, and ends with it. `began`: see WorkerConfig (None: now).
     Raises: UserError and TrainingFailed as they happened in a worker.
     """
     import ray.train
@@ -39,6 +47,7 @@ def fit(config: RunConfig, folder: RunFolder, corpus: Corpus, resources: Resourc
         corpus=corpus.folder,
         use_gpu=resources.gpu,
         threads=resources.threads,
+        began=time.time() if began is None else began,
         about={"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},
     )
     # Whoever waits for a worker that hangs, waits so long: Ray's controller, `report`, the collectives of torch.

@@ -19,7 +19,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus.corpus import MANIFEST, Corpus, open_corpus
 from pipeline.corpus.lanes import Lanes
 from pipeline.corpus.prefetch import Prefetch
-from pipeline.runs.checkpoint import CheckpointWriter, newest_valid
+from pipeline.runs.checkpoint import CheckpointWriter, config_of, newest_valid, remove_checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Journal, Record
 from pipeline.runs.stage import StageNote
@@ -27,15 +27,16 @@ from pipeline.runs.stop import StopSignal
 from pipeline.training.clock import Clock
 from pipeline.training.flops import utilisation
 from pipeline.training.graph_rule import use_graph
-from pipeline.training.optimizer import learning_rate, set_learning_rate
+from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.origin import first_weights
 from pipeline.training.out_of_memory import ran_out, too_large
 from pipeline.training.precision import Autocast, setup_precision
 from pipeline.training.profile import StepProfile
 from pipeline.training.samples import write_sample
+from pipeline.training.schedule import due_evaluations, next_leg
 from pipeline.training.step import make_step
-from pipeline.training.train_state import Diverged, TrainState, mean_bits, new_train_state, scalars
-from pipeline.training.validate import bits_per_byte
+from pipeline.training.train_state import Counters, Diverged, TrainState, new_train_state, scalars
+from pipeline.training.validate import EvaluationStopped, bits_per_byte
 from pipeline.training.worker import Worker, find_worker
 from pipeline.training.worker_config import WorkerConfig
 
@@ -54,6 +55,8 @@ def train_loop_per_worker(job: WorkerConfig) -> None:
             return train(job, corpus, worker, rollbacks)
         except Diverged as error:
             diverged = error.with_traceback(None)  # which would keep the model in memory
+            if worker.first and error.unfit is not None:
+                remove_checkpoint(RunFolder(job.folder).checkpoints, error.unfit)
         except RuntimeError as error:
             if ran_out(error):
                 raise too_large(run, worker.name) from error
@@ -69,40 +72,45 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     run, folder, training = job.run, RunFolder(job.folder), job.run.training
     autocast = setup_precision(run.precision, worker.device)
     train_state = new_train_state(run, worker.device, about=job.about | worker.describe())
-    restore(train_state, folder, run)
-    counters = train_state.counters
-    counters.rollbacks = max(counters.rollbacks, rollbacks)
+    counters = restore(train_state, folder, run, worker, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size)
     take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
     start, clock = counters.step, Clock(counters.step, counters.seconds)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them
+
+    def save() -> None:
+        train_state.note(worker.means(losses))
+        counters.seconds, counters.wall_seconds = clock.seconds, time.time() - job.began
+        writer.write(train_state)
+        ray.train.report({"step": counters.step, **counters.record})
+
     with (
         Journal(folder.journal, first_step=start, active=worker.first) as journal,
         CheckpointWriter(folder.checkpoints, keep=training.keep, before=journal.sync, active=worker.first) as writer,
-        StopSignal(folder.path, active=worker.first) as stop,
+        StopSignal(folder.path) as stop,
         training_batches(run, corpus, worker) as batches,
         StepProfile(folder.trace, run.profile, worker.device, active=worker.first) as profile,
     ):
         for step in range(start, training.steps + 1):
-            counters.step, last, fresh = step, step == training.steps, step > start
+            counters.step, last, unsaved = step, step == training.steps, step > start
             logging = step % training.log_every == 0
             # Several workers must agree, which costs an exchange: on GPUs, only where one is due anyway.
             stopping = (logging or worker.world_size == 1 or not worker.cuda) and worker.any(stop.wanted)
 
             with clock.paused():
-                evaluating = fresh and (last or step % training.evaluate_every == 0)
-                improved = evaluating and evaluate(train_state, corpus, worker, autocast, job, last=last)
-                if fresh and (last or improved or stopping or step % training.save_every == 0):
-                    train_state.note(worker.means(losses))
-                    counters.seconds = clock.seconds
-                    writer.write(train_state)
-                    ray.train.report({"step": step, **counters.record})
+                due = [] if stopping else due_evaluations(step, training, counters.evaluated)
+                if last and unsaved and due:  # which may take long
+                    save()
+                    unsaved = False
+                news, cut_short = evaluate(train_state, due, corpus, worker, autocast, job, stop)
+                stopping = stopping or cut_short
+                if news or (unsaved and (last or stopping or step % training.save_every == 0)):
+                    save()
             if stopping:
                 break
 
             if not last:
-                rate = learning_rate(step, training) * train_state.growth.lr_factor * 0.5**counters.rollbacks
-                set_learning_rate(train_state.optimizer, rate)
+                set_learning_rate(train_state.optimizer, rate := train_state.learning_rate(training))
                 # What is drawn (dropout) is a function of seed, step and worker: a run that resumes draws the same.
                 torch.manual_seed(zlib.crc32(f"{training.seed} {step} {worker.world_rank}".encode()))
                 measured = take_step(*batches(step), detailed=logging)
@@ -111,27 +119,30 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
                 grow_if_stagnant(train_state, worker, losses, run)
 
             if last or logging:
-                train_state.note(worker.means(losses))
-                counters.record |= mean_bits(counters.losses)
-                counters.losses = []
+                train_state.note(worker.means(losses), record=True)
             if logging and not last:
                 train_state.check_divergence(training.skip_limit)
-                rates = {
-                    "learning_rate": rate,
-                    "bytes_per_second": clock.steps_per_second(step + 1) * run.bytes_per_step,
-                }
-                counters.record |= scalars(measured) | rates | figures(train_state, worker, rates["bytes_per_second"])
+                bytes_per_second = clock.steps_per_second(step + 1) * run.bytes_per_step
+                counters.record |= scalars(measured) | figures(train_state, worker, rate, bytes_per_second)
             if counters.record:
-                journal.write({"step": step, "time": time.time(), **counters.record})
+                journal.write({"step": step, "time": time.time(), "bytes_seen": counters.bytes_seen, **counters.record})
                 counters.record = {}
+            counters.bytes_seen += 0 if last else run.bytes_per_step
 
 
-def restore(train_state: TrainState, folder: RunFolder, run: RunConfig) -> None:
-    """As the newest valid checkpoint has it; else the weights that the run begins with, if it is to begin with some."""
+def restore(train_state: TrainState, folder: RunFolder, run: RunConfig, worker: Worker, rollbacks: int) -> Counters:
+    """As the newest valid checkpoint has it, on the schedule of now; else the weights that the run begins with, if it
+    is to begin with some. Where the counters then stand. `rollbacks`: how often this start went back to a checkpoint.
+    """
+    worker.any(False)  # until all are here: the first may have been writing one
     if found := newest_valid(folder.checkpoints):
         train_state.restore(found[0])
+        counters, earlier = train_state.counters, config_of(found[0].state).training
+        counters.leg = next_leg(counters.step, run.training, earlier, counters.leg)
     elif run.init_from:
         train_state.model.load_state_dict(first_weights(run).model)
+    train_state.counters.rollbacks = max(train_state.counters.rollbacks, rollbacks)
+    return train_state.counters
 
 
 def distributed(model: ByteModel) -> Any:
@@ -162,30 +173,52 @@ def grow_if_stagnant(train_state: TrainState, worker: Worker, losses: list[Tenso
 
 
 def evaluate(
-    train_state: TrainState, corpus: Corpus, worker: Worker, autocast: Autocast, job: WorkerConfig, *, last: bool
-) -> bool:
-    """Bits per byte of the validation split (at the last step of the test split too) into the record, and a sample
-    into the run's folder. Whether it is the best validation so far. Raises: Diverged if a split has no finite one."""
+    train_state: TrainState,
+    due: list[str],
+    corpus: Corpus,
+    worker: Worker,
+    autocast: Autocast,
+    job: WorkerConfig,
+    stop: StopSignal,
+) -> tuple[bool, bool]:
+    """What is due: bits per byte of splits into the record, a sample into the run's folder.
+
+    Whether a checkpoint must hold it (the best validation so far, or the test), and whether a stop left some of it due.
+    Raises: Diverged if a split has no finite one.
+    """
     model, counters, folder = train_state.model, train_state.counters, RunFolder(job.folder)
-    began = time.perf_counter()
-    with StageNote(folder.stage_file, active=worker.first) as note:
-        for split in ("validation", "test") if last else ("validation",):
-            data, progress = corpus.splits[split], partial(note.show, split)
-            size = job.run.training.scored(len(data))
-            bpb = bits_per_byte(model, data, worker, autocast, size=size, on_progress=progress)
-            counters.record[f"{split}/bpb"] = bpb
-            if not math.isfinite(bpb):
-                raise Diverged(f"last at step {counters.step}, where {split} took {bpb} bits per byte")
-    counters.record["evaluation_seconds"] = time.perf_counter() - began
-    if worker.first:
-        write_sample(folder.samples, counters.step, model, corpus.test)
-    return counters.improves(counters.record["validation/bpb"])
+    news, began = False, time.perf_counter()
+    splits = [name for name in due if name in corpus.splits]
+    try:
+        with StageNote(folder.stage_file, active=worker.first) as note:
+            for split in splits:
+                data, progress = corpus.splits[split], partial(note.show, split)
+                size, stopped = job.run.training.scored(len(data)), stop.is_wanted
+                bpb = bits_per_byte(model, data, worker, autocast, size=size, on_progress=progress, stopped=stopped)
+                counters.record[f"{split}/bpb"] = bpb
+                if not math.isfinite(bpb):
+                    told = f"last at step {counters.step}, where {split} took {bpb} bits per byte"
+                    raise Diverged(told, unfit=counters.step)
+                counters.evaluated[split] = counters.step
+                news |= counters.improves(bpb) if split == "validation" else True
+    except EvaluationStopped:
+        return news, True
+    if splits:
+        counters.record["evaluation_seconds"] = time.perf_counter() - began
+    if "sample" in due:
+        to, step = folder.samples, counters.step
+        if worker.any(worker.first and not write_sample(to, step, model, corpus.test, stop.is_wanted)):
+            return news, True
+        counters.evaluated["sample"] = step
+    return news, False
 
 
-def figures(train_state: TrainState, worker: Worker, bytes_per_second: float) -> Record:
-    """What else a record says: rank, skipped steps, memory, use of the GPU."""
+def figures(train_state: TrainState, worker: Worker, rate: float, bytes_per_second: float) -> Record:
+    """What else a record says: rates, rank, skipped steps, memory, use of the GPU."""
     model = train_state.model
     return {
+        "learning_rate": rate,
+        "bytes_per_second": bytes_per_second,
         "growth/rank": model.rank,
         "skipped_steps": train_state.counters.skipped,
         "memory/peak_bytes": worker.peak_memory_bytes(),

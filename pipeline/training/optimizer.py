@@ -1,7 +1,6 @@
-"""AdamW over named parameter groups, its state by name, and the learning rate as a pure function of the step."""
+"""AdamW over named parameter groups, and its state by name."""
 
 import inspect
-import math
 from typing import Any
 
 import torch
@@ -71,17 +70,6 @@ def _group(name: str, parameter: nn.Parameter) -> str:
     if parameter.ndim < 2 or "norm" in name or "emb" in name:
         return "undecayed"
     return "matrices"
-
-
-def learning_rate(step: int, training: TrainingConfig) -> float:
-    """The learning rate of a step: linear warm-up, then cosine to a tenth of the peak, or constant."""
-    warmup = min(training.warmup, training.steps // 3)
-    if step < warmup:
-        return training.learning_rate * (step + 1) / warmup
-    if training.schedule == "constant":
-        return training.learning_rate
-    progress = (step - warmup) / max(1, training.steps - warmup)
-    return training.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,5 +1,6 @@
 """Whether and how a run goes on: what its earlier starts left, what it is asked to change, and who else trains it."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pipeline.runs.load import run_config
 from pipeline.storage.held import Held, held
 from pipeline.terminal import Display
 from pipeline.tracking.provenance import flatten
+from pipeline.training.schedule import learning_rate, next_leg
 from pipeline.training.summary import Summary, read_summary
 
 _OF_ONE_START = ("name", "storage", "resume", "estimate", "profile")
@@ -40,6 +42,14 @@ class EarlierRun:
     def step(self) -> int:
         """Where it goes on."""
         return self.state["step"] if self.state else 0
+
+    @property
+    def seconds(self) -> float:
+        """Of all its starts, everything included, as far as anybody could note them."""
+        state = self.state or {}
+        noted = state.get("wall_seconds", state.get("seconds", 0.0))
+        summary = self.folder.summary() or {}
+        return max(noted, summary.get("wall_seconds") or 0.0)
 
     def result(self, config: RunConfig) -> Summary | None:
         """What came out of it, if nothing of it is left to do."""
@@ -122,6 +132,22 @@ def go_on(earlier: EarlierRun, config: RunConfig, command: str, display: Display
     else:
         display.say(f"continuing at step {earlier.step} from {earlier.checkpoint.name}")
     note_options(earlier, config, command, display)
+    if earlier.state is not None:
+        _say_what_restarts(earlier.state, config, display)
+
+
+def _say_what_restarts(state: dict[str, Any], config: RunConfig, display: Display) -> None:
+    """A learning rate or a loss scale that does not go on where it was."""
+    made, training, step = config_of(state), config.training, state["step"]
+    leg = next_leg(step, training, made.training, state.get("leg"))
+    was, now = learning_rate(step, made.training, state.get("leg")), learning_rate(step, training, leg)
+    if not math.isclose(was, now, rel_tol=0.01):
+        told = f"learning rate {was:.2g} → {now:.2g}, along the {training.schedule} schedule of {training.steps} steps"
+        display.say(f"{told}; with --training.schedule warm-down it goes down from {was:.2g}")
+    elif leg is not None and leg["step"] == step:
+        display.say(f"learning rate from {was:.2g} down to a tenth of it at step {training.steps}")
+    if config.precision == "fp16" and not state.get("scaler"):
+        display.say("precision fp16: the loss scale begins anew")
 
 
 def note_options(earlier: EarlierRun, config: RunConfig, command: str, display: Display) -> None:

@@ -18,6 +18,7 @@ from pipeline.storage.json_file import read_hint, shape_of
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uri import ui_address, ui_command
+from pipeline.training.schedule import due_evaluations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Summary:
     validation_bpb: float | None
     """Of the newest evaluation; None before the first."""
     test_bpb: float | None
-    """Measured at the end of a run that has finished."""
+    """Measured at the end of a run; None of one that has not finished."""
     evaluated_bytes: int | None
     """Of a split, where evaluations scored only its first ones; None: all."""
     best_validation_bpb: float | None
@@ -51,7 +52,7 @@ class Summary:
     seconds: float
     """Of training, over all starts of the run."""
     wall_seconds: float | None
-    """Of this start, everything included; None where nobody measured it."""
+    """Over all starts of the run, everything included; None where nobody measured it."""
     world_size: int
     device: str
     precision: str
@@ -136,12 +137,16 @@ def summarise(
     newest = newest_state(folder.checkpoints)
     assert newest is not None, "a run that has ended has a checkpoint"
     state, checkpoint, _ = newest
-    seen = state["step"] * config.bytes_per_step
+    seen = state.get("bytes_seen", state["step"] * config.bytes_per_step)  # where it lacks, nothing was changed
+    evaluated = state.get("evaluated")
+    unfinished = state["step"] < config.training.steps or (
+        evaluated is not None and due_evaluations(state["step"], config.training, evaluated)
+    )
     samples = sorted(folder.samples.glob("*.txt"))
     summary = Summary(
         name=folder.name,
         preset=preset,
-        status="finished" if state["step"] == config.training.steps else "stopped",
+        status="stopped" if unfinished else "finished",
         corpus=corpus.name,
         corpus_sha256=corpus.sha256,
         corpus_notes=list(corpus.notes),
@@ -150,7 +155,7 @@ def summarise(
         bytes_seen=seen,
         train_bpb=latest.get("train/bpb"),
         validation_bpb=latest.get("validation/bpb"),
-        test_bpb=latest.get("test/bpb"),
+        test_bpb=None if unfinished else latest.get("test/bpb"),
         evaluated_bytes=config.training.evaluate_bytes,
         best_validation_bpb=state["best"] and state["best"]["bpb"],
         best_step=state["best"] and state["best"]["step"],

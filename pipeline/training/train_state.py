@@ -8,10 +8,11 @@ import torch
 
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
-from pipeline.config import RunConfig
-from pipeline.runs.checkpoint import Checkpoint, to_host
+from pipeline.config import RunConfig, TrainingConfig
+from pipeline.runs.checkpoint import Checkpoint, config_of, to_host
 from pipeline.runs.journal import Record
 from pipeline.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from pipeline.training.schedule import Leg, learning_rate
 
 
 @dataclass(kw_only=True)
@@ -20,8 +21,16 @@ class Counters:
 
     step: int = 0
     """Optimizer steps done."""
+    bytes_seen: int = 0
+    """Bytes of the batches of those steps."""
     seconds: float = 0.0
     """Seconds of training, without evaluation, over all starts of the run."""
+    wall_seconds: float = 0.0
+    """Seconds of all starts of the run, everything included."""
+    leg: Leg | None = None
+    """Of the learning rate, where it goes down since a resume."""
+    evaluated: dict[str, int] = field(default_factory=dict)
+    """At which step each evaluation was done last, see `due_evaluations`."""
     best: dict[str, float] | None = None
     """Step and bits per byte of the best validation so far."""
     losses: list[float] = field(default_factory=list)
@@ -42,7 +51,14 @@ class Counters:
 
 
 class Diverged(Exception):
-    """Too many steps in a row had a gradient that is not finite, or an evaluation was not."""
+    """Too many steps in a row had a gradient that is not finite, or an evaluation was not.
+
+    `unfit`: the step of an evaluation, whose checkpoint, if it is there, is not one to go back to.
+    """
+
+    def __init__(self, told: str, unfit: int | None = None) -> None:
+        super().__init__(told)
+        self.unfit = unfit
 
 
 class TrainState:
@@ -69,11 +85,22 @@ class TrainState:
         self.skipped = torch.zeros(2, device=next(model.parameters()).device)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
 
-    def note(self, losses: list[float]) -> None:
-        """Training losses of the next steps, for the coming record and for the growth rule."""
-        self.counters.losses += losses
+    def note(self, losses: list[float], *, record: bool = False) -> None:
+        """Training losses of the next steps, for the coming record, which closes here if `record`, and for the growth
+        rule."""
+        counters = self.counters
+        counters.losses += losses
         for loss in losses:
             self.growth.observe(loss)
+        if record:
+            counters.record |= mean_bits(counters.losses)
+            counters.losses = []
+
+    def learning_rate(self, training: TrainingConfig) -> float:
+        """Of the coming step: as scheduled, less for each growth and for each time that the run went back."""
+        counters = self.counters
+        scheduled = learning_rate(counters.step, training, counters.leg)
+        return scheduled * self.growth.lr_factor * 0.5**counters.rollbacks
 
     def count(self, finite: torch.Tensor) -> None:
         """One more step, applied or skipped: `finite` is a truth value on the device."""
@@ -109,10 +136,23 @@ class TrainState:
         """Go on from a snapshot, on this model's device."""
         self.model.load_state_dict(checkpoint.model)
         restore_optimizer(self.optimizer, self._names, checkpoint.optimizer)
-        self.scaler.load_state_dict(checkpoint.state["scaler"])
+        if checkpoint.state["scaler"]:  # else it was made in another precision: a scaler of fp16 begins anew
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.growth.load_state_dict(checkpoint.state["growth"])
         self.skipped.copy_(torch.tensor(checkpoint.state["uncounted"]))
-        self.counters = Counters(**{name: checkpoint.state[name] for name in asdict(self.counters)})
+        known = _of_older(checkpoint.state) | checkpoint.state
+        self.counters = Counters(**{name: known[name] for name in asdict(self.counters)})
+
+
+def _of_older(state: dict[str, Any]) -> dict[str, Any]:
+    """Counters that a checkpoint lacks if it is older than they are: it was written after its evaluations."""
+    step = state["step"]
+    return {
+        "bytes_seen": step * config_of(state).bytes_per_step,
+        "wall_seconds": state["seconds"],
+        "leg": None,
+        "evaluated": dict.fromkeys(("validation", "test", "sample"), step),
+    }
 
 
 def new_train_state(config: RunConfig, device: torch.device, *, about: dict[str, Any] | None = None) -> TrainState:

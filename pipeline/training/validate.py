@@ -28,6 +28,10 @@ def batch_rows(device: str, seq_len: int) -> int:
     return ROWS[device] if device == "cpu" else max(ROWS[device], POSITIONS // seq_len)
 
 
+class EvaluationStopped(Exception):
+    """Some worker was told to stop before the split was scored."""
+
+
 @torch.no_grad()
 def bits_per_byte(
     model: ByteModel,
@@ -37,23 +41,30 @@ def bits_per_byte(
     *,
     size: int | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> float:
     """Code length of the split under the model, over its bytes: every byte once, in windows of `seq_len` side by side.
     `size`: of its first so many bytes. `on_progress` is told about how many were scored, of how many.
 
     The first byte, which nothing predicts, is charged the 8 bits of a uniform guess, so that the figure is that of a
     code and can be set beside a compressor's. The workers share the windows; all get the same result.
+    Raises: EvaluationStopped, on all workers, once `stopped` says so on one.
     """
     training = model.training
     model.eval()
     nats = torch.zeros((), dtype=torch.float64, device=worker.device)
+    size, done, cut = size or len(split), 0, False
     rows = batch_rows(worker.device.type, model.config.seq_len)
-    size, done = size or len(split), 0
     for x, y in windows(split, model.config.seq_len, rows, worker.world_rank, worker.world_size, worker.device, size):
+        if cut := stopped():
+            break
         with autocast():
             logits = model(x)
         nats += functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double()
         done += y.numel() * worker.world_size
         on_progress(min(done, size), size)
     model.train(training)
-    return (worker.sum(nats).item() / math.log(2) + 8) / size
+    total, unfinished = worker.sum(torch.stack([nats, torch.full_like(nats, cut)])).tolist()
+    if unfinished:
+        raise EvaluationStopped
+    return (total / math.log(2) + 8) / size

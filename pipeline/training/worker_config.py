@@ -20,5 +20,7 @@ class WorkerConfig:
     use_gpu: bool
     threads: int
     """Of the CPU."""
+    began: float
+    """When the run would have begun had it never been interrupted, in seconds since the epoch."""
     about: dict[str, Any]
     """What every checkpoint says of its origin."""

@@ -4,6 +4,8 @@ import gzip
 import json
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -18,6 +20,7 @@ from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.checkpoint import Checkpoint, checkpoint_folder, list_checkpoints, newest_valid, read_checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
+from pipeline.runs.stop import request_stop
 from pipeline.tracking.store import MLflowStore
 from pipeline.training.summary import Summary
 
@@ -262,6 +265,78 @@ def test_an_evaluation_that_is_not_finite_is_a_divergence_and_never_saved(
     checkpoint, _, damaged = newest_valid(folder.checkpoints) or (None, None, None)
     assert checkpoint and checkpoint.state["step"] == 4 and damaged == []
     assert checkpoint.state["best"]["step"] == 4, "what is not finite is never the best"
+
+
+def test_weights_that_diverged_before_the_evaluation_at_the_end_are_not_kept(
+    tmp_path: Path, tiny: Make, train: Train
+) -> None:
+    config = tiny(tmp_path, training={"steps": 4, "schedule": "constant"}, tracking={"enabled": False})
+    _, folder, _ = train(config)
+    exploding = {"learning_rate": 1e30, "rollback_limit": 1, "steps": 6, "evaluate_every": 60, "save_every": 60}
+    with pytest.raises(UserError, match=r"diverged 2 times, last at step 6, where validation took nan bits"):
+        train(replace(config, resume=True, training=replace(config.training, **exploding)))
+    assert final(folder).state["step"] == 4
+
+
+def text_to_validate_on(folder: Path, lines: int) -> dict[str, str]:
+    """A corpus whose validation takes a while."""
+    for name, count in (("train", 1000), ("valid", lines), ("test", 60)):
+        (folder / f"wiki.{name}.raw").write_text("".join(f"Line {n} of a text on nothing.\n" for n in range(count)))
+    return {"path": str(folder)}
+
+
+def stop_when(folder: RunFolder, began: Callable[[], bool]) -> threading.Thread:
+    """Ask the run to stop once it has begun what `began` knows of."""
+
+    def ask() -> None:
+        while not began():
+            time.sleep(0.01)
+        request_stop(folder.path)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("at", [2, 4], ids=["midway", "at-the-end"])
+def test_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
+    tmp_path: Path, tiny: Make, train: Train, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    monkeypatch.setattr("pipeline.runs.stop._SECONDS", 0.01)
+    evaluations = {"steps": 4, "log_every": 1, "evaluate_every": at, "save_every": 99}
+    corpus = text_to_validate_on(tmp_path, 1500)
+    config = tiny(tmp_path, training=evaluations, corpus=corpus, tracking={"enabled": False})
+    assert_stops_while_it_evaluates(config, at, train)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_under_ray_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
+    tmp_path: Path, tiny: Make, train: Train
+) -> None:
+    corpus = text_to_validate_on(tmp_path, 6000)
+    config = tiny(tmp_path, training={"steps": 4}, corpus=corpus, tracking={"enabled": False})
+    assert_stops_while_it_evaluates(replace(config, local=False, workers=2, threads=1), 4, train)
+
+
+def assert_stops_while_it_evaluates(config: RunConfig, at: int, train: Train) -> None:
+    """A run that is told to stop in its evaluation of a step stops there, and goes on as if it never had."""
+    folder = RunFolder(Path(config.storage) / "run")
+
+    def evaluates() -> bool:
+        if at == 4:  # what was trained is saved before the evaluations at the end
+            return checkpoint_folder(folder.checkpoints, 4).exists()
+        return any(record["step"] == at - 1 for record in read_journal(folder.journal))
+
+    asking = stop_when(folder, evaluates)
+    stopped, _, said = train(config)
+    asking.join()
+    assert (stopped.status, stopped.steps, stopped.validation_bpb) == ("stopped", at, None)
+    assert f"stopped at step {at}; continue with --resume --name run" in said
+    resumed, _, _ = train(replace(config, resume=True))
+    assert resumed.status == "finished" and resumed.validation_bpb and resumed.test_bpb
+    _, whole, _ = train(replace(config, name="whole"))
+    assert_same(whole, folder)
+    assert {path.name for path in folder.samples.iterdir()} == {path.name for path in whole.samples.iterdir()}
 
 
 def test_a_profile_is_a_trace_of_some_steps(tmp_path: Path, tiny: Make, train: Train) -> None:

@@ -1,8 +1,7 @@
-"""The optimizer: every parameter in the group that it belongs to; the learning rate a function of the step."""
+"""The optimizer: every parameter in the group that it belongs to."""
 
 import subprocess
 import sys
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from pipeline.config import TrainingConfig
 from pipeline.runs.checkpoint import to_host
 from pipeline.training.optimizer import (
     build_optimizer,
-    learning_rate,
     optimizer_tensors,
     restore_optimizer,
     set_learning_rate,
@@ -47,26 +45,6 @@ def test_bank_and_factors_have_their_own_learning_rates() -> None:
     for name, parameter in model.named_parameters():
         factor = 0.5 if name.startswith("bank") else 3.0 if name.endswith("factors") else 1.0
         assert rates[id(parameter)] == pytest.approx(1e-2 * factor), name
-
-
-def test_cosine_rises_to_the_peak_and_falls_to_a_tenth() -> None:
-    training = TrainingConfig(steps=100, warmup=10, learning_rate=1.0)
-    rates = [learning_rate(step, training) for step in range(100)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
-    assert rates[10] == 1.0 and rates[99] == pytest.approx(0.1, abs=0.01)
-
-
-def test_constant_stays_at_the_peak() -> None:
-    training = TrainingConfig(steps=100, warmup=0, schedule="constant", learning_rate=0.3)
-    assert {learning_rate(step, training) for step in range(100)} == {0.3}
-
-
-def test_a_short_run_rises_in_a_third_of_its_steps() -> None:
-    training = TrainingConfig(steps=30, warmup=300, learning_rate=1.0)
-    rates = [learning_rate(step, training) for step in range(30)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert rates[10] == 1.0 and rates[29] < 0.11
 
 
 def test_inactive_ranks_keep_still_under_decay() -> None:

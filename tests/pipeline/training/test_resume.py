@@ -3,21 +3,25 @@
 import json
 import os
 import runpy
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from h2q.errors import UserError
-from pipeline.config import RunConfig, TrackingConfig
-from pipeline.runs.checkpoint import list_checkpoints
+from pipeline.comparison.compared_run import from_folder, from_mlflow
+from pipeline.config import RunConfig, TrackingConfig, TrainingConfig
+from pipeline.runs.checkpoint import list_checkpoints, newest_state
 from pipeline.runs.folder import RunFolder, claim_folder
-from pipeline.runs.journal import read_journal
+from pipeline.runs.journal import read_journal, series
 from pipeline.storage.held import held
 from pipeline.storage.path import locate, remove_whole
 from pipeline.tracking.store import MLflowStore
+from pipeline.training.schedule import learning_rate
 from pipeline.training.summary import Summary
 
 ROOT = Path(__file__).parents[3]
@@ -81,7 +85,7 @@ def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make
     from mlflow.tracking import MlflowClient
 
     _, folder, _ = train(tiny(tmp_path))
-    first, _, _ = train(resumed(folder, steps=20))
+    first, _, _ = train(resumed(folder, steps=20, lanes=8))
     before = contents(folder)
     client = MlflowClient(first.mlflow_tracking_uri)
     tracked = client.get_run(first.mlflow_run_id or "")
@@ -90,6 +94,11 @@ def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make
     assert "run run has done all of its 20 steps and is left as it is; raise --training.steps to train on" in said
     assert contents(folder) == before and second == first
     assert client.get_run(tracked.info.run_id).to_dictionary() == tracked.to_dictionary()
+    read = 12 * 4 * 16 + 8 * 8 * 16
+    assert first.bytes_seen == tracked.data.metrics["bytes_seen"] == read
+    for compared in (from_folder(folder), from_mlflow(client, tracked)):
+        assert compared.results["bytes seen"] == read
+        assert (compared.fields["training.steps"], compared.fields["training.lanes"]) == ("20", "8")
     config = resumed(folder)
     _, _, said = train(replace(config, tracking=replace(config.tracking, register="bytes")))
     assert "registered as models:/bytes/1" in said
@@ -115,6 +124,41 @@ def test_an_end_behind_the_checkpoint_is_refused(tmp_path: Path, tiny: Make, tra
     with pytest.raises(UserError, match=rf"training.steps must be at least 12, the steps that run .* got {steps}:"):
         train(resumed(folder, steps=steps))
     assert contents(folder) == before
+
+
+def test_times_count_over_all_starts(tmp_path: Path, tiny: Make, train: Train) -> None:
+    began = time.time()
+    first, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    second, _, _ = train(resumed(folder, steps=14))
+    passed = time.time() - began
+    assert first.wall_seconds and second.wall_seconds
+    assert first.seconds < second.seconds < second.wall_seconds and first.wall_seconds < second.wall_seconds < passed
+    assert second.bytes_per_second == pytest.approx(second.bytes_seen / second.seconds)
+    state = newest_state(folder.checkpoints)
+    assert state and second.seconds < state[0]["wall_seconds"] < second.wall_seconds, "a kill would lose no more"
+
+
+def test_half_precision_with_a_loss_scale_may_begin_at_a_resume(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    for precision, steps, fresh in (("fp16", 14, True), ("fp16", 16, False)):
+        summary, _, said = train(replace(resumed(folder, steps=steps), precision=precision))
+        assert summary.status == "finished"
+        assert ("precision fp16: the loss scale begins anew" in said) == fresh
+
+
+def test_how_the_learning_rate_goes_on_is_said_and_may_be_chosen(tmp_path: Path, tiny: Make, train: Train) -> None:
+    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, _, said = train(resumed(folder, steps=24))
+    assert "learning rate 0.001 → 0.0061, along the cosine schedule of 24 steps; with --training.schedule" in said
+    _, _, said = train(resumed(folder, steps=36, schedule="warm-down"))
+    assert "learning rate from 0.001 down to a tenth of it at step 36" in said
+    _, _, said = train(resumed(folder, steps=40))
+    assert "learning rate from 0.0001 down to a tenth of it at step 40" in said
+    rates = dict(zip(*series(read_journal(folder.journal), "learning_rate")))
+    assert rates[10] == pytest.approx(learning_rate(10, TrainingConfig(steps=12, warmup=2, learning_rate=1e-2)))
+    assert rates[12] == pytest.approx(learning_rate(12, TrainingConfig(steps=24, warmup=2, learning_rate=1e-2)))
+    assert rates[24] == pytest.approx(1e-3) and rates[36] == pytest.approx(1e-4)
+    assert all(later < earlier for earlier, later in pairwise(list(rates.values())[12:]))
 
 
 def test_a_start_without_any_checkpoint_says_that_it_begins_at_0(tmp_path: Path, tiny: Make, train: Train) -> None:
