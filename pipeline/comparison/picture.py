@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.comparison.compare import Comparison
 from pipeline.comparison.compared_run import ComparedRun
 from pipeline.figures import new_figure
-from pipeline.runs.journal import Record, series
+from pipeline.runs.journal import Record, bytes_seen, series
 
 
 def picture(comparison: Comparison) -> bytes:
@@ -46,8 +46,7 @@ def picture(comparison: Comparison) -> bytes:
 
 def _by_bytes(run: ComparedRun, name: str) -> tuple[list[int], list[float]]:
     chosen = [record for record in run.records if name in record]
-    seen = [record.get("bytes_seen", record["step"] * run.bytes_per_step) for record in chosen]
-    return seen, [record[name] for record in chosen]
+    return [bytes_seen(record, run.bytes_per_step) for record in chosen], [record[name] for record in chosen]
 
 
 def _by_minutes(records: list[Record], name: str) -> tuple[list[float], list[float]]:

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from h2q.errors import UserError
-from pipeline.storage.path import AnyPath, locate, printable, text_of
+from pipeline.shown import printable
+from pipeline.storage.path import AnyPath, locate, text_of
 
 BLOCK = 8 << 20
 """Bytes read at once."""

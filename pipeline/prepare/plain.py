@@ -16,10 +16,11 @@ from pipeline.prepare.arrays import array_lines, is_array, is_lines
 from pipeline.prepare.encodings import as_utf8, blocks_of, encoding_of
 from pipeline.prepare.inputs import Invalid
 from pipeline.prepare.packing import BROKEN, Leaf, Stream, leaves, packing_of
+from pipeline.shown import printable
 from pipeline.storage import uri as storage
 from pipeline.storage.json_file import Count, object_of, read_hint
 from pipeline.storage.listing import ListedFile
-from pipeline.storage.path import AnyPath, UriPath, locate, printable, text_of
+from pipeline.storage.path import AnyPath, UriPath, locate, text_of
 
 _DONE = "files.json"
 _RESULT = object_of(number=Count, size=Count, files=list[list[dict[str, Any]]])

@@ -102,6 +102,11 @@ def series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in chosen], [value for _, value in chosen]
 
 
+def bytes_seen(record: Record, bytes_per_step: int) -> int:
+    """Bytes of the batches of all steps before; in a journal older than this count, as many a step."""
+    return record.get("bytes_seen", record["step"] * bytes_per_step)
+
+
 class Follower:
     """Hands the new records of a journal to a consumer, in a thread of its own; each step once.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.figures import bytes_axis, new_figure, save_figure
-from pipeline.runs.journal import Record, series
+from pipeline.runs.journal import Record, bytes_seen, series
 from pipeline.terminal import human_bytes
 from pipeline.training.energy import HEALTHY, STEEP, energies, steepness
 
@@ -38,15 +38,18 @@ def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, 
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    def at(record: Record) -> int:
+        return max(bytes_seen(record, bytes_per_step), bytes_per_step)
+
     def seen(name: str) -> Series:
-        steps, values = series(records, name)
-        return [max(1, step) * bytes_per_step for step in steps], values
+        chosen = [record for record in records if name in record]
+        return [at(record) for record in chosen], [record[name] for record in chosen]
 
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     figure.suptitle(title)
     grid = figure.add_gridspec(2, 3, height_ratios=(3, 1))
     top = figure.add_subplot(grid[0, :])
-    _bits(top, *(seen(f"{name}/bpb") for name in ("train", "validation", "test")), references)
+    _bits(top, seen("train/bpb"), seen("validation/bpb"), seen("test/bpb"), references)
     axes = [figure.add_subplot(grid[1, column]) for column in range(3)]
     for axis, name in zip(axes, ("learning_rate", "gradient_norm", "bytes_per_second"), strict=True):
         axis.plot(*seen(name), color="C7", linewidth=1)
@@ -58,7 +61,7 @@ def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, 
     axes[1].yaxis.set_minor_formatter(NullFormatter())
     axes[2].set_ylim(bottom=0)
     axes[2].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: human_bytes(rate)))
-    drawn = [max(1, record["step"]) * bytes_per_step for record in records]
+    drawn = [at(record) for record in records]
     for axis in axes:
         bytes_axis(axis, min(drawn, default=1), max(drawn, default=1))
     # Above what matters, a curve only takes width from its end.
