@@ -12,6 +12,7 @@ from typing import Any
 from h2q.errors import UserError, first_line, require
 from pipeline.cluster.ray_internals import end_autoscaler
 from pipeline.cluster.submitted import submitted
+from pipeline.cluster.token import keep_token_private
 from pipeline.threads import ASLEEP
 
 _ENVIRONMENT = {
@@ -99,13 +100,20 @@ def ray_session(
     if ray.is_initialized():
         yield
         return
+    keep_token_private()
     options: dict[str, Any] = {
         "address": address,
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.CRITICAL,
     }
     if address == "local":
-        ray.init(include_dashboard=None if verbose else dashboard, **options)
+        try:
+            ray.init(include_dashboard=None if verbose else dashboard, **options)
+        except Exception as error:  # RuntimeError, OSError, RayError, …: whatever of this machine it does not like
+            raise UserError(
+                f"Ray does not start on this machine ({first_line(error)}): do without it with --local, or see more "
+                "with --verbose"
+            ) from error
     else:
         try:
             ray.init(runtime_env=_runtime_env(), **options)

@@ -69,6 +69,15 @@ def test_every_node_wants_a_token() -> None:
     assert rayjob()["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
+def test_the_token_is_its_owner_s_alone() -> None:
+    for name in ("head", "worker"):
+        first = cluster()[f"{name}_start_ray_commands"][0]
+        assert first.startswith("chmod -R go= ~/.ray && "), "before Ray starts"
+    recipes = (ROOT / "pipeline" / "cluster" / "README.md").read_text()
+    made = [line for line in recipes.splitlines() if "get-auth-token" in line]
+    assert made and all(line.startswith("(umask 077 && ") and line.endswith("chmod -R go= ~/.ray") for line in made)
+
+
 def test_nothing_is_open_to_the_world_but_ssh() -> None:
     """The launcher's own security group lets in SSH, and the nodes of the cluster; none of ours opens more."""
     told = cluster()
