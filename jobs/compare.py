@@ -20,11 +20,11 @@ class CompareOptions:
     """Runs side by side: the fields in which they differ, their results, their curves in one picture."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN …")] = ()
-    """Runs: names, folders, MLflow run ids, registered models, `latest`, `best`."""
+    """Runs: names, folders, sweeps (their best trial), MLflow run ids, registered models, `latest`, `best`."""
     experiment: str | None = None
     """Instead of RUN …: the newest runs of this MLflow experiment, best first."""
-    last: int = 20
-    """How many runs of the experiment."""
+    last: int | None = None
+    """Instead of RUN …: so many of the newest runs, of the experiment (None: 20) or of the storage folder."""
     plot: str = "comparison.png"
     """File for the picture of the curves."""
     html: str | None = None
@@ -37,16 +37,19 @@ class CompareOptions:
     """MLflow tracking URI. None: MLFLOW_TRACKING_URI if set, else sqlite:///<working directory>/mlflow.db."""
 
     def __post_init__(self) -> None:
-        require(self.last >= 1, f"last must be at least 1 run, got {self.last}")
+        require(self.last is None or self.last >= 1, f"last must be at least 1 run, got {self.last}")
         require(
-            not (self.runs and self.experiment),
-            f"name runs or an experiment, not both, got {' '.join(self.runs)} and --experiment {self.experiment}",
+            not self.runs or (self.experiment is None and self.last is None),
+            f"name runs, or ask for the newest with --experiment or --last, not both, got {' '.join(self.runs)}",
         )
 
 
 def main(args: Sequence[str]) -> int:
     options = parse(CompareOptions, args, default=CompareOptions(), prog=PROG)
-    require(bool(options.runs or options.experiment), f"name runs, {PROG} RUN …, or an experiment: --experiment NAME")
+    require(
+        bool(options.runs or options.experiment or options.last),
+        f"name runs, {PROG} RUN …, or say --last N for the newest, or --experiment NAME",
+    )
     for path in (options.plot, options.html):
         require(
             path is None or Path(path).absolute().parent.is_dir(),
@@ -55,7 +58,7 @@ def main(args: Sequence[str]) -> int:
     from rich.console import Console
 
     from pipeline.comparison.compare import compare
-    from pipeline.comparison.find import experiment_runs, find_runs
+    from pipeline.comparison.find import experiment_runs, find_runs, newest_runs
     from pipeline.comparison.page import write_page
     from pipeline.comparison.picture import picture
     from pipeline.comparison.table import table
@@ -63,7 +66,9 @@ def main(args: Sequence[str]) -> int:
 
     tracking = TrackingConfig(uri=options.tracking_uri)
     if options.experiment:
-        runs = experiment_runs(options.experiment, options.last, tracking)
+        runs = experiment_runs(options.experiment, options.last or 20, tracking)
+    elif options.last:
+        runs = newest_runs(options.last, options.storage)
     else:
         runs = find_runs(options.runs, storage=options.storage, tracking=tracking)
     comparison = compare(runs)
@@ -79,7 +84,10 @@ def main(args: Sequence[str]) -> int:
         print()
         return 0
     console = Console()
-    console.print(table(comparison))
+    shown, hidden = table(comparison, console.width)
+    console.print(shown)
+    if hidden:
+        console.print(f"no room for: {', '.join(hidden)} (a wider terminal, --html FILE or --json)", highlight=False)
     for line in (*comparison.notes, f"curves: {Path(options.plot).absolute()}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if options.html:

@@ -7,6 +7,9 @@ from typing import Any, Literal, Self
 from h2q.config import FromDict, GrowthConfig, ModelConfig
 from h2q.errors import UserError, require
 
+RUN_WORDS = ("latest", "best")
+"""What stands for a run without being its name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig(FromDict):
@@ -265,6 +268,10 @@ class RunConfig(FromDict):
             self.name is None or _is_folder_name(self.name),
             f"name must be a plain folder name: 1 to {_LONGEST_NAME} bytes of printable UTF-8, no / or \\, no dot "
             f"before it, got {reprlib.repr(self.name)}",
+        )
+        require(
+            self.name not in RUN_WORDS,
+            f"name must not be {' or '.join(RUN_WORDS)}, which mean the newest run and the best, got {self.name}",
         )
         require(
             not self.growth.enabled or self.model.kind == "hamilton",

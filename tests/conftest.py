@@ -1,14 +1,20 @@
 """Fixtures that test modules share."""
 
+import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from pipeline.runs.folder import RunFolder
 
 # A busy machine is no failure: no example is timed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -64,6 +70,30 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], st
         return f"sqlite:///{path}"
 
     return put
+
+
+@pytest.fixture
+def past_run() -> "Callable[..., RunFolder]":
+    """Writes the folder of a run that has ended, as training leaves it, without its weights."""
+    from pipeline.config import PRESETS
+    from pipeline.runs.folder import RunFolder
+
+    def write(path: Path, bpb: float, *, corpus: str = "a", steps: int = 100, **training: Any) -> RunFolder:
+        folder = RunFolder(path)
+        path.mkdir(parents=True)
+        laptop = PRESETS["laptop"]
+        config = replace(laptop, training=replace(laptop.training, steps=steps, **training))
+        folder.note_config("laptop", "python jobs/train.py", config)
+        seen = steps * config.bytes_per_step
+        records = [{"step": steps // 2, "time": 5.0, "train/bpb": bpb + 1, "validation/bpb": bpb + 0.5}]
+        records += [{"step": steps, "time": 9.0, "validation/bpb": bpb, "test/bpb": bpb + 0.1}]
+        folder.journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+        about = {"corpus": f"corpus {corpus}", "corpus_sha256": 64 * corpus, "sample": "The sample."}
+        sizes = {"steps": steps, "parameters": 202_512, "bytes_seen": seen, "seconds": 61.5}
+        folder.write_summary({"name": path.name, "status": "finished", "validation_bpb": bpb, **sizes, **about})
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

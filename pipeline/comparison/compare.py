@@ -13,12 +13,12 @@ RESULTS = {
     "parameters": lambda value: f"{value:,.0f}",
     "rank": lambda value: f"{value:.0f}",
     "steps": lambda value: f"{value:,.0f}",
-    "bytes seen": lambda value: f"{value:,.0f}",
+    "bytes seen": human_bytes,
     "bytes/s": lambda value: f"{human_bytes(value)}/s",
-    "seconds": lambda value: f"{value:,.1f}",
+    "seconds": lambda value: f"{value:,.0f}",
 }
 """Results by name, in the order of a table, and how a person reads one. Rank: at the end; seconds: of training."""
-_BPB = ("validation bpb", "best validation bpb", "test bpb")
+BPB = ("validation bpb", "best validation bpb", "test bpb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Comparison:
     def best(self, result: str) -> float | None:
         """The best value of a result where runs can be ranked by it: bits per byte, on one corpus, of several runs."""
         values = [value for run in self.runs if (value := run.results[result]) is not None]
-        return min(values) if result in _BPB and self.same_corpus and len(values) > 1 else None
+        return min(values) if result in BPB and self.same_corpus and len(values) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: the runs with all fields and results, and the differences."""

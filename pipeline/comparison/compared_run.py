@@ -9,8 +9,10 @@ from h2q.errors import UserError
 from pipeline.runs.checkpoint import list_checkpoints, read_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
+from pipeline.runs.state import UNFINISHED, ended, state_of
 from pipeline.storage.json_file import Count, fitting, object_of
-from pipeline.tracking.provenance import current_options, parameters
+from pipeline.tracking.provenance import DESCRIPTION_TAG, current_options, parameters
+from pipeline.tracking.tracker import STATE_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 _SIZES = object_of(training=object_of(lanes=Count), model=object_of(seq_len=Count, fixed_rank=Count))
 """What a comparison needs of a config, however old."""
 
-_UNFINISHED = "unfinished"
-"""It goes on, or it was killed: nobody can tell which."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
@@ -29,7 +28,7 @@ class ComparedRun:
 
     name: str
     status: str
-    """finished, stopped, failed, or running (also: killed, if nobody could say so any more)."""
+    """As `pipeline.runs.state` has it."""
     folder: str | None
     mlflow_run_id: str | None
     command: str | None
@@ -54,12 +53,10 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     # As it was written: an option that is younger than the run must not show today's default.
     config = fitting(stored["config"], _SIZES, f"the config in {folder.config_file}", "put it back as it was")
     records = read_journal(folder.journal)
-    # A run that goes on after its summary was written is no longer what the summary says.
-    ended = bool(summary) and bool(records) and records[-1]["step"] == summary["steps"]
-    known = summary if ended else _newest_state(folder)
+    known = ended(folder, records) or _newest_state(folder)
     return ComparedRun(
         name=folder.name,
-        status=summary["status"] if ended else _UNFINISHED,
+        status=state_of(folder, records),
         folder=str(folder.path),
         mlflow_run_id=(folder.mlflow_run() or {}).get("run_id"),
         command=stored["command"],
@@ -85,13 +82,12 @@ def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
     records = [by_step[step] for step in sorted(by_step)]
     tags, fields = run.data.tags, run.data.params | current_options(run.data.tags)
     bytes_per_step = int(fields["training.lanes"]) * int(fields["model.seq_len"])
-    status = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}.get(run.info.status, _UNFINISHED)
     return ComparedRun(
         name=run.info.run_name or run.info.run_id,
-        status=status,
+        status=UNFINISHED if run.info.status == "RUNNING" else tags.get(STATE_TAG, UNFINISHED),
         folder=None,
         mlflow_run_id=run.info.run_id,
-        command=tags.get("mlflow.note.content", "").partition("\n")[0].strip("`") or None,
+        command=tags.get(DESCRIPTION_TAG, "").partition("\n")[0].strip("`") or None,
         corpus=tags.get("corpus"),
         corpus_sha256=tags.get("corpus_sha256"),
         fields=_fields(tags.get("preset", "–"), fields),

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from h2q.errors import UserError
+from h2q.errors import UserError, require
 from pipeline.comparison.compared_run import ComparedRun, from_folder, from_mlflow
 from pipeline.config import TrackingConfig
 from pipeline.runs.find import list_runs
@@ -58,8 +58,29 @@ def experiment_runs(name: str, last: int, tracking: TrackingConfig) -> list[Comp
     runs = [run for run in _runs(client, name) if "model.dim" in run.data.params][:last]
     if not runs:
         raise UserError(f"experiment {name!r} has no training runs yet: train one with --tracking.experiment {name}")
-    compared = [_from_anywhere(client, run) for run in runs]
-    return sorted(compared, key=lambda run: _or_infinity(run.results["validation bpb"]))
+    return ranked([_from_anywhere(client, run) for run in runs])
+
+
+def newest_runs(last: int, storage: str) -> list[ComparedRun]:
+    """The runs of a storage folder that started last, trials among them; what is damaged is left out, and a note says
+    so. In the order of `ranked`.
+
+    Raises: UserError if there is none.
+    """
+    runs = []
+    for folder in list_runs(storage)[: -last - 1 : -1]:
+        try:
+            runs.append(from_folder(folder))
+        except UserError as error:
+            note(f"{folder.name} is left out: {error}")
+    require(bool(runs), f"there are no runs in {locate(storage)}: train one, or name another folder with --storage")
+    return ranked(runs)
+
+
+def ranked(runs: list[ComparedRun]) -> list[ComparedRun]:
+    """The lowest validation bits per byte first, among the runs on one corpus; those on another come after them."""
+    corpora = list(dict.fromkeys(run.corpus_sha256 for run in runs))
+    return sorted(runs, key=lambda run: (corpora.index(run.corpus_sha256), _or_infinity(run.results["validation bpb"])))
 
 
 def _from_anywhere(client: "MlflowClient", run: "Run") -> ComparedRun:

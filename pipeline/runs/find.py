@@ -1,19 +1,38 @@
-"""Finding a run by whatever a person calls it."""
+"""Finding a run by whatever a person calls it; the runs of a storage folder, the trials of its sweeps among them."""
 
 import difflib
 import math
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from h2q.errors import UserError, require
-from pipeline.runs.checkpoint import newest_state
+from pipeline.config import RUN_WORDS
+from pipeline.runs.checkpoint import list_checkpoints, newest_state, read_state
 from pipeline.runs.folder import RunFolder, run_folders
 from pipeline.runs.journal import read_journal
 from pipeline.shown import note
+from pipeline.storage.json_file import read_hint
 from pipeline.storage.path import locate
+
+SWEEP = "sweep.json"
+"""What makes a folder one of a sweep; the runs in it are its trials."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A run that was evaluated: its folder, its lowest validation bits per byte, and on which corpus."""
+
+    folder: RunFolder
+    bpb: float
+    corpus: str | None
+    sha256: str | None
 
 
 def find_run(reference: str, *, storage: str = "runs") -> RunFolder:
-    """The run that `reference` names: a name or a folder of a run, an MLflow run id noted in one, `latest` (started
-    last) or `best` (lowest validation bits per byte).
+    """The run that `reference` names: a name or a folder of a run, of a trial, or of a sweep (its best trial); an
+    MLflow run id noted in one; `latest` (started last) or `best` (lowest validation bits per byte on the corpus of the
+    newest run that was evaluated; a note tells of runs on others).
 
     Raises: UserError naming the nearest names there are.
     """
@@ -26,11 +45,17 @@ def find_run(reference: str, *, storage: str = "runs") -> RunFolder:
 def look_up(reference: str, storage: str) -> RunFolder | None:
     """As `find_run`, None where there is no such run."""
     runs = list_runs(storage)
-    if reference in ("latest", "best") and runs:
-        return runs[-1] if reference == "latest" else _best(runs)
-    for folder in (RunFolder(locate(storage) / reference), RunFolder(locate(reference))):
+    if reference in RUN_WORDS and runs:
+        return _latest(runs) if reference == "latest" else _best(runs)
+    for path in (locate(storage) / reference, locate(reference)):
+        folder = RunFolder(path)
         if reference and folder.config() is not None:
             return folder
+        if reference and (path / SWEEP).exists():
+            return _best_trial(folder)
+    named = [folder for folder in runs if folder.name == reference]
+    if named:
+        return named[-1]
     for folder in runs:
         noted = folder.mlflow_run()
         if noted is not None and noted["run_id"] == reference:
@@ -47,8 +72,18 @@ def unknown(reference: str, storage: str, also: str = "") -> UserError:
 
 
 def list_runs(storage: str) -> list[RunFolder]:
-    """The runs in a storage folder, in the order of their start."""
-    return run_folders(locate(storage))
+    """The runs in a storage folder and the trials of the sweeps there, in the order of their start."""
+    place = locate(storage)
+    found = run_folders(place)
+    for sweep in place.glob(f"*/{SWEEP}"):
+        found += run_folders(sweep.parent)
+    return sorted(found, key=lambda folder: (folder.config_file.stat().st_mtime, folder.path))
+
+
+def sweep_of(folder: RunFolder) -> Path | None:
+    """The folder of the sweep that a run is a trial of, None for any other run."""
+    parent = folder.path.parent
+    return parent if (parent / SWEEP).exists() else None
 
 
 def best_bpb(folder: RunFolder) -> float:
@@ -56,15 +91,72 @@ def best_bpb(folder: RunFolder) -> float:
     return min((record.get("validation/bpb", math.inf) for record in read_journal(folder.journal)), default=math.inf)
 
 
+def corpus_of(folder: RunFolder) -> tuple[str | None, str | None]:
+    """Name and sha256 of the run's corpus, as its summary or its newest checkpoint has them; None where nothing does.
+
+    Raises: UserError for a checkpoint whose state is damaged.
+    """
+    summary = folder.summary()
+    if summary is not None and summary.get("corpus_sha256"):
+        return summary.get("corpus"), summary["corpus_sha256"]
+    for path in list_checkpoints(folder.checkpoints):
+        with suppress(FileNotFoundError):
+            return None, read_state(path)["corpus_sha256"]
+    return None, None
+
+
+def _latest(runs: list[RunFolder]) -> RunFolder:
+    """The newest run whose config can be read."""
+    for folder in reversed(runs):
+        try:
+            folder.config()
+            return folder
+        except UserError as error:
+            note(f"{folder.name} is passed over: {error}")
+    raise _unreadable(runs)
+
+
 def _best(runs: list[RunFolder]) -> RunFolder:
-    """The best of the runs that can be read; a note tells of those that cannot. Raises: UserError if none can."""
-    whole: dict[float, RunFolder] = {}
+    """The best of the runs that can be read; a note tells of those that cannot, and of those on another corpus.
+
+    Raises: UserError if none can, or none was evaluated.
+    """
+    scored, damaged = [], 0
     for folder in runs:
         try:
             folder.config()
-            newest_state(folder.checkpoints)
-            whole.setdefault(best_bpb(folder), folder)
+            scored.append(_Scored(folder, best_bpb(folder), *corpus_of(folder)))
         except UserError as error:
+            damaged += 1
             note(f"{folder.name} is passed over: {error}")
-    require(bool(whole), f"none of the {len(runs)} runs can be read: see above")
-    return whole[min(whole)]
+    if damaged == len(runs):
+        raise _unreadable(runs)
+    scored = [one for one in scored if math.isfinite(one.bpb)]
+    require(bool(scored), f"none of {len(runs)} runs was evaluated yet: name one, or say latest")
+    newest = scored[-1]
+    rivals = [one for one in scored if one.sha256 == newest.sha256]
+    if others := len(scored) - len(rivals):
+        corpus = f"{newest.corpus or 'the corpus'} ({(newest.sha256 or 'unknown')[:16]})"
+        note(f"best of the runs on {corpus}, as the newest; {others} on other corpora cannot be compared with them")
+    for one in sorted(rivals, key=lambda one: one.bpb):
+        try:
+            newest_state(one.folder.checkpoints)
+            return one.folder
+        except UserError as error:
+            note(f"{one.folder.name} is passed over: {error}")
+    raise _unreadable(runs)
+
+
+def _best_trial(sweep: RunFolder) -> RunFolder:
+    """The trial that the sweep calls its best, else the best so far."""
+    result = read_hint(sweep.summary_file, dict, "the best of its trials is looked for") or {}
+    best = result.get("best")
+    name = best.get("run") if isinstance(best, dict) else None
+    trials = run_folders(sweep.path)
+    require(bool(trials), f"the sweep {sweep.name} has no trial yet")
+    named = [trial for trial in trials if trial.name == name]
+    return named[0] if named else _best(trials)
+
+
+def _unreadable(runs: list[RunFolder]) -> UserError:
+    return UserError(f"none of the {len(runs)} runs can be read: see above")

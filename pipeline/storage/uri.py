@@ -236,11 +236,16 @@ def sizes_in(folder: "AnyPath") -> dict[str, int]:
     return {info.base_name: info.size for info in _infos_in(folder) if info.type == fs.FileType.File}
 
 
-def _infos_in(folder: "AnyPath") -> list["FileInfo"]:
+def size_of(folder: "AnyPath") -> int:
+    """Bytes of all files in the folder and below it."""
+    return sum(info.size or 0 for info in _infos_in(folder, recursive=True))
+
+
+def _infos_in(folder: "AnyPath", *, recursive: bool = False) -> list["FileInfo"]:
     from pyarrow import fs
 
     where, inner = filesystem(folder)
     try:
-        return where.get_file_info(fs.FileSelector(inner, recursive=False, allow_not_found=True))
+        return where.get_file_info(fs.FileSelector(inner, recursive=recursive, allow_not_found=True))
     except OSError as error:
         raise UserError(f"cannot list {folder}: {first_line(error)}") from error

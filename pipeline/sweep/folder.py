@@ -9,6 +9,7 @@ from typing import Any
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.corpus.corpus import Corpus
+from pipeline.runs.find import SWEEP
 from pipeline.runs.folder import RunFolder
 from pipeline.storage.json_file import object_of, shape_of
 from pipeline.storage.lock import lock
@@ -19,7 +20,6 @@ TABLE = "table.csv"
 """The ranked table, as the sweep's folder holds it."""
 SKIPPED = "skipped.json"
 """Draws that were no valid configuration, and why."""
-_SWEEP = "sweep.json"
 _FREE = ("search.trials", "search.concurrency", "search.gpu_share", "run.verbose", "run.retries", "run.timeout")
 """Options that may differ when a sweep is resumed: they change no trial."""
 
@@ -34,7 +34,7 @@ def find_sweep(storage: Path, name: str | None) -> RunFolder:
 
     Raises: UserError if there is none.
     """
-    sweeps = sorted(storage.glob(f"*/{_SWEEP}"), key=lambda path: path.stat().st_mtime)
+    sweeps = sorted(storage.glob(f"*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
     named = [path for path in sweeps if name in (None, path.parent.name)]
     there = f"; there are {', '.join(path.parent.name for path in sweeps[-3:])}" if sweeps else ""
     require(bool(named), f"no sweep {name or 'to resume'} in {storage}{there}: leave out --resume to start one")
@@ -77,18 +77,18 @@ def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: st
         "search": config.search.to_dict(),
         "run": replace(config.run, name=folder.name, resume=False).to_dict(),
     }
-    folder.write(_SWEEP, sweep)
+    folder.write(SWEEP, sweep)
 
 
 def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
     """Preset, command, search and options of the sweep, None where there is none."""
     search, run = (shape_of(config, complete=True) for config in (SearchConfig, RunConfig))
-    return folder.read(_SWEEP, object_of(preset=str, command=str, corpus_sha256=str, search=search, run=run))
+    return folder.read(SWEEP, object_of(preset=str, command=str, corpus_sha256=str, search=search, run=run))
 
 
 def result_files(folder: RunFolder) -> list[Path]:
     """The files that say what was searched and what came out."""
-    return [folder.path / TABLE, folder.path / _SWEEP, folder.summary_file, folder.path / SKIPPED]
+    return [folder.path / TABLE, folder.path / SWEEP, folder.summary_file, folder.path / SKIPPED]
 
 
 def check_same_search(earlier: SweepConfig, later: SweepConfig) -> None:

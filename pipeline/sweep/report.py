@@ -36,6 +36,8 @@ class Report:
     rows: list[Row]
     best: Configuration | None
     """Of those that finished, by the mean over seeds."""
+    best_run: RunFolder | None
+    """The run of its best seed."""
     command: str | None
     """Trains the best."""
     objectives: tuple[str, ...]
@@ -67,7 +69,12 @@ class Report:
             csv.writer(file).writerows([_header(self), *(_cells(self, row) for row in self.rows)])
         best = None
         if self.best is not None:
-            best = {"configuration": self.best.number, "values": self.best.values, "validation_bpb": self.best.bpb}
+            best = {
+                "configuration": self.best.number,
+                "run": self.best_run and self.best_run.name,
+                "values": self.best.values,
+                "validation_bpb": self.best.bpb,
+            }
         folder.write_summary(
             {"name": self.name, "best": best, "command": self.command, "trials": self.counts, "errors": self.errors}
         )
@@ -113,6 +120,7 @@ def report_on(sweep: Sweep) -> Report:
         fields=[dimension.field for dimension in sweep.space],
         rows=[Row(position=positions.get(one.number), configuration=one, front=one.number in front) for one in order],
         best=best,
+        best_run=best and sweep.folder_of(min(best.trials, key=lambda trial: trial.bpb or 0.0)),
         command=best and train_command(configure(sweep.config.run, best.values), sweep.preset),
         objectives=sweep.config.search.objectives,
         counts={state: states.count(state) for state in ("finished", "pruned", "failed", "running")},

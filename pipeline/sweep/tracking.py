@@ -84,7 +84,7 @@ class SweepTracking:
 
     def _register(self, report: Report) -> str | None:
         """Register the best model, if a name was given for it; its address."""
-        name, best = self._sweep.config.run.tracking.register, folder_of_best(self._sweep, report)
+        name, best = self._sweep.config.run.tracking.register, report.best_run
         run = best and best.mlflow_run()
         if self._store is None or self._parent is None or name is None or best is None or run is None:
             return None
@@ -205,10 +205,3 @@ def _log_report(store: MLflowStore, run_id: str, report: Report, folder: RunFold
         with suppress(FileNotFoundError):
             store.client.log_artifact(run_id, str(file))
     store.client.log_artifacts(run_id, str(folder.plots), folder.plots.name)
-
-
-def folder_of_best(sweep: Sweep, report: Report) -> RunFolder | None:
-    """The run of the best configuration's best seed."""
-    if report.best is None:
-        return None
-    return sweep.folder_of(min(report.best.trials, key=lambda trial: trial.bpb or 0.0))

@@ -41,11 +41,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_runs_side_by_side(folder: Path) -> None:
     done = job(folder, "first", "runs/second", "--html", "page.html", "--plot", "curves.png")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    for word in ("first", "second", "training.seed", "validation bpb", "test bpb", "parameters", "bytes/s"):
+    for word in ("first", "second", "seed", "validation", "bpb", "bytes/s"):
         assert word in done.stdout
     assert "model.dim" not in done.stdout, "what is the same in all runs is left out"
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "data:image/png;base64," in (folder / "page.html").read_text()
+
+
+def test_the_newest_runs_at_the_width_of_the_terminal(
+    folder: Path, call_job: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    done = call_job("compare", folder, "--last", "2")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("curves:")[0].splitlines()
+    assert max(map(len, table)) <= 60 and {"first", "second"} <= {line.split()[0] for line in table if line.strip()}
 
 
 def test_an_experiment_as_json(folder: Path, call_job: Callable) -> None:

@@ -1,0 +1,29 @@
+"""How a run stands, in one word."""
+
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import Record
+from pipeline.storage.json_file import read_hint
+from pipeline.storage.lock import is_locked
+from pipeline.storage.path import UriPath
+
+UNFINISHED = "unfinished"
+"""It was killed, or it goes on where nobody here can see it."""
+
+
+def state_of(folder: RunFolder, records: list[Record]) -> str:
+    """finished, stopped, pruned (a trial that its sweep ended early), failed (a trial), running, or unfinished.
+
+    `records`: its journal.
+    """
+    if not isinstance(folder.lock_file, UriPath) and is_locked(folder.lock_file):
+        return "running"
+    trial = read_hint(folder.path / "trial.json", dict, "it is told like any run") or {}
+    if trial.get("state") in ("pruned", "failed"):
+        return trial["state"]
+    return summary["status"] if (summary := ended(folder, records)) else UNFINISHED
+
+
+def ended(folder: RunFolder, records: list[Record]) -> dict | None:
+    """The summary, unless the run goes on after it was written and is no longer what it says."""
+    summary = folder.summary()
+    return summary if summary and records and records[-1]["step"] == summary["steps"] else None

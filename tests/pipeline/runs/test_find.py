@@ -1,0 +1,85 @@
+"""`latest`, `best` and a sweep's name mean a run that can be read, ranked among runs on one corpus."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from h2q.errors import UserError
+from pipeline.config import RunConfig
+from pipeline.runs.find import find_run, list_runs
+from pipeline.runs.folder import RunFolder
+from pipeline.shown import note
+
+Past = Callable[..., RunFolder]
+
+
+@pytest.fixture(autouse=True)
+def notes(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    note.cache_clear()
+    caplog.set_level(logging.WARNING)
+    yield caplog
+
+
+@pytest.fixture
+def storage(tmp_path: Path, past_run: Past) -> Path:
+    """A run, and a sweep of three trials that is newer: s-01 pruned, s-02 the best, s-03 the newest of all."""
+    past_run(tmp_path / "alone", 2.5)
+    for number, bpb in ((1, 2.9), (2, 2.1), (3, 2.3)):
+        past_run(tmp_path / "s" / f"s-{number:02d}", bpb)
+    RunFolder(tmp_path / "s").write("sweep.json", {})
+    for age, folder in enumerate(("s/s-03", "s/s-02", "s/s-01", "alone")):
+        os.utime(tmp_path / folder / "config.json", (1000 - age, 1000 - age))
+    return tmp_path
+
+
+def test_trials_are_runs_too(storage: Path) -> None:
+    assert [run.name for run in list_runs(str(storage))] == ["alone", "s-01", "s-02", "s-03"]
+    for reference, name in (("latest", "s-03"), ("best", "s-02"), ("s-01", "s-01"), ("alone", "alone")):
+        assert find_run(reference, storage=str(storage)).name == name
+
+
+def test_a_sweep_means_its_best_trial(storage: Path) -> None:
+    """What it calls its best, by the mean over seeds, say; while it has no result, the best so far."""
+    for reference in ("s", str(storage / "s")):
+        assert find_run(reference, storage=str(storage)).name == "s-02"
+    RunFolder(storage / "s").write("summary.json", {"best": {"run": "s-03"}})
+    assert find_run("s", storage=str(storage)).name == "s-03"
+    RunFolder(storage / "t").path.mkdir()
+    RunFolder(storage / "t").write("sweep.json", {})
+    with pytest.raises(UserError, match="the sweep t has no trial yet"):
+        find_run("t", storage=str(storage))
+
+
+def test_the_best_is_of_one_corpus_and_says_which(
+    storage: Path, past_run: Past, notes: pytest.LogCaptureFixture
+) -> None:
+    past_run(storage / "poems", 1.0, corpus="b")
+    past_run(storage / "more poems", 1.5, corpus="b")
+    assert find_run("best", storage=str(storage)).name == "poems"
+    [told] = notes.messages
+    assert "corpus b (bbbbbbbbbbbbbbbb)" in told and "4 on other corpora cannot be compared" in told
+
+
+def test_a_damaged_run_is_passed_over_with_a_note(storage: Path, notes: pytest.LogCaptureFixture) -> None:
+    (storage / "s" / "s-03" / "config.json").write_text("{")
+    (storage / "s" / "s-02" / "metrics.jsonl").unlink()
+    os.utime(storage / "s" / "s-03" / "config.json", (2000, 2000))
+    assert find_run("latest", storage=str(storage)).name == "s-02"
+    assert find_run("best", storage=str(storage)).name == "alone", "s-02 was never evaluated"
+    assert len(notes.messages) == 1 and "s-03 is passed over" in notes.messages[0]
+
+
+def test_where_nothing_was_evaluated_there_is_no_best(storage: Path) -> None:
+    for journal in storage.rglob("metrics.jsonl"):
+        journal.unlink()
+    with pytest.raises(UserError, match="none of 4 runs was evaluated yet: name one, or say latest"):
+        find_run("best", storage=str(storage))
+
+
+@pytest.mark.parametrize("name", ["latest", "best"])
+def test_no_run_is_called_what_means_another(name: str) -> None:
+    with pytest.raises(UserError, match=f"name must not be latest or best, .* got {name}"):
+        RunConfig(name=name)
