@@ -35,8 +35,6 @@ ON_REQUEST = ("slow", "gpu")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what starts Ray, leave out what `-m` does not ask for, and skip GPU paths where there is no GPU."""
     for item in items:
-        # A file's tests share its fixtures; those that start Ray must not starve each other of its two CPUs.
-        item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
         if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
     asked = re.findall(r"\w+", config.option.markexpr)

@@ -35,7 +35,7 @@ class EvaluationProgress(Display):
         """Shows how far a tally is through so many bytes."""
         return lambda tally: self.show(tally.scored, total, lambda: tally.bits / tally.scored)
 
-    def show(self, done: int, total: int, bpb: Callable[[], float]) -> None:
+    def show(self, done: int, total: int, bpb: Callable[[], float] | None = None) -> None:
         """Bytes done, and bits per byte so far, asked for only when it is shown."""
         now = time.monotonic()
         if self._first is None:
@@ -47,7 +47,8 @@ class EvaluationProgress(Display):
             return
         rate = (done - self._first[1]) / elapsed
         left = f"{human_bytes(rate)}/s  ETA {human_seconds((total - done) / rate)}" if rate else ""
-        status = f"{human_bytes(done)} of {human_bytes(total)}  {bpb():.3f} bpb  {left}"
+        code = f"{bpb():.3f} bpb  " if bpb else ""
+        status = f"{human_bytes(done)} of {human_bytes(total)}  {code}{left}"
         self._bar.update(self._task, total=total, completed=done, status=status)
         if plain:
             self._said = now

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from h2q.config import ModelConfig
 from pipeline.cli import run
+from pipeline.config import RunConfig
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -46,3 +49,26 @@ def call_job(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture
         return Done(options, stop.value.code, out, err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., None]:
+    """`make_run(storage, name, **model)`: a run with one checkpoint of a small model, which writes any byte."""
+
+    def make(storage: Path, name: str, **changes: Any) -> None:
+        import torch
+
+        from h2q.model import ByteModel
+        from pipeline.runs.checkpoint import Checkpoint, to_host, write_checkpoint
+        from pipeline.runs.folder import claim_folder
+
+        torch.manual_seed(0)
+        sizes: dict[str, Any] = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 16}
+        config = RunConfig(name=name, storage=str(storage), model=ModelConfig(**{**sizes, **changes}))
+        model = ByteModel(config.model)
+        storage.mkdir(exist_ok=True)
+        folder = claim_folder(storage, config, "tiny", "a test")
+        state = {"step": 3, "config": config.to_dict()}
+        write_checkpoint(folder.checkpoints, Checkpoint(model=to_host(model.state_dict()), optimizer={}, state=state))
+
+    return make

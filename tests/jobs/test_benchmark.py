@@ -18,6 +18,7 @@ def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.ray
 def test_a_small_model_is_measured_printed_and_written(tmp_path: Path) -> None:
     done = job(tmp_path, "model", *SMALL, "--lanes", "4", "--rounds", "1", "--precisions", "fp32")
     assert done.returncode == 0 and done.stderr == "", done.stderr

@@ -19,9 +19,10 @@ def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path], str]) -> Path:
     """A folder in which two runs were trained by the training job, `first` and `second`."""
     path = tmp_path_factory.mktemp("compare")
+    empty_store(path)
     (path / "text.txt").write_text(
         "".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(900))
     )
@@ -38,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.ray
 def test_runs_side_by_side(folder: Path) -> None:
     done = job(folder, "first", "runs/second", "--html", "page.html", "--plot", "curves.png")
     assert done.returncode == 0 and done.stderr == "", done.stderr

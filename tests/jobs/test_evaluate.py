@@ -39,9 +39,10 @@ def evaluate(place: Path, monkeypatch: pytest.MonkeyPatch, call_job: Callable) -
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path], str]) -> Path:
     """A folder with a run `one`, which its user works in."""
     folder = tmp_path_factory.mktemp("place")
+    empty_store(folder)
     (folder / "text.txt").write_text(
         "".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(400))
     )

@@ -9,35 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from h2q.config import ModelConfig
-from h2q.model import ByteModel
-from pipeline.config import RunConfig
-from pipeline.runs.checkpoint import Checkpoint, list_checkpoints, to_host, write_checkpoint
-from pipeline.runs.folder import claim_folder
+from pipeline.runs.checkpoint import list_checkpoints
 
 JOB = Path(__file__).parents[2] / "jobs" / "generate.py"
 
 Job = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-def make_run(storage: Path, name: str, **changes) -> None:
-    """A run with one checkpoint of a small model, which writes any byte."""
-    torch.manual_seed(0)
-    config = RunConfig(
-        name=name,
-        storage=str(storage),
-        model=ModelConfig(dim=64, depth=2, heads=2, factor=8, fixed_rank=2, seq_len=16, **changes),
-    )
-    model = ByteModel(config.model)
-    folder = claim_folder(storage, config, "tiny", "a test")
-    state = {"step": 3, "config": config.to_dict()}
-    write_checkpoint(folder.checkpoints, Checkpoint(model=to_host(model.state_dict()), optimizer={}, state=state))
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None]) -> Path:
     folder = tmp_path_factory.mktemp("user")
     (folder / "runs").mkdir()
     make_run(folder / "runs", "any-bytes")
@@ -83,7 +64,8 @@ def test_it_ends_behind_the_stop_string(job):
     assert job(*options, "--stop", letter).stdout == free[: free.index(letter) + 1]
 
 
-def test_a_reader_that_leaves_and_an_interruption_end_it_cleanly(job, tmp_path):
+@pytest.mark.ray
+def test_a_reader_that_leaves_and_an_interruption_end_it_cleanly(make_run, tmp_path):
     folder = tmp_path / "runs"
     folder.mkdir()
     make_run(folder, "endless")

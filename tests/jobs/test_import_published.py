@@ -31,6 +31,7 @@ def published_checkpoint() -> dict[str, torch.Tensor]:
     return p
 
 
+@pytest.mark.ray
 def test_a_published_file_becomes_a_run(tmp_path):
     torch.save(
         {"model": published_checkpoint(), "config": {"dim": 64, "dropout_rate": 0.2}, "iter": 7}, tmp_path / "best.pt"

@@ -132,7 +132,8 @@ def test_help_is_told_from_the_docstrings_without_torch(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.ray)], ids=["local", "ray"])
+@pytest.mark.ray
+@pytest.mark.parametrize("local", [True, False], ids=["local", "ray"])
 def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(tmp_path: Path, text: Path, local: bool) -> None:
     done = job(tmp_path, *TINY, "--corpus.path", "text.txt", "--name", "first", *(["--local"] if local else []))
     assert done.returncode == 0, done.stderr
@@ -145,6 +146,7 @@ def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mlartifacts", "mlflow.db", "runs", "text.txt"]
 
 
+@pytest.mark.ray
 def test_a_killed_run_is_resumed_by_one_word(tmp_path: Path, text: Path, call_job: Callable) -> None:
     often = {"training.steps": 200, "training.log-every": 50, "training.evaluate-every": 400, "training.save-every": 50}
     long = [*TINY, *(word for name, value in often.items() for word in (f"--{name}", str(value)))]

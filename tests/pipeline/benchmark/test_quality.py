@@ -17,9 +17,9 @@ from pipeline.prepare.prepare import prepare
 TINY = ModelConfig(dim=64, depth=2, heads=2, factor=8, fixed_rank=2, seq_len=16, dropout=0.0)
 
 
-def words(folder: Path) -> Path:
+def words(folder: Path, lines: int = 2000) -> Path:
     path = folder / "text.txt"
-    path.write_text("".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(2000)))
+    path.write_text("".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(lines)))
     return path
 
 
@@ -36,7 +36,7 @@ def test_families_are_of_equal_size_and_told_apart():
 
 
 def test_qrlm_grows_within_a_short_run(tmp_path: Path):
-    corpus = prepare(CorpusConfig(path=str(words(tmp_path)), prepared=str(tmp_path / "data")), local=True)
+    corpus = prepare(CorpusConfig(path=str(words(tmp_path, 300)), prepared=str(tmp_path / "data")), local=True)
     config = families(Options(model=TINY, lanes=4))["QRLM, growing"]
     config = replace(config, training=replace(config.training, learning_rate=1e-5))  # Nothing is learnt: a plateau.
     result, _ = learn(config, corpus, budget=0.0, points=40)

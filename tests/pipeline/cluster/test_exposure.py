@@ -45,6 +45,7 @@ def heard(process: psutil.Process) -> set[str]:
     }
 
 
+@pytest.mark.ray
 def test_a_local_run_is_one_process_that_listens_to_nobody(tmp_path: Path, tiny: Make) -> None:
     with training(tiny(tmp_path, training=ENDLESS), tmp_path) as processes:
         titles = [" ".join(process.cmdline()) for process in processes]

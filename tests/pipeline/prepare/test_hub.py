@@ -129,6 +129,7 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
+@pytest.mark.ray
 def test_wikitext_from_the_hub_is_the_original_file_again(stand_in: StandInHub, tmp_path: Path, monkeypatch) -> None:
     config = CorpusConfig(prepared=str(tmp_path / "data"))
     corpus = prepare(config, local=True)
@@ -172,6 +173,7 @@ def test_a_hub_that_accepts_but_never_answers_is_given_up(tmp_path: Path, monkey
     assert "no answer" in corpus.notes[0] or "timed out" in corpus.notes[0]
 
 
+@pytest.mark.ray
 def test_any_data_set_by_name_with_rows_as_documents(stand_in: StandInHub, tmp_path: Path) -> None:
     name = f"{NAME}:{CONFIG}@{REVISION}"
     with pytest.raises(UserError, match="no text in a column 'story'; its columns are text"):

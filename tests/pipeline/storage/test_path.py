@@ -221,6 +221,7 @@ def same(one: RunFolder, other: RunFolder) -> bool:
     )
 
 
+@pytest.mark.ray
 def test_a_run_on_a_uri_is_trained_resumed_and_found_as_one_on_a_disk(
     tmp_path: Path, bucket: Path, store: Any, tiny: Make, train: Train
 ) -> None:

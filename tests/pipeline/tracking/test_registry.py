@@ -100,6 +100,7 @@ def test_a_name_that_mlflow_refuses_is_refused_before_training(options: dict[str
         TrackingConfig(**options)
 
 
+@pytest.mark.ray
 def test_it_loads_without_this_project(registered: Registered, tmp_path: Path) -> None:
     """In an interpreter where neither `pipeline` nor this copy of `h2q` can be imported."""
     folder, store, _, _ = registered

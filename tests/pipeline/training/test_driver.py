@@ -108,16 +108,15 @@ def test_every_metric_is_in_mlflow_once(tmp_path: Path, tiny: Make, train: Train
     ],
     ids=["plain", "growing", "accumulate-random", "bf16", "fp16", "reversible"],
 )
-@pytest.mark.parametrize("at", [4, 6])
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any], at: int
+    tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any]
 ) -> None:
-    assert_resumes_exactly(tiny(tmp_path, **changes), at, train)
+    assert_resumes_exactly(tiny(tmp_path, **changes), (4, 6), train)
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_under_ray_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, tiny: Make, train: Train) -> None:
-    assert_resumes_exactly(tiny(tmp_path, growing=True, accumulate=2, precision="bf16", local=False), 6, train)
+    assert_resumes_exactly(tiny(tmp_path, growing=True, accumulate=2, precision="bf16", local=False), (6,), train)
 
 
 @pytest.mark.gpu
@@ -127,22 +126,23 @@ def test_on_a_gpu_resumed_equals_uninterrupted_bit_for_bit(
     tmp_path: Path, tiny: Make, train: Train, precision: str, memory: str
 ) -> None:
     config = tiny(tmp_path, growing=True, accumulate=2, precision=precision, use_gpu="yes", model={"memory": memory})
-    assert_resumes_exactly(config, 6, train)
+    assert_resumes_exactly(config, (6,), train)
 
 
-def assert_resumes_exactly(whole: RunConfig, at: int, train: Train) -> None:
-    """A run that goes on from the checkpoint nearest to step `at` ends as one that was never interrupted."""
+def assert_resumes_exactly(whole: RunConfig, steps: tuple[int, ...], train: Train) -> None:
+    """A run that goes on from the checkpoint nearest to each of the steps ends as one that was never interrupted."""
     _, uninterrupted, _ = train(whole)
-    stop = min((path for path in list_checkpoints(uninterrupted.checkpoints)), key=lambda path: abs(_step(path) - at))
-    interrupted = RunFolder(uninterrupted.path.parent / "interrupted")
-    (interrupted.path / "checkpoints").mkdir(parents=True)
-    # As a kill leaves it: a checkpoint, and a journal that had gone on beyond it.
-    shutil.copytree(stop, interrupted.checkpoints / stop.name)
-    for name in ("config.json", "metrics.jsonl"):
-        shutil.copy(uninterrupted.path / name, interrupted.path / name)
-    _, _, said = train(replace(whole, name="interrupted", resume=True))
-    assert f"continuing at step {_step(stop)}" in said
-    assert_same(uninterrupted, interrupted)
+    for at in steps:
+        stop = min(list_checkpoints(uninterrupted.checkpoints), key=lambda path, at=at: abs(_step(path) - at))
+        interrupted = RunFolder(uninterrupted.path.parent / f"interrupted-{at}")
+        (interrupted.path / "checkpoints").mkdir(parents=True)
+        # As a kill leaves it: a checkpoint, and a journal that had gone on beyond it.
+        shutil.copytree(stop, interrupted.checkpoints / stop.name)
+        for name in ("config.json", "metrics.jsonl"):
+            shutil.copy(uninterrupted.path / name, interrupted.path / name)
+        _, _, said = train(replace(whole, name=interrupted.path.name, resume=True))
+        assert f"continuing at step {_step(stop)}" in said
+        assert_same(uninterrupted, interrupted)
 
 
 def _step(path: Path) -> int:
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, tiny: Mak
     _, folder, _ = train(config)
     (checkpoint_folder(folder.checkpoints, 12) / "model.safetensors").write_bytes(b"damaged")
     _, _, said = train(replace(config, resume=True))
-    assert "damaged checkpoint passed over" in said and "step-000000012/model.safetensors: 7 bytes" in said
+    assert "damaged checkpoint passed over" in said and "step-000000012: model.safetensors: 7 bytes" in said
     assert "continuing at step 8" in said
 
 

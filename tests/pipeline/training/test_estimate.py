@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from h2q.model import ByteModel
@@ -34,14 +35,15 @@ def test_memory_is_that_of_the_whole_batch_measured(tmp_path: Path, tiny: Make) 
 
 def test_more_micro_batches_take_less_memory_and_so_does_the_reversible_backward(tmp_path: Path, tiny: Make) -> None:
     def activations(**changes: Any) -> int:
-        model = SIZES | {"depth": 12, "seq_len": 64} | changes.pop("model", {})
-        return estimate(tiny(tmp_path, model=model, training={"lanes": 256}, **changes)).activation_bytes
+        model = SIZES | {"depth": 12, "seq_len": 32} | changes.pop("model", {})
+        return estimate(tiny(tmp_path, model=model, training={"lanes": 64}, **changes)).activation_bytes
 
     whole = activations()
     assert activations(accumulate=4) < 0.4 * whole
     assert activations(model={"memory": "reversible"}) < 0.5 * whole
 
 
+@pytest.mark.ray
 def test_the_job_prints_it_and_starts_nothing(tmp_path: Path) -> None:
     job = Path(__file__).parents[3] / "jobs" / "train.py"
     small = ["--model.dim", "64", "--model.factor", "8", "--model.depth", "2", "--training.lanes", "4"]

@@ -26,6 +26,8 @@ from pipeline.runs.checkpoint import list_checkpoints, newest_valid
 from pipeline.runs.folder import RunFolder
 from pipeline.training.summary import Summary
 
+pytestmark = pytest.mark.ray  # Whole jobs, in processes of their own that are killed.
+
 ROOT = Path(__file__).parents[3]
 Make = Callable[..., RunConfig]
 Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
@@ -67,7 +69,7 @@ def undisturbed(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> RunFold
     return train(config, preset="laptop", command="a test", console=Console(file=StringIO()))[1]
 
 
-@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.ray)], ids=["local", "ray"])
+@pytest.mark.parametrize("local", [True, False], ids=["local", "ray"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_sums_up_and_the_run_can_go_on(
     tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder, local: bool, number: int, code: int
@@ -101,7 +103,6 @@ def computes(process: psutil.Process) -> bool:
     return any("libtorch" in Path(library.path).name for library in process.memory_maps())
 
 
-@pytest.mark.ray
 def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     tmp_path: Path, tiny: Make, undisturbed: RunFolder
 ) -> None:
@@ -123,7 +124,6 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
 
 
 @pytest.mark.parametrize("victim", ["TrainController", "driver"])
-@pytest.mark.ray
 def test_a_killed_controller_or_driver_costs_one_more_start(
     tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder, victim: str
 ) -> None:
@@ -198,7 +198,6 @@ def test_a_full_disk_is_one_line_and_what_was_saved_is_whole(
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny: Make, undisturbed: RunFolder) -> None:
     config = tiny(tmp_path, training=LONG, model={"dropout": 0.0}, local=False, workers=2, retries=1, timeout=10)
     folder = RunFolder(tmp_path / "runs" / "run")
@@ -216,7 +215,6 @@ KILLS = 21
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.ray
 def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Path, tiny: Make) -> None:
     """Worker, controller and driver in turn; prints how long it took each time until training went on."""
     long = {"steps": 12_000, "evaluate_every": 3000, "save_every": 20}

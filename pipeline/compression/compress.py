@@ -1,0 +1,169 @@
+"""Compressing a file and getting it back, from the options to the figures."""
+
+import contextlib
+import hashlib
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from h2q.config import GrowthConfig, ModelConfig
+from h2q.errors import UserError, require
+from h2q.model import ByteModel
+from pipeline.compression.archive import Archive, read_archive
+from pipeline.compression.codec import Coder, Decoder, Encoder, Learn, follow
+from pipeline.compression.config import SUFFIX, CompressionConfig
+from pipeline.config import PRESETS, RunConfig, TrainingConfig
+from pipeline.corpus.shards import histogram
+from pipeline.evaluation.file_stream import RawFile
+from pipeline.evaluation.prequential import learner, learning_rates, train_on
+from pipeline.evaluation.scoring import check_alphabet
+from pipeline.runs.checkpoint import MODEL
+from pipeline.runs.load import load_checkpoint, model_of
+from pipeline.storage.uri import write_atomic
+from pipeline.tracking.find import find_run
+
+LANE_BYTES = 64 << 10
+"""Of a file for each lane of a trained model: a cold start costs a few hundred bits."""
+MOST_LANES = 16
+
+Progress = Callable[[int, int], None]
+"""Bytes done, of so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was written, and what it took."""
+
+    path: Path
+    size: int
+    """Bytes of the file."""
+    archive_bytes: int
+    seconds: float
+    coder: str
+    """The model that coded."""
+
+
+def compress(options: CompressionConfig, progress: Progress) -> Outcome:
+    """Write the archive of a file. Raises: UserError for whatever the user can mend."""
+    began, path = time.perf_counter(), Path(options.output or options.file + SUFFIX)
+    _check_target(path)
+    data = _read(Path(options.file))
+    archive = Archive(
+        code=np.zeros(0, np.uint32),
+        size=len(data),
+        sha256=hashlib.sha256(data.data).hexdigest(),
+        stride=0,
+        lanes=1,
+        threads=options.threads,
+        machine=_machine(),
+    )
+    if options.run is not None:
+        model, name, digest = _trained(options.run, options.storage)
+        window, lanes = model.config.seq_len, min(MOST_LANES, -(-len(data) // LANE_BYTES))
+        archive = replace(archive, model=digest, run=name, stride=max(1, window // 2))
+        learn = None
+    else:
+        config = PRESETS[options.preset or "laptop"]
+        name = f"a new {options.preset or 'laptop'}, learning"
+        model, learn = _learner(config)
+        lanes, told = config.training.lanes, config.to_dict()
+        parts = {part: told[part] for part in ("model", "training", "growth")}
+        archive = replace(archive, config=parts, stride=model.config.seq_len)
+    check_alphabet(histogram(data), model.config.vocab, options.file) if len(data) else None
+    archive = replace(archive, lanes=max(1, min(options.lanes or lanes, len(data) // 2)))
+    encoder = Encoder(data)
+    _follow(model, archive, encoder, learn, progress)
+    archive = replace(archive, code=encoder.result())
+    size = archive.write(path)
+    seconds = time.perf_counter() - began
+    return Outcome(path=path, size=len(data), archive_bytes=size, seconds=seconds, coder=name)
+
+
+def decompress(options: CompressionConfig, progress: Progress) -> Outcome:
+    """Get the file of an archive back. Raises: UserError, and writes nothing, unless it is the same by sha256."""
+    began, source = time.perf_counter(), Path(options.file)
+    path = Path(options.output or options.file.removesuffix(SUFFIX))
+    require(path != source, f"name the file to write: --output FILE; {source} has no {SUFFIX} to leave out")
+    _check_target(path)
+    archive = read_archive(source)
+    learn = None
+    if archive.config is None:
+        model, name, digest = _trained(options.run or archive.run or "", options.storage)
+        require(
+            digest == archive.model,
+            f"{source} was coded by the model {str(archive.model)[:16]} of {archive.run}, but {name} holds "
+            f"{digest[:16]} (sha256 of {MODEL}): give --run the one that has it",
+        )
+    else:
+        name = "a new model, learning"
+        model, learn = _learner(_config_of(archive, source))
+    data = _follow(model, archive, Decoder(archive.code), learn, progress)
+    if hashlib.sha256(data.data).hexdigest() != archive.sha256:
+        raise UserError(
+            f"{source} decodes to other bytes than were coded: it was made with {archive.machine}, this is "
+            f"{_machine()}; decompress it there"
+        )
+    write_atomic(path, data)
+    seconds = time.perf_counter() - began
+    return Outcome(path=path, size=len(data), archive_bytes=source.stat().st_size, seconds=seconds, coder=name)
+
+
+def _follow(model: ByteModel, archive: Archive, coder: Coder, learn: Learn | None, progress: Progress) -> np.ndarray:
+    torch.set_num_threads(archive.threads)
+    return follow(
+        model,
+        archive.size,
+        coder,
+        stride=archive.stride,
+        lanes=archive.lanes,
+        learn=learn,
+        progress=lambda done: progress(done, archive.size),
+    )
+
+
+def _trained(run: str, storage: str) -> tuple[ByteModel, str, str]:
+    """The model of a run, the run's name, and the sha256 of the model's file."""
+    folder = find_run(run, storage=storage)
+    checkpoint, path = load_checkpoint(folder)
+    return model_of(checkpoint)[0], folder.name, hashlib.sha256((path / MODEL).read_bytes()).hexdigest()
+
+
+def _learner(config: RunConfig) -> tuple[ByteModel, Learn]:
+    """A new model, and how it learns from a window that was coded. See `pipeline.evaluation.prequential.online`."""
+    train_state = learner(config, None, torch.device("cpu"))
+    rate = learning_rates(config, None, None)
+    return train_state.model, lambda step, rows: train_on(
+        train_state, rows, config, contextlib.nullcontext, rate(step), step
+    )
+
+
+def _config_of(archive: Archive, source: Path) -> RunConfig:
+    parts = {"model": ModelConfig, "training": TrainingConfig, "growth": GrowthConfig}
+    try:
+        assert archive.config is not None
+        return RunConfig(**{name: kind.from_dict(archive.config[name]) for name, kind in parts.items()})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source} is damaged: the config of its model lacks {error}") from error
+
+
+def _read(path: Path) -> np.ndarray:
+    """The file's bytes. Raises: UserError if there is no such file."""
+    if path.is_file() and path.stat().st_size == 0:
+        return np.zeros(0, np.uint8)  # RawFile is for data to score, and nothing is nothing to score.
+    file = RawFile(path)
+    return file.read(0, len(file))
+
+
+def _check_target(path: Path) -> None:
+    require(not path.exists(), f"{path} exists already: give --output another file, or move it away")
+    require(path.absolute().parent.is_dir(), f"the folder of {path} does not exist: make it, or name another file")
+
+
+def _machine() -> str:
+    """What last digits depend on."""
+    return f"torch {torch.__version__} on {platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
