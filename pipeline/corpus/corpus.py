@@ -49,6 +49,8 @@ class _SplitEntry(TypedDict):
     gzip_bpb: float | None
     xz_bpb: float | None
     sample_bytes: Count
+    inputs: list[Annotated[list[str | Count], Len(2, 2)]]
+    """[input, its bytes in the split]."""
     histogram: Annotated[list[Count], Len(256, 256)]
     shards: list[ShardEntry]
 
@@ -158,6 +160,11 @@ class Split:
     def histogram(self) -> list[int]:
         """How often each byte value occurs in it (256)."""
         return self._entry["histogram"]
+
+    @property
+    def first_input(self) -> str:
+        """The name of the input that its first byte is from."""
+        return next((name for name, size in self._entry["inputs"] if size), "")
 
     def __len__(self) -> int:
         return self.bytes

@@ -135,7 +135,7 @@ def result(setup: Setup, code: CodeLength, compressed: dict[str, int]) -> Evalua
         seconds=code.seconds,
         bytes_per_second=size / code.seconds,
         references={"order-0 entropy": order0} | {name: 8 * needed / size for name, needed in compressed.items()},
-        classes=code.tally.by_class(),
+        classes=code.tally.by_class(subject.config.corpus.kind),
         position_bpb=[None if math.isnan(rate) else rate for rate in rates.tolist()],
         position_bytes=positions.tolist(),
         learning_rate=setup.rate(sys.maxsize) if code.points else None,

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from h2q.errors import require
 from h2q.model import ByteModel
-from pipeline.evaluation.byte_classes import CLASSES, class_of
+from pipeline.evaluation.byte_classes import Kind, class_of, classes
 from pipeline.training.precision import Autocast
 
 
@@ -48,11 +48,12 @@ class Tally:
         """Bits per byte (NaN where there was none) and bytes for each position of the window, (W,) each."""
         return _rates(self._positions)
 
-    def by_class(self) -> dict[str, tuple[int, float]]:
-        """Bytes and their bits for each class of bytes that occurs."""
-        nats, counts = (np.bincount(class_of(), weights=row, minlength=len(CLASSES)) for row in self._values)
-        classes = zip(CLASSES, counts.tolist(), (nats / math.log(2)).tolist(), strict=True)
-        return {name: (int(count), bits) for name, count, bits in classes if count}
+    def by_class(self, kind: Kind = "text") -> dict[str, tuple[int, float]]:
+        """Bytes and their bits for each class of bytes, of text or of anything, that occurs."""
+        names = list(classes(kind))
+        nats, counts = (np.bincount(class_of(kind), weights=row, minlength=len(names)) for row in self._values)
+        found = zip(names, counts.tolist(), (nats / math.log(2)).tolist(), strict=True)
+        return {name: (int(count), bits) for name, count, bits in found if count}
 
     @property
     def _positions(self) -> np.ndarray:

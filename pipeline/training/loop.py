@@ -206,8 +206,8 @@ def evaluate(
     if splits:
         counters.record["evaluation_seconds"] = time.perf_counter() - began
     if "sample" in due:
-        to, step = folder.samples, counters.step
-        if worker.any(worker.first and not write_sample(to, step, model, corpus.test, stop.is_wanted)):
+        to, step, kind = folder.samples, counters.step, job.run.corpus.kind
+        if worker.any(worker.first and not write_sample(to, step, model, corpus.test, kind, stop.is_wanted)):
             return news, True
         counters.evaluated["sample"] = step
     return news, False

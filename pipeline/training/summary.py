@@ -88,6 +88,9 @@ class Summary:
         if self.sample:
             console.print("\n[bold]sample[/bold]  the test split's first 64 bytes, then 200 of the model's")
             console.print(printable(self.sample), markup=False, highlight=False, soft_wrap=True)
+        elif files := sorted((folder / "samples").glob("*")):
+            where = escape(str(files[-1]))
+            console.print(f"\n[bold]sample[/bold]  {where}: the test split's first 64 bytes, then 200 of the model's")
         if self.mlflow_tracking_uri and self.mlflow_experiment_id:
             console.print("\n[bold]compare runs[/bold]")
             command = ui_command(self.mlflow_tracking_uri)
@@ -142,7 +145,7 @@ def summarise(
     unfinished = state["step"] < config.training.steps or (
         evaluated is not None and due_evaluations(state["step"], config.training, evaluated)
     )
-    samples = sorted(folder.samples.glob("*.txt"))
+    samples = sorted(folder.samples.glob("*.txt")) if config.corpus.kind == "text" else []
     summary = Summary(
         name=folder.name,
         preset=preset,

@@ -12,7 +12,7 @@ from h2q.errors import UserError
 from h2q.model import ByteModel
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus
-from pipeline.evaluation.byte_classes import CLASSES, class_of
+from pipeline.evaluation.byte_classes import Kind, class_of, classes
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.scoring import Tally, check_alphabet, check_window, score
 from pipeline.evaluation.windows import Stream, plan
@@ -71,9 +71,10 @@ def test_it_is_the_sum_of_each_byte_given_its_context(
     assert tally(model, short, stride).bits == pytest.approx(bits, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["text", "bytes"])
 @pytest.mark.parametrize(("stride", "lanes"), [(16, 1), (3, 1), (16, 5)])
 def test_positions_and_classes_are_parts_of_the_whole(
-    model: ByteModel, corpus: Corpus, stride: int, lanes: int
+    model: ByteModel, corpus: Corpus, stride: int, lanes: int, kind: Kind
 ) -> None:
     found, data = tally(model, corpus.test, stride, lanes), corpus.test.read(0, len(corpus.test))
     rates, counts = found.by_position()
@@ -83,20 +84,26 @@ def test_positions_and_classes_are_parts_of_the_whole(
     assert np.isfinite(rates).all(), "every position of the window"
     if stride == WINDOW:
         assert np.nansum(rates * counts) == pytest.approx(found.bits, rel=1e-12)
-    classes = found.by_class()
-    assert math.fsum(bits for _, bits in classes.values()) == pytest.approx(found.bits, rel=1e-12)
-    wanted = np.bincount(class_of()[data[1:]], minlength=len(CLASSES))
-    assert {name: count for name, (count, _) in classes.items()} == {
-        name: count for name, count in zip(CLASSES, wanted.tolist(), strict=True) if count
+    by_class = found.by_class(kind)
+    assert math.fsum(bits for _, bits in by_class.values()) == pytest.approx(found.bits, rel=1e-12)
+    wanted = np.bincount(class_of(kind)[data[1:]], minlength=len(classes(kind)))
+    assert {name: count for name, (count, _) in by_class.items()} == {
+        name: count for name, count in zip(classes(kind), wanted.tolist(), strict=True) if count
     }
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes"])
+def test_every_byte_value_has_one_class(kind: Kind) -> None:
+    assert sorted(b"".join(classes(kind).values())) == list(range(256))
+    assert kind == "text" or not any(letter in " ".join(classes(kind)) for letter in ("letters", "UTF-8"))
 
 
 def test_every_byte_value_has_the_class_that_a_person_expects() -> None:
     wanted = {"a": "letters", "Z": "letters", "7": "digits", " ": "whitespace", "\n": "whitespace", "<": "punctuation"}
     for letter, name in wanted.items():
-        assert CLASSES[class_of()[ord(letter)]] == name
-    assert {CLASSES[number] for number in class_of()[np.frombuffer("é€".encode(), np.uint8)]} == {"multi-byte UTF-8"}
-    assert CLASSES[class_of()[0]] == CLASSES[class_of()[127]] == "control"
+        assert letter.encode() in classes("text")[name]
+    assert set("é€".encode()) <= set(classes("text")["multi-byte UTF-8"])
+    assert {0, 127} <= set(classes("text")["control"])
 
 
 def test_a_window_beyond_the_positions_and_another_alphabet_are_refused(model: ByteModel) -> None:

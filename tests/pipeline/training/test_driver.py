@@ -202,6 +202,19 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, tiny: Mak
     assert "continuing at step 8" in said
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".png", ""])
+def test_samples_of_bytes_are_files_like_those_read(tmp_path: Path, tiny: Make, train: Train, suffix: str) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(20):
+        (tmp_path / "in" / f"{number:02d}{suffix}").write_bytes(b"RIFF\xff\x00" + bytes([number]) * 1000)
+    corpus = {"path": str(tmp_path / "in"), "kind": "bytes"}
+    summary, folder, said = train(tiny(tmp_path, training={"steps": 1}, corpus=corpus))
+    sample = folder.samples / f"step-000000001{suffix or '.bin'}"
+    assert sample.read_bytes().startswith(b"RIFF\xff\x00") and sample.stat().st_size == 264
+    assert summary.sample is None and str(sample) in said.replace("\n", "")
+    assert not any(word in said for word in ("UTF-8", "letters"))
+
+
 def test_a_name_is_used_once(tmp_path: Path, tiny: Make, train: Train) -> None:
     config = tiny(tmp_path, training={"steps": 1})
     train(config)
