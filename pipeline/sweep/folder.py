@@ -1,6 +1,7 @@
 """The folder of a sweep: how it is claimed, found again, and kept to one process and one search."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +12,8 @@ from pipeline.config import RunConfig, TrackingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.find import SWEEP
 from pipeline.runs.folder import RunFolder
+from pipeline.storage.held import Held, held
 from pipeline.storage.json_file import object_of, shape_of
-from pipeline.storage.lock import lock
 from pipeline.sweep.config import SearchConfig, SweepConfig
 from pipeline.tracking.provenance import flatten
 
@@ -111,12 +112,15 @@ def _compared(config: SweepConfig) -> dict:
     return {name: value for name, value in flat.items() if name not in _FREE}
 
 
-def only_one(folder: RunFolder) -> AbstractContextManager[object]:
+@contextmanager
+def only_one(folder: RunFolder) -> Iterator[None]:
     """One process at a time works on a sweep.
 
-    Raises: UserError if there is another.
+    Raises: UserError naming the process that does.
     """
-    try:
-        return lock(folder.lock_file, wait=False)
-    except BlockingIOError:
-        raise UserError(f"the sweep {folder.name} is running already: wait for its end, or stop it") from None
+    with ExitStack() as held_here:
+        try:
+            held_here.enter_context(held(folder.lock_file))
+        except Held as error:
+            raise UserError(f"the sweep {folder.name} is run by {error}: wait for its end, or stop it") from None
+        yield
