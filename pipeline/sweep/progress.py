@@ -2,13 +2,18 @@
 
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from h2q.errors import UserError
 from pipeline.sweep.capacity import Capacity
+from pipeline.sweep.config import DEFAULT_SPACE
+from pipeline.sweep.remaining import Remaining
 from pipeline.sweep.space import growth_note
 from pipeline.sweep.sweep import Sweep, describe, grace_steps
 from pipeline.sweep.trial import Trial
@@ -25,6 +30,8 @@ class SweepProgress(Display):
         self._began = time.monotonic()
         self._running: dict[int, str] = {}
         self._lock = threading.Lock()
+        self._remaining: Remaining | None = None
+        self._said_whole = False
 
     def begin(self, sweep: Sweep, capacity: Capacity) -> None:
         """The space and the plan."""
@@ -36,6 +43,9 @@ class SweepProgress(Display):
         for dimension in sweep.space:
             table.add_row(dimension.field, escape(str(dimension)))
         self._console.print(table)
+        usual = search.space == DEFAULT_SPACE
+        if usual:
+            self.say("no --search.space was given: this one is searched")
         if note := growth_note(sweep.space):
             self.say(note)
         configurations = sweep.planned // search.seeds
@@ -45,13 +55,22 @@ class SweepProgress(Display):
         if search.scheduler == "asha":
             self.say(
                 f"ASHA may stop a trial after {grace} of {run.training.steps} steps, and then at each multiple by "
-                f"{search.reduction:g}; validation every {min(grace, run.training.evaluate_every)} steps"
+                f"{search.reduction:g}"
             )
+            if grace < run.training.evaluate_every:
+                self.say(
+                    f"training.evaluate_every is {grace} in trials, not {run.training.evaluate_every}: ASHA decides by "
+                    "validations"
+                )
+        if usual and not sweep.trials:
+            self._say_estimate(sweep, capacity)
         self.say(f"sweep {sweep.folder.path}")
         ended = [trial for trial in sweep.trials if trial.state != "running"]
         if sweep.trials:
             self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
         self._say_skips()
+        left = sweep.planned - len(ended)
+        self._remaining = Remaining(left, run.training.steps, began=time.monotonic())
         self._show()
 
     def started(self, trial: Trial) -> None:
@@ -63,19 +82,39 @@ class SweepProgress(Display):
     def reported(self, trial: Trial, result: dict[str, Any]) -> None:
         with self._lock:
             self._running[trial.number] = f"{result['validation/bpb']:.3f} at step {result['step']}"
+        assert self._remaining is not None
+        self._remaining.reached(trial.number, result["step"])
+        seconds = self._remaining.seconds(time.monotonic())
+        if seconds is not None and not self._said_whole:
+            self._said_whole = True
+            self.say(f"about {human_seconds(seconds)} for the trials that are left, if none is stopped early")
         self._show()
 
     def ended(self, trial: Trial) -> None:
         """A line for the trial."""
         with self._lock:
             self._running.pop(trial.number, None)
-        assert self._sweep is not None
+        assert self._sweep is not None and self._remaining is not None
+        self._remaining.ended(trial.number, trial.step or 0)
         state = "interrupted" if trial.state == "running" else trial.state
         result = "" if trial.bpb is None else f"  {trial.bpb:.3f} bpb at step {trial.step}"
         seed = f", seed {trial.seed}" if self._sweep.config.search.seeds > 1 else ""
         why = f"  {trial.error}" if trial.error else ""
         self.say(f"trial {trial.number:02d}  {describe(trial.values)}{seed}  {state}{result}{why}")
         self._show()
+
+    def _say_estimate(self, sweep: Sweep, capacity: Capacity) -> None:
+        """About how long the sweep may take, for who has not chosen what it does."""
+        from pipeline.training.estimate import estimate
+
+        self.stage("timing a few steps")
+        run = replace(sweep.config.run, threads=capacity.resources.threads)
+        with suppress(UserError):  # a trial will say it
+            seconds = estimate(run).step_seconds * run.training.steps * sweep.planned / capacity.trials
+            self.say(
+                f"about {human_seconds(seconds)} if no trial is stopped early, as a few steps timed here say; Ctrl-C "
+                "stops, --resume goes on"
+            )
 
     def _say_skips(self) -> None:
         assert self._sweep is not None
@@ -92,10 +131,12 @@ class SweepProgress(Display):
             running = ", ".join(f"{number:02d}: {text}" for number, text in sorted(self._running.items()))
         best = f"  best {min(finished):.3f} bpb" if finished else ""
         passed = human_seconds(time.monotonic() - self._began)
+        seconds = self._remaining.seconds(time.monotonic()) if self._remaining else None
+        left = "" if seconds is None else f"  ETA {human_seconds(seconds)}"
         self._bar.update(
             self._task,
             total=self._sweep.planned,
             completed=len(ended),
             description=f"{len(ended)} of {self._sweep.planned} trials",
-            status=f"{running}{best}  {passed}",
+            status=f"{running}{best}  {passed}{left}",
         )

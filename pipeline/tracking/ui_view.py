@@ -22,6 +22,7 @@ def view_state() -> str:
     columns = [
         *(f"metrics.`{name}`" for name in _METRICS),
         *(f"params.`{name}`" for name in _PARAMETERS),
+        "tags.`state`",
         "tags.`preset`",
         "tags.`corpus`",
     ]
@@ -32,6 +33,10 @@ def view_state() -> str:
             "compareRunSections": [_section(name) for name in _SECTIONS],
             "compareRunCharts": [_chart("validation/bpb"), _chart("train/bpb"), _chart("test/bpb", "BAR")],
             "isAccordionReordered": True,
+            # Sorted by anything but time, the list has trials among the runs; below their sweeps no chart drew them.
+            "orderByKey": f"metrics.`{_METRICS[0]}`",
+            "orderByAsc": True,
+            "runsHiddenMode": "FIRST_20_RUNS",
         }
     )
 
@@ -54,7 +59,7 @@ def _chart(metric: str, kind: str = "LINE") -> dict[str, Any]:
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "metricSectionId": f"section {_BPB}",
-        "runsCountToCompare": 10,
+        "runsCountToCompare": 20,
         "deleted": False,
         "isGenerated": True,
         "xAxisKey": "step",

@@ -27,6 +27,7 @@ def test_the_link_opens_the_columns_and_charts_that_matter(store: MLflowStore) -
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} <= {
         section["uuid"] for section in state["compareRunSections"]
     }
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`validation/bpb`", True), "the best first"
     # A store that an older version has made gets the view too; what its user wrote is left alone.
     store.client.set_experiment_tag(store.experiment_id, "mlflow.note.content", "mine")
     store.client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{key}", "{}")
