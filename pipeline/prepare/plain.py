@@ -50,13 +50,14 @@ def not_plain(files: list[ListedFile], invalid: Invalid) -> list[ListedFile]:
     """Those that have to be made plain, by their first bytes."""
 
     def is_plain(file: ListedFile) -> bool:
-        with storage.opened(file.path) as opened:
-            head = opened.read(_head_size(file.label))
+        head = storage.head(file.path, _head_size(file.label))
         packed = packing_of(head) is not None
         return not packed and not _is_binary(file.label) and _shape(head, file.label, invalid) == (None, None)
 
-    # Where a file is far away, the time goes by waiting.
-    with ThreadPoolExecutor(16 if files and isinstance(files[0].path, UriPath) else 1) as pool:
+    if not files or not isinstance(files[0].path, UriPath):
+        return [file for file in files if not is_plain(file)]
+    # Where files are far away, the time goes by waiting.
+    with ThreadPoolExecutor(16) as pool:
         return [file for file, plain in zip(files, pool.map(is_plain, files), strict=True) if not plain]
 
 

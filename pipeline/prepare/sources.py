@@ -1,6 +1,7 @@
 """Where bytes come from: each source as a list of parts for every split, in the order in which they are to be read."""
 
 import hashlib
+import os
 import platform
 import re
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from pipeline.prepare.packing import SUFFIXES
 from pipeline.prepare.plain import MakePlain, not_plain
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
 from pipeline.shown import printable, without_secrets
-from pipeline.storage.listing import ListedFile, find
+from pipeline.storage.listing import ListedFile, check_any, find
 from pipeline.storage.path import locate
-from pipeline.storage.uri import absolute, is_uri
+from pipeline.storage.uri import absolute, is_uri, local_path
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation"} | {
     "val": "validation",
@@ -57,7 +58,7 @@ class Source:
 def check_found(config: CorpusConfig) -> None:
     """Look whether there are files at `corpus.path`, if it is to be read: before Ray starts, say. Raises: UserError."""
     if config.path is not None and config.source in ("auto", "path"):
-        files(config)
+        check_any(config.path)
 
 
 def files(config: CorpusConfig) -> Source:
@@ -80,13 +81,19 @@ def files(config: CorpusConfig) -> Source:
         order="files by the bytes of their path, rows in the order of the file",
         # With the path: archives unpack files of equal names, sizes and times of change into several folders.
         identity={
-            "path": printable(without_secrets(absolute(config.path))),
+            "path": printable(without_secrets(_real(config.path))),
             "files": [[file.label, file.size, file.mtime_ns] for file in chosen],
         },
         # What lies at a bare path, other nodes need not see; a URI, `file://` too, they do.
         everywhere=is_uri(config.path),
         contents=lambda make_plain: _file_contents(*_as_plain(chosen, config, notes, make_plain), config),
     )
+
+
+def _real(path: str) -> str:
+    """The path without links on a disk, so that one which is made to lead elsewhere is noticed."""
+    local = local_path(path)
+    return absolute(path) if local is None else os.path.realpath(absolute(local))
 
 
 def reference_manual(config: CorpusConfig) -> Source:

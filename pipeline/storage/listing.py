@@ -34,20 +34,32 @@ def find(pattern: str, again: list[str] | None = None) -> list[ListedFile]:
     Hidden files and folders (`.name`) are left out. Links are followed, and what several names lead to is listed once:
     `again` collects the other names. Raises: UserError when nothing is there.
     """
-    pattern = absolute(pattern)
-    root, wanted = _cut_glob(pattern)
+    files = list(_fitting(pattern, [] if again is None else again))
+    require(len(files) > 0, _no_file(pattern))
+    return sorted(files, key=lambda file: file.label.encode())
+
+
+def check_any(pattern: str) -> None:
+    """Look no further than for one file that `find` would list. Raises: UserError when nothing is there."""
+    require(next(_fitting(pattern, []), None) is not None, _no_file(pattern))
+
+
+def _fitting(pattern: str, again: list[str]) -> Iterator[ListedFile]:
+    root, wanted = _cut_glob(absolute(pattern))
     top = locate(root)
     try:
-        found = list(_at_uri(top) if isinstance(top, UriPath) else _on_disk(top, [] if again is None else again))
+        for file in _at_uri(top) if isinstance(top, UriPath) else _on_disk(top, again):
+            if wanted is None or _fits(wanted, file.label.split("/")):
+                yield file
     except OSError as error:
         raise UserError(f"cannot list {printable(without_secrets(root))}: {first_line(error)}") from error
-    files = [file for file in found if wanted is None or _fits(wanted, file.label.split("/"))]
-    require(
-        len(files) > 0,
-        f"no file is at {printable(without_secrets(pattern))}: give --corpus.path a file, a folder with files, or a "
-        "glob that matches some",
+
+
+def _no_file(pattern: str) -> str:
+    return (
+        f"no file is at {printable(without_secrets(absolute(pattern)))}: give --corpus.path a file, a folder with "
+        "files, or a glob that matches some"
     )
-    return sorted(files, key=lambda file: file.label.encode())
 
 
 def _on_disk(top: Path, again: list[str]) -> Iterator[ListedFile]:

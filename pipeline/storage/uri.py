@@ -98,6 +98,18 @@ def read(path: "AnyPath", *, limit: int | None = None) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
 
 
+def head(path: "AnyPath", size: int) -> bytes:
+    """The first bytes of a file, quickly: there may be a hundred thousand. Raises: UserError when it cannot be read."""
+    if not isinstance(path, Path):
+        with opened(path) as file:
+            return file.read(size)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(size)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
+
+
 def open_regular(path: Path) -> BufferedReader:
     """A local file for reading; a pipe or device, which might never answer, is refused. Raises: UserError; OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
