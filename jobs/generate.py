@@ -13,7 +13,7 @@ import tyro
 from h2q.config import SamplingConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
-from pipeline.shown import printable
+from pipeline.shown import marked_off, printable
 
 PROG = "python jobs/generate.py"
 
@@ -22,16 +22,18 @@ PROG = "python jobs/generate.py"
 class GenerateOptions(SamplingConfig):
     """Write what a trained model thinks comes after a prompt, byte by byte as they are drawn."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = "latest"
     """The run: its name or folder, an MLflow run id, a registered model, `latest` or `best`."""
-    prompt: str = ""
-    """What the model continues; - reads it from standard input, whose bytes may be any."""
+    prompt: str | None = None
+    """What the model continues; - reads it from standard input, whose bytes may be any. None: a line end, or the byte 0
+    where no text is written."""
     length: int = 400
     """Bytes to write at most."""
     stop: str | None = None
     """End behind the first occurrence of this text among the new bytes."""
     bytes: bool = False
-    """Write the bytes as they are. Otherwise text: what is not UTF-8, and control characters, as U+FFFD."""
+    """Write the new bytes as they are, as a run on a corpus of bytes does to a file anyway. Otherwise text, behind the
+    prompt: what is not UTF-8, and control characters, as U+FFFD."""
     storage: str = "runs"
     """Folder that holds the folders of runs."""
 
@@ -43,18 +45,31 @@ class GenerateOptions(SamplingConfig):
 
 def main(args: Sequence[str]) -> int:
     options = parse(GenerateOptions, args, default=GenerateOptions(), prog=PROG)
-    require(options.run != "", f"name a run: {PROG} RUN --prompt TEXT, with RUN a name, a folder, latest or best")
-    prompt = read_prompt(options)
-    from h2q.generate import stream
-    from pipeline.runs.load import load_model
+    from pipeline.config import RunConfig
     from pipeline.tracking.find import find_run
 
-    model, _ = load_model(find_run(options.run, storage=options.storage))
+    folder = find_run(options.run, storage=options.storage)
+    stored = folder.config()
+    assert stored is not None
+    config = RunConfig.from_dict(stored["config"])
+    text = config.corpus.kind == "text" and not options.bytes
+    prompt = read_prompt(options, text=text, vocab=config.model.vocab)
+    from h2q.generate import stream
+    from pipeline.runs.load import load_model
+
+    model, _ = load_model(folder)
     stop = None if options.stop is None else os.fsencode(options.stop)
+    if options.prompt is None:
+        behind = "a line end" if prompt == b"\n" else f"the byte {prompt[0]}"
+        print(f"{folder.name} writes behind {behind}; --prompt TEXT gives it another start", file=sys.stderr)
     written, began = 0, time.perf_counter()
-    show = show_bytes if options.bytes else show_text
     try:
-        written = show(stream(model, prompt, options.length, options, stop=stop))
+        drawn = stream(model, prompt, options.length, options, stop=stop)
+        if text:
+            show_prompt("" if options.prompt is None else prompt.decode(errors="replace"))
+            written = show_text(drawn)
+        else:
+            written = (show_bytes if options.bytes or not sys.stdout.isatty() else show_numbers)(drawn)
     except KeyboardInterrupt:
         print(flush=True)
         return 130
@@ -63,18 +78,20 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def read_prompt(options: GenerateOptions) -> bytes:
-    """The prompt as bytes.
+def read_prompt(options: GenerateOptions, *, text: bool, vocab: int) -> bytes:
+    """The prompt as bytes; where none was given, a line end, or the byte 0 where no text is written.
 
-    Raises: UserError if it is empty, or given on the command line as text that is not UTF-8.
+    Raises: UserError if it is empty, or, of `text`, given on the command line and not UTF-8.
     """
+    if options.prompt is None:
+        return b"\n" if text and vocab > ord("\n") else b"\0"
     if options.prompt == "-":
         prompt = sys.stdin.buffer.read()
         require(len(prompt) > 0, "the prompt is empty: standard input held no byte")
         return prompt
     prompt = os.fsencode(options.prompt)
     require(len(prompt) > 0, "the prompt is empty: give --prompt TEXT, or --prompt - to read standard input")
-    if not options.bytes:
+    if text:
         try:
             prompt.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -85,6 +102,13 @@ def read_prompt(options: GenerateOptions) -> bytes:
     return prompt
 
 
+def show_prompt(prompt: str) -> None:
+    """Write a prompt so that it is told from what the model writes: dim on a terminal, elsewhere between marks."""
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    if prompt:
+        print(marked_off(printable(prompt)) if plain else f"\x1b[2m{printable(prompt)}\x1b[0m", end="", flush=True)
+
+
 def show_bytes(drawn: Iterator[int]) -> int:
     """Write bytes as they are; how many."""
     count = 0
@@ -92,6 +116,16 @@ def show_bytes(drawn: Iterator[int]) -> int:
         count += 1
         sys.stdout.buffer.write(bytes((byte,)))
         sys.stdout.buffer.flush()
+    return count
+
+
+def show_numbers(drawn: Iterator[int]) -> int:
+    """Write bytes in hexadecimal, 16 to a line: for a terminal, where they are no text; how many."""
+    count = 0
+    for byte in drawn:
+        count += 1
+        print(f"{byte:02x}", end=" " if count % 16 else "\n", flush=True)
+    print(flush=True)
     return count
 
 

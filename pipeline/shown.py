@@ -35,6 +35,15 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in whole)
 
 
+MARKS = "⟦⟧"
+"""Around a prompt, before what a model wrote behind it."""
+
+
+def marked_off(prompt: str) -> str:
+    """A prompt between marks that hardly any text holds."""
+    return f"{MARKS[0]}{prompt}{MARKS[1]}"
+
+
 @cache
 def note(sentence: str) -> None:
     """Tell people, once, what they should know although the work goes on: a line on standard error."""

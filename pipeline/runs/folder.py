@@ -6,7 +6,7 @@ runs/NAME/
     mlflow.json     the MLflow run that tracks it
     metrics.jsonl   one record a logged step
     checkpoints/    step-000001000/ …
-    samples/        step-000001000.txt …
+    samples/        step-000001000.txt …, of a corpus of bytes .wav, say
     plots/          curves.png, energy.png
     profile/        trace.json.gz, with --profile
     summary.json    the result, when it has ended
@@ -70,6 +70,12 @@ class HistoryNote(TypedDict):
     """What history.json holds."""
 
     changes: list[Change]
+
+
+PROMPT_BYTES = 64
+"""Bytes of the test split that a sample begins with."""
+SAMPLE_BYTES = 200
+"""Bytes that the model writes behind them."""
 
 
 @dataclass(frozen=True)

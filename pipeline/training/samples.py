@@ -1,5 +1,6 @@
 """What the model writes when it is given the beginning of a split: text for people, or a file like those it read."""
 
+import codecs
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -9,9 +10,8 @@ from h2q.config import SamplingConfig
 from h2q.generate import stream
 from h2q.model import ByteModel
 from pipeline.corpus.corpus import Split
-
-PROMPT_BYTES = 64
-SAMPLE_BYTES = 200
+from pipeline.runs.folder import PROMPT_BYTES, SAMPLE_BYTES
+from pipeline.shown import marked_off
 
 
 def write_sample(
@@ -22,12 +22,14 @@ def write_sample(
     kind: Literal["text", "bytes"] = "text",
     stopped: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Write step-….txt: the split's first 64 bytes, then 200 of the model's (temperature 0.8, always the same seed).
+    """Write the split's first 64 bytes and 200 of the model's (temperature 0.8, always the same seed): as step-….txt,
+    the prompt, which ends with a whole character, between marks; of a corpus of bytes a file as it is, named like the
+    first of the split: step-….wav, say.
 
-    Of a corpus of bytes, a file as it is, named like the first of the split: step-….wav, say.
     Whether it was written: no longer once `stopped` says so.
     """
     prompt = split.read(0, min(PROMPT_BYTES, len(split))).tobytes()
+    prompt = whole_characters(prompt) if kind == "text" else prompt
     drawn = stream(model, prompt, SAMPLE_BYTES, SamplingConfig(temperature=0.8, seed=0))
     written = bytes(takewhile(lambda _: not stopped(), drawn))
     if stopped():
@@ -37,7 +39,14 @@ def write_sample(
         suffix = PurePosixPath(split.first_input).suffix or ".bin"
         (folder / f"step-{step:09d}{suffix}").write_bytes(prompt + written)
         return True
-    # Replaced, not escaped: half a character at a cut is normal, and the file is for reading.
-    text = (prompt + written).decode("utf-8", errors="replace")
-    (folder / f"step-{step:09d}.txt").write_text(text, encoding="utf-8")
+    # Replaced, not escaped: half a character at the end is normal, and the file is for reading.
+    shown, rest = (part.decode("utf-8", errors="replace") for part in (prompt, written))
+    (folder / f"step-{step:09d}.txt").write_text(marked_off(shown) + rest, encoding="utf-8")
     return True
+
+
+def whole_characters(data: bytes) -> bytes:
+    """The bytes without a character of UTF-8 that is cut short at their end, as long as something is left."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder.decode(data)
+    return data[: len(data) - len(decoder.getstate()[0])] or data

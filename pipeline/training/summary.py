@@ -7,13 +7,14 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.checkpoint import newest_state
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder import PROMPT_BYTES, SAMPLE_BYTES, RunFolder
 from pipeline.runs.journal import Record
-from pipeline.shown import printable
+from pipeline.shown import MARKS, printable
 from pipeline.storage.json_file import read_hint, shape_of
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.tracker import Tracker
@@ -86,11 +87,11 @@ class Summary:
             facts.add_row(name, escape(value))
         console.print(facts)
         if self.sample:
-            console.print("\n[bold]sample[/bold]  the test split's first 64 bytes, then 200 of the model's")
-            console.print(printable(self.sample), markup=False, highlight=False, soft_wrap=True)
+            console.print(f"\n[bold]sample[/bold]  the test split's first bytes, then {SAMPLE_BYTES} of the model's")
+            console.print(_told_apart(printable(self.sample), dim=console.is_terminal), highlight=False, soft_wrap=True)
         elif files := sorted((folder / "samples").glob("*")):
-            where = escape(str(files[-1]))
-            console.print(f"\n[bold]sample[/bold]  {where}: the test split's first 64 bytes, then 200 of the model's")
+            told = f"the test split's first {PROMPT_BYTES} bytes, then {SAMPLE_BYTES} of the model's"
+            console.print(f"\n[bold]sample[/bold]  {escape(str(files[-1]))}: {told}")
         if self.mlflow_tracking_uri and self.mlflow_experiment_id:
             console.print("\n[bold]compare runs[/bold]")
             command = ui_command(self.mlflow_tracking_uri)
@@ -118,6 +119,12 @@ def read_summary(folder: RunFolder) -> Summary | None:
     if stored is None or stored.keys() != known:
         return None
     return read_hint(folder.summary_file, shape_of(Summary, complete=True), "it is not shown") and Summary(**stored)
+
+
+def _told_apart(sample: str, *, dim: bool) -> Text:
+    """The sample with its prompt dim where that can be seen, else between its marks."""
+    prompt, behind, written = sample.removeprefix(MARKS[0]).partition(MARKS[1])
+    return Text(prompt, style="dim").append(written, style="not dim") if dim and behind else Text(sample)
 
 
 def _bits(bpb: float | None) -> str:

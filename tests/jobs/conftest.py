@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from h2q.config import ModelConfig
 from pipeline.cli import run
-from pipeline.config import RunConfig
+from pipeline.config import CorpusConfig, RunConfig
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -53,9 +53,10 @@ def call_job(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., None]:
-    """`make_run(storage, name, **model)`: a run with one checkpoint of a small model, which writes any byte."""
+    """`make_run(storage, name, **model)`: a run with one checkpoint of a small model, which writes any byte; `corpus`:
+    the kind that it was trained on."""
 
-    def make(storage: Path, name: str, **changes: Any) -> None:
+    def make(storage: Path, name: str, corpus: Literal["text", "bytes"] = "text", **changes: Any) -> None:
         import torch
 
         from h2q.model import ByteModel
@@ -64,7 +65,8 @@ def make_run() -> Callable[..., None]:
 
         torch.manual_seed(0)
         sizes: dict[str, Any] = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 16}
-        config = RunConfig(name=name, storage=str(storage), model=ModelConfig(**{**sizes, **changes}))
+        model_config = ModelConfig(**{**sizes, **changes})
+        config = RunConfig(name=name, storage=str(storage), model=model_config, corpus=CorpusConfig(kind=corpus))
         model = ByteModel(config.model)
         storage.mkdir(exist_ok=True)
         folder = claim_folder(storage, config, "tiny", "a test")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.generate import show_numbers, show_prompt
 from pipeline.runs.checkpoint import list_checkpoints
 
 JOB = Path(__file__).parents[2] / "jobs" / "generate.py"
@@ -26,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Non
     make_run(folder / "runs", "damaged")
     for path in list_checkpoints(folder / "runs" / "damaged" / "checkpoints"):
         (path / "model.safetensors").write_bytes(b"no longer")
+    make_run(folder / "runs", "sounds", corpus="bytes")
     return folder
 
 
@@ -46,7 +48,39 @@ def test_bytes_as_they_are_and_the_same_bytes_as_safe_text(job):
     shown = raw.stdout.decode("utf-8", errors="replace")
     assert any(not letter.isprintable() and letter != "\n" for letter in shown)
     expected = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in shown)
-    assert text.stdout.decode() == expected + "\n"
+    assert text.stdout.decode() == "⟦The ⟧" + expected + "\n"
+
+
+def test_without_a_prompt_it_begins_behind_a_line_end_and_says_so(job):
+    given = job("any-bytes", "--prompt", "\n", "--length", "40")
+    alone = job("any-bytes", "--length", "40")
+    assert alone.returncode == 0
+    assert alone.stdout == given.stdout.removeprefix("⟦\n⟧".encode())
+    assert alone.stderr == b"any-bytes writes behind a line end; --prompt TEXT gives it another start\n"
+    newest = job("--length", "4", "--bytes")
+    assert newest.returncode == 0 and len(newest.stdout) == 4
+    assert b" writes behind the byte 0; " in newest.stderr
+
+
+def test_of_a_corpus_of_bytes_come_bytes_and_nothing_is_said_of_text(job):
+    written = job("sounds", "--length", "40", "--prompt", b"\xff\x01\xfe")
+    assert (written.returncode, written.stderr, len(written.stdout)) == (0, b"", 40)
+
+
+def test_on_a_terminal_bytes_are_numbers(capsys):
+    assert show_numbers(iter(range(18))) == 18
+    assert capsys.readouterr().out == "00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f\n10 11 \n"
+
+
+def test_on_a_terminal_the_prompt_is_dim(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    show_prompt("The \x1b[2J")
+    assert capsys.readouterr().out == "\x1b[2mThe \ufffd[2J\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    show_prompt("The ")
+    assert capsys.readouterr().out == "⟦The ⟧"
 
 
 def test_standard_input_may_hold_any_bytes_and_options_take_effect(job):
@@ -93,10 +127,9 @@ def test_a_reader_that_leaves_and_an_interruption_end_it_cleanly(make_run, tmp_p
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "name a run"),
         (("any-byte", "--prompt", "a"), "any-bytes"),
         (("damaged", "--prompt", "a"), "damaged"),
-        (("any-bytes",), "the prompt is empty"),
+        (("any-bytes", "--prompt", ""), "the prompt is empty"),
         (("any-bytes", "--prompt", "-"), "standard input held no byte"),
         (("any-bytes", "--prompt", b"ab\xff"), "not valid UTF-8: byte 0xff at offset 2"),
         (("any-bytes", "--prompt", "a", "--temperature", "-1"), "temperature must be"),
