@@ -34,6 +34,8 @@ def draw_parallel(sweep: Sweep, configurations: list[Configuration], path: Path)
             linewidth=2 if whole else 1.2,
         )
     _draw_scales(axis, sweep.space)
+    for bpb in even_ticks(lowest, lowest + spread):
+        _label(axis, f"{bpb:g}", len(sweep.space), (bpb - lowest) / spread)
     figure.colorbar(colours, ax=axis, label="validation bits per byte (dotted: pruned)")
     figure.savefig(path, dpi=120)
 
@@ -42,16 +44,8 @@ def _draw_scales(axis: Any, space: Space) -> None:
     """A vertical line with its values for each field, and one for bits per byte."""
     for x, dimension in enumerate(space):
         axis.axvline(x, color="0.6", linewidth=0.8)
-        for value in _ticks(dimension):
-            axis.annotate(
-                show(value),
-                (x, _height(dimension)(value)),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            )
+        for value in ticks(dimension):
+            _label(axis, show(value), x, _height(dimension)(value))
     axis.axvline(len(space), color="0.6", linewidth=0.8)
     axis.set_xticks(range(len(space) + 1), [*(dimension.field for dimension in space), "bits per byte"])
     axis.set_yticks([])
@@ -70,5 +64,43 @@ def _height(dimension: Dimension) -> Callable[[Value], float]:
     return lambda value: (scale(value) - low) / (high - low)  # type: ignore[arg-type]
 
 
-def _ticks(dimension: Dimension) -> list[Value]:
-    return list(dimension.values) if isinstance(dimension, Choices) else [dimension.low, dimension.high]
+def _label(axis: Any, text: str, x: float, height: float) -> None:
+    """A tick of a vertical scale, with its value beside it."""
+    axis.plot([x - 0.015, x + 0.015], [height, height], color="0.4", linewidth=0.8)
+    axis.annotate(
+        text,
+        (x, height),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )
+
+
+def ticks(dimension: Dimension) -> list[Value]:
+    """The values that are written at a field's scale: all of a list, both ends of a range and round ones between."""
+    if isinstance(dimension, Choices):
+        return list(dimension.values)
+    low, high = dimension.low, dimension.high
+    between = _log_ticks(low, high) if dimension.log else even_ticks(low, high)
+    height = _height(dimension)
+    # Not upon the ends.
+    apart = [value for value in between if 0.06 < height(value) < 0.94 and not (dimension.integer and value % 1)]
+    return [low, *(int(value) if dimension.integer else value for value in apart), high]
+
+
+def even_ticks(low: float, high: float) -> list[float]:
+    """About four round numbers in the range."""
+    from matplotlib.ticker import MaxNLocator
+
+    return [round(value, 12) for value in MaxNLocator(4).tick_values(low, high).tolist() if low <= value <= high]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """At most about six of 1, 2 and 5 times the powers of ten in the range; of a wide one the powers alone."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    every = max(1, (last - first) // 6)
+    factors = (1, 2, 5) if last - first <= 2 else (1,)
+    powers = range(first, last + 1, every)
+    return [float(f"{factor}e{power}") for power in powers for factor in factors if low <= factor * 10.0**power <= high]
