@@ -94,7 +94,7 @@ def even_ticks(low: float, high: float) -> list[float]:
     """About four round numbers in the range."""
     from matplotlib.ticker import MaxNLocator
 
-    return [round(value, 12) for value in MaxNLocator(4).tick_values(low, high).tolist() if low <= value <= high]
+    return [round(float(value), 12) for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
