@@ -94,8 +94,8 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
         for step in range(start, training.steps + 1):
             counters.step, last, unsaved = step, step == training.steps, step > start
             logging = step % training.log_every == 0
-            # Several workers must agree, which costs an exchange: on GPUs, only where one is due anyway.
-            stopping = (logging or worker.world_size == 1 or not worker.cuda) and worker.any(stop.wanted)
+            # Not before there is something to save. Workers agree by an exchange: on GPUs, where one is due anyway.
+            stopping = step > 0 and (logging or worker.world_size == 1 or not worker.cuda) and worker.any(stop.wanted)
 
             with clock.paused():
                 due = [] if stopping else due_evaluations(step, training, counters.evaluated)

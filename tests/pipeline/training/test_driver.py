@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.checkpoint import Checkpoint, checkpoint_folder, list_checkpoints, newest_valid, read_checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
-from pipeline.runs.stop import request_stop
+from pipeline.runs.stop import StopSignal, request_stop
 from pipeline.tracking.store import MLflowStore
 from pipeline.training.summary import Summary
 
@@ -309,6 +309,21 @@ def stop_when(folder: RunFolder, began: Callable[[], bool]) -> threading.Thread:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     return thread
+
+
+def test_a_stop_before_the_first_step_leaves_a_run_that_can_go_on(
+    tmp_path: Path, tiny: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(StopSignal):
+        def __enter__(self) -> Self:
+            self.wanted = True
+            return super().__enter__()
+
+    monkeypatch.setattr("pipeline.training.loop.StopSignal", Asked)
+    config = tiny(tmp_path, tracking={"enabled": False})
+    assert train(config)[0].steps == 1
+    monkeypatch.undo()
+    assert train(replace(config, resume=True))[0].status == "finished"
 
 
 @pytest.mark.parametrize("at", [2, 4], ids=["midway", "at-the-end"])
