@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from random import Random
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from h2q.config import SamplingConfig
 from h2q.decode.cache import NextLogits, decoder
 from h2q.decode.graph import Writer
+from h2q.decode.session import Session
 from h2q.errors import require
 from h2q.model import ByteModel
 
@@ -40,6 +42,7 @@ def stream(
     *,
     stop: bytes | None = None,
     next_logits: NextLogits | None = None,
+    memory: "Memory | None" = None,
 ) -> Iterator[int]:
     """At most `length` new bytes after the prompt, each as soon as it is drawn.
 
@@ -49,17 +52,44 @@ def stream(
     bytes. `next_logits` replaces the model's `decoder`. The model must not change meanwhile; its mode does not matter.
     On a GPU bytes are drawn there, a few ahead of the one that is taken.
 
+    A model with a state reads the whole prompt, and nothing slides. `memory`: what it goes on from, and where it leaves
+    what it knows after each byte; with one that has read or drawn bytes already the prompt may be empty.
+
     Raises: UserError, before the first byte, for an empty prompt or stop, a byte that is not of the model's alphabet,
     a negative length; with the byte it would have been, if the logits are not finite.
     """
-    _check(model, prompt, length)
+    if model.config.carries and next_logits is None:
+        memory = memory or Memory(model, config.seed)
+    require(memory is None or model.config.carries, "only a model with a state goes on from what it knows")
+    _check(model, (b"" if memory is None else memory.unread) + prompt, length)
     require(stop is None or len(stop) > 0, "the stop string must hold at least one byte")
     window = model.config.seq_len
-    if next_logits is None and model.device.type == "cuda" and model.config.head_layout == "split":
+    if memory is not None:
+        drawn = memory.write(prompt, length, config)
+    elif next_logits is None and model.device.type == "cuda" and model.config.head_layout == "split":
         drawn = _written(model, prompt[-window:], length, config)
     else:
         drawn = _drawn(next_logits or decoder(model), prompt[-window:], length, config, window)
     return drawn if stop is None else _until(drawn, stop)
+
+
+class Memory:
+    """What a model with a state knows of a text that it continues, and where its random numbers stand."""
+
+    def __init__(self, model: ByteModel, seed: int) -> None:
+        self.session = Session(model)
+        self.random = Random(seed)
+        self.unread = b""
+        """Bytes of the text that the session has not read yet: the last one drawn, or a prompt behind which nothing
+        was drawn."""
+
+    def write(self, prompt: bytes, length: int, config: SamplingConfig) -> Iterator[int]:
+        """`length` bytes behind the text and the prompt."""
+        self.unread += prompt
+        for _ in range(length):
+            byte = sample(self.session.read(self.unread), config, self.random)
+            self.unread = bytes((byte,))
+            yield byte
 
 
 def generate_batch(
@@ -74,6 +104,9 @@ def generate_batch(
     layout, which keeps nothing.
     """
     window = model.config.seq_len
+    if model.config.carries:
+        configs = [replace(config, seed=config.seed + i) for i in range(len(prompts))]
+        return [bytes(stream(model, prompt, length, each)) for prompt, each in zip(prompts, configs)]
     for prompt in prompts:
         _check(model, prompt, length)
     contexts = [prompt[-window:] for prompt in prompts]

@@ -73,6 +73,14 @@ class ByteModel(nn.Module):
         """The state before the first byte, (lanes, depth, size): zero. Size 0 in a model that carries none."""
         return self.token_emb.weight.new_zeros(lanes, self.config.depth, self.state_size)
 
+    def half_lives(self) -> Tensor | None:
+        """Bytes after which the channels of each block's state keep half of what they held, (depth, channels), where
+        the input leaves their decay alone; None in a model whose mixers have none."""
+        found = [
+            part.half_lives() for block in self._blocks for part in block.mixer.parts if hasattr(part, "half_lives")
+        ]
+        return torch.stack(found) if found else None
+
     def forward(
         self, x: Tensor, *, energy: bool = False, state: Tensor | None = None, reset: Tensor | None = None
     ) -> Tensor | tuple[Tensor, ...]:

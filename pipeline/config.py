@@ -93,6 +93,13 @@ class TrainingConfig(FromDict):
     """Lanes L: rows of the global batch, whatever the number of workers."""
     windows: Literal["lanes", "random"] = "lanes"
     """`lanes`: read every lane in order (H2Q); `random`: fresh windows for each step (QRLM)."""
+    horizon: int = 1
+    """With a state: chunks of a step, through all of which gradients run back. More cost memory, and make steps
+    larger."""
+    cold_starts: float = 0.05
+    """With a state: share of the steps of a lane that forget it first, so that the model can begin anywhere."""
+    reset_at: Literal["never", "document"] = "never"
+    """With a state: where lanes forget it besides: nowhere, or where a document begins."""
     learning_rate: float = 6e-4
     """AdamW's peak learning rate."""
     bank_lr: float = 1.0
@@ -148,6 +155,8 @@ class TrainingConfig(FromDict):
             require(getattr(self, name) >= 0, f"training.{name} must be at least 0, got {getattr(self, name)}")
         for name in ("learning_rate", "bank_lr", "factor_lr", "clip"):
             require(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
+        require(self.horizon >= 1, f"training.horizon must be at least 1 chunk, got {self.horizon}")
+        require(0 <= self.cold_starts <= 1, f"training.cold_starts must be a share from 0 to 1, got {self.cold_starts}")
         require(0 <= self.beta2 < 1, f"training.beta2 must be at least 0 and below 1, got {self.beta2}")
 
 
@@ -239,9 +248,14 @@ class RunConfig(FromDict):
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
+    def chunk(self) -> int:
+        """Bytes of a lane in a step."""
+        return self.training.horizon * self.model.seq_len
+
+    @property
     def bytes_per_step(self) -> int:
         """Bytes of the global batch."""
-        return self.training.lanes * self.model.seq_len
+        return self.training.lanes * self.chunk
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
@@ -269,6 +283,13 @@ class RunConfig(FromDict):
             f"name must be a plain folder name: 1 to {_LONGEST_NAME} bytes of printable UTF-8, no / or \\, no dot "
             f"before it, got {reprlib.repr(self.name)}",
         )
+        for name, off in (("horizon", 1), ("reset_at", "never")):
+            value = getattr(self.training, name)
+            require(
+                value == off or self.model.carries,
+                f"training.{name} {value} is about a state, and model.mixer {self.model.mixer} carries none: use "
+                "--model.mixer state",
+            )
         require(
             self.name not in RUN_WORDS,
             f"name must not be {' or '.join(RUN_WORDS)}, which mean the newest run and the best, got {self.name}",

@@ -47,7 +47,7 @@ def rotated_scan_ref(q: Tensor, u: Tensor, start: Tensor) -> Tensor:
     """`rotated_scan` step by step, as the formula stands."""
     state, rows = start, []
     for q_t, u_t in zip(q, u):
-        state = _product(q_t, state) + u_t
+        state = quaternion_product(q_t, state) + u_t
         rows.append(state)
     return torch.stack(rows)
 
@@ -103,7 +103,7 @@ class _RotatedScan(Function):
             functional.pad(turned[1:].flip(0), (0, 0, 0, 0, 0, 0, 1, 0)), g.flip(0), torch.zeros_like(start)
         ).flip(0)
         before = torch.cat((start[None], s[:-1]))
-        return _product(to_u, _conjugate(before)), to_u, _product(turned[0], to_u[0])
+        return quaternion_product(to_u, _conjugate(before)), to_u, quaternion_product(turned[0], to_u[0])
 
 
 def _parts(p: Tensor) -> tuple[Tensor, ...]:
@@ -141,7 +141,7 @@ def adjoint(a: Tensor, g: Tensor) -> Tensor:
 def rotated_recurrence(q: Tensor, u: Tensor, start: Tensor) -> Tensor:
     """s_t = q_t s_{t−1} + u_t for quaternions, see `rotated_scan`."""
     if not takes_steps(q.device):
-        return compose(q, u, start, _product)
+        return compose(q, u, start, quaternion_product)
     a, b, c, d = q.unbind(1)
     matrices = torch.stack((a, -b, -c, -d, b, a, -d, c, c, d, a, -b, d, -c, b, a), dim=1).unflatten(1, (4, 4))
     s, terms, before = torch.empty_like(u), torch.empty_like(matrices[0]), start
@@ -167,7 +167,7 @@ def compose(p: Tensor, u: Tensor, start: Tensor, multiply: Multiply) -> Tensor:
     return u
 
 
-def _product(p: Tensor, q: Tensor) -> Tensor:
+def quaternion_product(p: Tensor, q: Tensor) -> Tensor:
     """Products of quaternions whose components lie on the axis before the last two."""
     return hamilton_product(p.movedim(-3, -1), q.movedim(-3, -1)).movedim(-1, -3)
 

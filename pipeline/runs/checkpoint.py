@@ -3,8 +3,9 @@
 checkpoints/step-000001000/     (how it becomes whole at once: pipeline.storage.path.write_whole)
     model.safetensors       parameters and buffers by name
     optimizer.safetensors   moments by kind and parameter name
+    carried.safetensors     of a model with a state: that of every lane of the training
     state.json              step, growth, scaler, best, config, corpus, versions
-    commit.json             size and sha256 of the three; written last: a folder without it does not count
+    commit.json             size and sha256 of the others; written last: a folder without it does not count
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, Self, TypeVar
 
@@ -35,6 +36,8 @@ T = TypeVar("T")
 FORMAT = 1
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+CARRIED = "carried"
+_CARRIED = f"{CARRIED}.safetensors"
 _STATE = "state.json"
 _COMMIT = "commit.json"
 _REMEDY = "take the folder away"
@@ -91,6 +94,8 @@ class Checkpoint:
 
     model: Tensors
     optimizer: Tensors
+    carried: Tensors = field(default_factory=dict)
+    """`carried`: what mixers carry, (lanes, depth, size); empty where they carry nothing."""
     state: dict[str, Any]
 
 
@@ -110,6 +115,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     files = {
         MODEL: save(checkpoint.model),
         OPTIMIZER: save(checkpoint.optimizer),
+        **({_CARRIED: save(checkpoint.carried)} if checkpoint.carried else {}),
         _STATE: _json(checkpoint.state),
     }
     listing = {
@@ -126,11 +132,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises: DamagedCheckpoint naming the file, what was expected and what was found; UserError for a store that does not
     answer.
     """
-    from pipeline.runs.tensors import read_tensors
+    from pipeline.runs.tensors import read_carried, read_tensors
 
     with _verified(folder) as (state, here):
-        model, optimizer = read_tensors(here / MODEL, here / OPTIMIZER, config_of(state).model)
-        return Checkpoint(model=model, optimizer=optimizer, state=state)
+        config = config_of(state)
+        model, optimizer = read_tensors(here / MODEL, here / OPTIMIZER, config.model)
+        carried: Tensors = {}
+        if (here / _CARRIED).exists():
+            carried = read_carried(here / _CARRIED, CARRIED, config.model, config.training.lanes)
+        return Checkpoint(model=model, optimizer=optimizer, carried=carried, state=state)
 
 
 def config_of(state: dict[str, Any]) -> RunConfig:

@@ -40,6 +40,13 @@ def read_tensors(model: Path, optimizer: Path, config: ModelConfig) -> tuple[Ten
     return _read(model, weights), _read(optimizer, moments, may_be_empty=True)
 
 
+def read_carried(file: Path, name: str, config: ModelConfig, lanes: int) -> Tensors:
+    """What the model's mixers carry, by its one name: (lanes, depth, size). Raises: DamagedFile as `read_tensors`."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        example = ByteModel(config).new_state(lanes)
+    return _read(file, {name: (list(example.shape), example.dtype)})
+
+
 def _read(file: Path, wanted: dict[str, Kind], *, may_be_empty: bool = False) -> Tensors:
     try:
         with safe_open(file, framework="pt") as content:  # maps the file: only its header is read so far

@@ -16,7 +16,9 @@ _ABOUT = """Byte-level language models, trained by `python jobs/train.py`.
 
 * `validation/bpb`, `test/bpb`: bits per byte of the whole split, lower is better; comparable on one corpus only (the
   dataset of a run). `train/bpb`: mean over the steps since the last record.
-* `energy/block_NN`: mean L2 norm of the residual stream behind each block. `growth/rank`: active Kronecker terms.
+* `energy/block_NN`: mean L2 norm of the residual stream behind each block; `state_energy/block_NN` that of its state,
+  `half_life/block_NN` after how many bytes its channels keep half (median). `test/bpb_reset`: the state not carried.
+* `growth/rank`: active Kronecker terms.
 * `mfu`: share of a GPU's bfloat16 peak that the products of the model take.
 * `system/…`: load of the machine that started the run.
 

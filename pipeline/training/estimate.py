@@ -107,10 +107,10 @@ def _measure(config: RunConfig, train_state: TrainState, device: torch.device) -
     """What steps and evaluations take, as fields of an Estimate."""
     model, length, whole = train_state.model, config.model.seq_len, replace(config, accumulate=1)
     autocast = setup_precision(config.precision, device)
-    graph = use_graph(config.graph, cuda=device.type == "cuda", workers=config.workers)
+    graph = use_graph(config.graph, cuda=device.type == "cuda", workers=config.workers, mixer=config.model.mixer)
 
     def training(rows: int, graph: bool = False) -> Callable[[], object]:
-        x, y = (torch.randint(config.model.vocab, (rows, length), device=device) for _ in range(2))
+        x, y = (torch.randint(config.model.vocab, (rows, config.chunk), device=device) for _ in range(2))
         step = make_step(train_state, model, whole, autocast, graph=graph)
         return lambda: step(x, y, detailed=False)
 
@@ -197,14 +197,14 @@ def show(found: Estimate, config: RunConfig, console: Console) -> None:
     rows = config.training.lanes // (config.workers * config.accumulate)
     model, bits = config.model, [f"{human_bytes(found.parameter_bytes)} of parameters, the same of gradients"]
     bits.append(f"{human_bytes(found.optimizer_bytes)} of optimizer state")
-    bits.append(f"{human_bytes(found.activation_bytes)} of activations ({rows} × {model.seq_len} bytes at a time)")
+    bits.append(f"{human_bytes(found.activation_bytes)} of activations ({rows} × {config.chunk} bytes at a time)")
     if found.library_bytes:
         bits.append(f"{human_bytes(found.library_bytes)} of libraries")
     there = _available(found)
     needed = found.worker_bytes * (config.workers if found.library_bytes else 1)
     workers = f", {config.workers} workers" if config.workers > 1 else ""
     steps, run = config.training.steps, config.training.steps * found.step_seconds
-    rate = config.training.lanes * model.seq_len / found.step_seconds
+    rate = config.bytes_per_step / found.step_seconds
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")

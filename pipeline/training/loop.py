@@ -3,6 +3,7 @@
 import math
 import time
 import zlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from pipeline.training.origin import first_weights
 from pipeline.training.out_of_memory import ran_out, too_large
 from pipeline.training.precision import Autocast, setup_precision
 from pipeline.training.profile import StepProfile
+from pipeline.training.resets import Resets
 from pipeline.training.samples import write_sample
 from pipeline.training.schedule import due_evaluations, next_leg
 from pipeline.training.step import make_step
@@ -71,16 +73,18 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     """Train from the newest valid checkpoint, or from the start, to the last step or until a stop is wanted."""
     run, folder, training = job.run, RunFolder(job.folder), job.run.training
     autocast = setup_precision(run.precision, worker.device)
-    train_state = new_train_state(run, worker.device, about=job.about | worker.describe())
+    train_state = new_train_state(run, worker.device, about=job.about | worker.describe(), workers=worker.world_size)
     counters = restore(train_state, folder, run, worker, rollbacks)
-    graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size)
+    graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size, mixer=run.model.mixer)
     take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
+    resets = training_resets(run, corpus, worker)
     start, clock = counters.step, Clock(counters.step, counters.seconds)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them
 
     def save() -> None:
         train_state.note(worker.means(losses))
         counters.seconds, counters.wall_seconds = clock.seconds, time.time() - job.began
+        train_state.gather(worker)
         writer.write(train_state)
         ray.train.report({"step": counters.step, **counters.record})
 
@@ -113,7 +117,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
                 set_learning_rate(train_state.optimizer, rate := train_state.learning_rate(training))
                 # What is drawn (dropout) is a function of seed, step and worker: a run that resumes draws the same.
                 torch.manual_seed(zlib.crc32(f"{training.seed} {step} {worker.world_rank}".encode()))
-                measured = take_step(*batches(step), detailed=logging)
+                measured = take_step(*batches(step), detailed=logging, reset=resets(step))
                 losses.append(measured.pop("loss"))
                 profile.next()
                 grow_if_stagnant(train_state, worker, losses, run)
@@ -136,7 +140,7 @@ def restore(train_state: TrainState, folder: RunFolder, run: RunConfig, worker: 
     """
     worker.any(False)  # until all are here: the first may have been writing one
     if found := newest_valid(folder.checkpoints):
-        train_state.restore(found[0])
+        train_state.restore(found[0], worker.world_rank)
         counters, earlier = train_state.counters, config_of(found[0].state).training
         counters.leg = next_leg(counters.step, run.training, earlier, counters.leg)
     elif run.init_from:
@@ -157,10 +161,21 @@ def distributed(model: ByteModel) -> Any:
 def training_batches(run: RunConfig, corpus: Corpus, worker: Worker) -> Prefetch:
     """A step's number → this worker's rows of its batch, read ahead."""
     training = run.training
-    lanes = Lanes(
-        corpus.train, lanes=training.lanes, seq_len=run.model.seq_len, windows=training.windows, seed=training.seed
-    )
+    lanes = Lanes(corpus.train, lanes=training.lanes, seq_len=run.chunk, windows=training.windows, seed=training.seed)
     return Prefetch(lanes, world_rank=worker.world_rank, world_size=worker.world_size, device=worker.device)
+
+
+def training_resets(run: RunConfig, corpus: Corpus, worker: Worker) -> Callable[[int], Tensor | None]:
+    """A step's number → where this worker's rows of its batch forget their state, on the device; None if nowhere."""
+    if not run.model.carries:
+        return lambda step: None
+    resets = Resets(corpus.train, run, world_rank=worker.world_rank, world_size=worker.world_size)
+
+    def on_device(step: int) -> Tensor | None:
+        found = resets(step)
+        return None if found is None else torch.from_numpy(found).to(worker.device)
+
+    return on_device
 
 
 def grow_if_stagnant(train_state: TrainState, worker: Worker, losses: list[Tensor], run: RunConfig) -> None:
@@ -194,11 +209,15 @@ def evaluate(
             for split in splits:
                 data, progress = corpus.splits[split], partial(note.show, split)
                 size, stopped = job.run.training.scored(len(data)), stop.is_wanted
-                bpb = bits_per_byte(model, data, worker, autocast, size=size, on_progress=progress, stopped=stopped)
-                counters.record[f"{split}/bpb"] = bpb
+                told = {"size": size, "on_progress": progress, "stopped": stopped}
+                bpb = counters.record[f"{split}/bpb"] = bits_per_byte(model, data, worker, autocast, **told)
                 if not math.isfinite(bpb):
-                    told = f"last at step {counters.step}, where {split} took {bpb} bits per byte"
-                    raise Diverged(told, unfit=counters.step)
+                    where = f"last at step {counters.step}, where {split} took {bpb} bits per byte"
+                    raise Diverged(where, unfit=counters.step)
+                if model.config.carries and counters.step == job.run.training.steps:  # what the state is worth
+                    counters.record[f"{split}/bpb_reset"] = bits_per_byte(
+                        model, data, worker, autocast, **told, carry=False
+                    )
                 counters.evaluated[split] = counters.step
                 news |= counters.improves(bpb) if split == "validation" else True
     except EvaluationStopped:

@@ -1,4 +1,4 @@
-"""The pictures a run leaves: its curves, and a map of the energy of every block."""
+"""The pictures a run leaves: its curves, a map of the energy of every block, and how long each one remembers."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def draw(
     bytes_per_step: int = 1,
     references: dict[str, float | None] | None = None,
 ) -> None:
-    """Write curves.png and energy.png into the folder.
+    """Write curves.png, energy.png and, of a model with a state, half_lives.png into the folder.
 
     `references`: bits per byte that `order0`, `gzip` and `xz` need for the validation split.
     """
@@ -31,6 +31,7 @@ def draw(
     known = {name: bpb for name, bpb in (references or {}).items() if bpb is not None}
     _curves(records, folder / "curves.png", title, bytes_per_step, known)
     _energy_map(records, folder / "energy.png", title)
+    _half_lives(records, folder / "half_lives.png", title)
 
 
 def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, references: dict[str, float]) -> None:
@@ -136,3 +137,26 @@ def _judged(records: list[Record]) -> str:
         f"{HEALTHY}.\n{verdict}: the last block has {steep:.2g} × the energy of the first, and "
         f"{since:.2g} × what it had after a third of the run."
     )
+
+
+def _half_lives(records: list[Record], path: Path, title: str) -> None:
+    """The median half-life of each block's state by step, and the last one between its outer deciles."""
+    names = sorted({name for record in records for name in record if name.startswith("half_life/")})
+    if not names:
+        return
+    figure, axes = new_figure(1, 2, title)
+    over_time, at_last = axes[0]
+    for number, name in enumerate(names):
+        steps, median = series(records, name)
+        shorter, longer = (
+            series(records, name.replace("half_life", f"half_life_{tenth}"))[1][-1] for tenth in ("p10", "p90")
+        )
+        [line] = over_time.plot(steps, median)
+        at_last.plot([shorter, longer], [number, number], color=line.get_color(), linewidth=4, alpha=0.4)
+        at_last.plot([median[-1]], [number], "o", color=line.get_color())
+    over_time.set(xlabel="step", ylabel="median half-life in bytes", yscale="log")
+    at_last.set(xlabel="half-life in bytes: median and outer deciles", ylabel="block", xscale="log")
+    at_last.set_yticks(range(0, len(names), max(1, len(names) // 12)))
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    save_figure(figure, path)

@@ -27,21 +27,25 @@ def optimizer_step(
     autocast: Autocast,
     *,
     detailed: bool,
+    reset: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Update the model by this worker's rows x, y (B, T) of the global batch.
 
+    A state goes on from `train_state.carried`, is forgotten before the bytes where `reset` (B, T) is true, and is
+    left there for the next step, without its gradients; behind a step that was skipped it is what it was before.
+
     `forward` is the model, or DistributedDataParallel around it. A step whose gradient is not finite changes nothing,
     on any worker, and is counted. Returns, detached and on the device, without waiting for it: `loss` (cross-entropy in
-    nats per byte); if `detailed` also `objective`, `axiom`, `independence`, `gradient_norm` and
-    `energy` (depth,).
+    nats per byte); if `detailed` also `objective`, `axiom`, `independence`, `gradient_norm`, `energy` (depth,) and of
+    a state what `memory_of` says.
     """
-    return make_step(train_state, forward, config, autocast)(x, y, detailed=detailed)
+    return make_step(train_state, forward, config, autocast)(x, y, detailed=detailed, reset=reset)
 
 
 class Step(Protocol):
-    """`step(x, y, detailed=…)`: one optimizer step, see `optimizer_step`."""
+    """`step(x, y, detailed=…, reset=…)`: one optimizer step, see `optimizer_step`."""
 
-    def __call__(self, x: Tensor, y: Tensor, *, detailed: bool) -> dict[str, Tensor]: ...
+    def __call__(self, x: Tensor, y: Tensor, *, detailed: bool, reset: Tensor | None = None) -> dict[str, Tensor]: ...
 
 
 def make_step(
@@ -49,12 +53,13 @@ def make_step(
 ) -> Step:
     """The optimizer step of a run, eager or (`graph`, on CUDA) captured once and replayed."""
     work: Step = partial(_update, train_state, forward, config, autocast)
-    run = CapturedStep(work, train_state) if graph else work
+    run: Any = CapturedStep(work, train_state) if graph else work
 
-    def step(x: Tensor, y: Tensor, *, detailed: bool) -> dict[str, Tensor]:
+    def step(x: Tensor, y: Tensor, *, detailed: bool, reset: Tensor | None = None) -> dict[str, Tensor]:
         # Around the whole step, which changes weights only at its end: what eases new ranks reads the host's counters.
         with easing(train_state.model, train_state.growth):
-            return run(x, y, detailed=detailed)
+            # A captured step has no state: see `graph_rule`.
+            return run(x, y, detailed=detailed) if reset is None else run(x, y, detailed=detailed, reset=reset)
 
     return step
 
@@ -68,44 +73,75 @@ def _update(
     y: Tensor,
     *,
     detailed: bool,
+    reset: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All of a step that the device does by itself: never looks at a result, so that it can be captured."""
     scaler, optimizer = train_state.scaler, train_state.optimizer
-    measured = _gradients(forward, scaler, x, y, config, autocast, detailed)
+    model = train_state.model
+    before = train_state.carried[: len(x)] if model.config.carries else model.new_state(len(x))
+    measured, after = _gradients(forward, scaler, (x, y, before, reset), config, autocast, detailed)
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(train_state.model.parameters(), config.training.clip)
     finite = norm.isfinite()
     train_state.count(finite)
+    before.copy_(torch.where(finite, after, before))
     if not scaler.is_enabled():
         # The fused optimizer leaves everything as it was where this is 1: no look at the value by the host.
         optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    return measured | ({"gradient_norm": norm} if detailed else {})
+    if detailed:
+        measured |= {"gradient_norm": norm} | memory_of(model, before)
+    return measured
 
 
 def _gradients(
-    forward: Any, scaler: Any, x: Tensor, y: Tensor, config: RunConfig, autocast: Autocast, detailed: bool
-) -> dict[str, Tensor]:
-    """Add up the gradients of `config.accumulate` micro-batches; means of what was measured over them."""
+    forward: Any,
+    scaler: Any,
+    batch: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    config: RunConfig,
+    autocast: Autocast,
+    detailed: bool,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add up the gradients of `config.accumulate` micro-batches of x, y, state and reset; means of what was measured
+    over them, and the state behind."""
     distributed = isinstance(forward, DistributedDataParallel)
     model = forward.module if distributed else forward
-    parts = list(zip(x.chunk(config.accumulate), y.chunk(config.accumulate), strict=True))
+    parts = list(zip(*(_parts(whole, config.accumulate) for whole in batch), strict=True))
     total: dict[str, Tensor] = {}
-    for number, (part_x, part_y) in enumerate(parts, start=1):
+    states: list[Tensor] = []
+    for number, (part_x, part_y, state, reset) in enumerate(parts, start=1):
         # Workers exchange gradients once a step, with the last micro-batch.
         with forward.no_sync() if distributed and number < len(parts) else nullcontext():
             with autocast():
-                logits, energy = forward(part_x, energy=True) if detailed else (forward(part_x), None)
+                logits, *others = forward(part_x, energy=detailed, state=state, reset=reset)
+            states.append(others.pop().detach())
             measured = {"loss": functional.cross_entropy(logits.flatten(0, 1), part_y.flatten())}
             objective = measured["loss"] + penalties(model, config.training, measured, detailed)
             scaler.scale(objective / len(parts)).backward()
-        if energy is not None:
-            measured |= {"objective": objective, "energy": energy}
+        if detailed:
+            measured |= {"objective": objective, "energy": others[0]}
         for name, value in measured.items():
             total[name] = total.get(name, 0) + value.detach() / len(parts)
-    return total
+    return total, torch.cat(states)
+
+
+def _parts(whole: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
+    return (None,) * count if whole is None else whole.chunk(count)
+
+
+@torch.no_grad()
+def memory_of(model: ByteModel, state: Tensor) -> dict[str, Tensor]:
+    """Of a state (B, depth, size): `state_energy` (depth,), its mean L2 norm over lanes, and of its half-lives in bytes
+    the median, `half_life` (depth,), with the deciles at both ends, `half_life_p10` and `half_life_p90`."""
+    half_lives = model.half_lives()
+    if half_lives is None:
+        return {}
+    share = torch.tensor([0.5, 0.1, 0.9], device=half_lives.device, dtype=half_lives.dtype)
+    median, shorter, longer = half_lives.quantile(share, dim=1)
+    energy = torch.linalg.vector_norm(state, dim=-1).mean(0)
+    return {"state_energy": energy, "half_life": median, "half_life_p10": shorter, "half_life_p90": longer}
 
 
 def penalties(

@@ -43,6 +43,9 @@ class Summary:
     """Measured at the end of a run; None of one that has not finished."""
     evaluated_bytes: int | None
     """Of a split, where evaluations scored only its first ones; None: all."""
+    validation_bpb_reset: float | None
+    test_bpb_reset: float | None
+    """With a state: the same where it starts at zero in each window, so that what it is worth is seen."""
     best_validation_bpb: float | None
     best_step: int | None
     rank: int
@@ -79,6 +82,7 @@ class Summary:
             ("corpus", f"{self.corpus}, sha256 {self.corpus_sha256[:16]}"),
             *(("", note) for note in self.corpus_notes),
             ("model", f"{self.parameters:,} parameters, rank {self.rank}"),
+            *self._worth(),
             ("seen", f"{self.bytes_seen:,} bytes in {self.steps:,} steps, {human_bytes(self.bytes_per_second)}/s"),
             ("time", f"{trained}, on {self.world_size} × {self.device}, {self.precision}"),
             ("memory", f"{human_bytes(self.peak_memory_bytes)} at most in a worker"),
@@ -98,6 +102,13 @@ class Summary:
             address = ui_address(self.mlflow_tracking_uri, self.mlflow_experiment_id)
             for line in (*([command] if command else []), f"then open {address}" if command else f"open {address}"):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _worth(self) -> list[tuple[str, str]]:
+        """What the state is worth, for a model that has one."""
+        if self.test_bpb_reset is None:
+            return []
+        reset = f"validation {_bits(self.validation_bpb_reset)}, test {_bits(self.test_bpb_reset)}"
+        return [("state", f"carried through the split; reset in each window instead: {reset}")]
 
     def _figures(self) -> Table:
         table = Table(title=f"{self.name}: bits per byte", title_justify="left", title_style="bold")
@@ -167,6 +178,8 @@ def summarise(
         validation_bpb=latest.get("validation/bpb"),
         test_bpb=None if unfinished else latest.get("test/bpb"),
         evaluated_bytes=config.training.evaluate_bytes,
+        validation_bpb_reset=latest.get("validation/bpb_reset"),
+        test_bpb_reset=latest.get("test/bpb_reset"),
         best_validation_bpb=state["best"] and state["best"]["bpb"],
         best_step=state["best"] and state["best"]["step"],
         rank=latest.get("growth/rank", config.model.fixed_rank),

@@ -2,17 +2,20 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from h2q.growth import RankGrowth
 from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrainingConfig
-from pipeline.runs.checkpoint import Checkpoint, config_of, to_host
+from pipeline.runs.checkpoint import CARRIED, Checkpoint, config_of, to_host
 from pipeline.runs.journal import Record
 from pipeline.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 from pipeline.training.schedule import Leg, learning_rate
+
+if TYPE_CHECKING:  # It loads Ray.
+    from pipeline.training.worker import Worker
 
 
 @dataclass(kw_only=True)
@@ -72,8 +75,10 @@ class TrainState:
         growth: RankGrowth,
         *,
         about: dict[str, Any],
+        rows: int = 0,
     ) -> None:
-        """`about`: what else is worth knowing about a checkpoint (config, corpus, device, versions), as JSON."""
+        """`about`: what else is worth knowing about a checkpoint (config, corpus, device, versions), as JSON; `rows`:
+        lanes of this worker."""
         self.model = model
         self.optimizer = optimizer
         self.scaler = scaler
@@ -83,6 +88,10 @@ class TrainState:
         # Counted on the device, read when a record is written: all skipped steps, and the last ones in a row.
         # Always the same tensor: a captured step knows it by its address.
         self.skipped = torch.zeros(2, device=next(model.parameters()).device)
+        self.carried = model.new_state(rows)
+        """What the model's mixers carry from step to step, a row for each lane of this worker."""
+        self.all_lanes = self.carried
+        """The same of all workers one below the other, when it was last gathered."""
         self._names = {parameter: name for name, parameter in model.named_parameters()}
 
     def note(self, losses: list[float], *, record: bool = False) -> None:
@@ -122,6 +131,7 @@ class TrainState:
         return Checkpoint(
             model=to_host(self.model.state_dict()),
             optimizer=to_host(optimizer_tensors(self.optimizer, self._names)),
+            carried=to_host({CARRIED: self.all_lanes}) if self.all_lanes.numel() else {},
             state={
                 **self._about,
                 **asdict(self.counters),
@@ -132,14 +142,21 @@ class TrainState:
             },
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a snapshot, on this model's device."""
+    def gather(self, worker: "Worker") -> None:
+        """Bring the states of all workers' lanes together, for a snapshot."""
+        self.all_lanes = worker.gather(self.carried)
+
+    def restore(self, checkpoint: Checkpoint, world_rank: int = 0) -> None:
+        """Go on from a snapshot, on this model's device, with the lanes of this worker."""
         self.model.load_state_dict(checkpoint.model)
         restore_optimizer(self.optimizer, self._names, checkpoint.optimizer)
         if checkpoint.state["scaler"]:  # else it was made in another precision: a scaler of fp16 begins anew
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.growth.load_state_dict(checkpoint.state["growth"])
         self.skipped.copy_(torch.tensor(checkpoint.state["uncounted"]))
+        if checkpoint.carried:
+            rows = len(self.carried)
+            self.carried.copy_(checkpoint.carried[CARRIED][world_rank * rows : (world_rank + 1) * rows])
         known = _of_older(checkpoint.state) | checkpoint.state
         self.counters = Counters(**{name: known[name] for name in asdict(self.counters)})
 
@@ -155,8 +172,11 @@ def _of_older(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def new_train_state(config: RunConfig, device: torch.device, *, about: dict[str, Any] | None = None) -> TrainState:
-    """A run's model with new weights drawn from its seed, and all that trains it, on the device."""
+def new_train_state(
+    config: RunConfig, device: torch.device, *, about: dict[str, Any] | None = None, workers: int = 1
+) -> TrainState:
+    """A run's model with new weights drawn from its seed, and all that trains it, on the device: that of one worker of
+    so many."""
     torch.manual_seed(config.training.seed)
     model = ByteModel(config.model).to(device)
     return TrainState(
@@ -165,6 +185,7 @@ def new_train_state(config: RunConfig, device: torch.device, *, about: dict[str,
         torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),  # type: ignore[attr-defined]
         RankGrowth(config.growth, room=config.model.storage_rank - config.model.fixed_rank),
         about=about or {},
+        rows=config.training.lanes // workers,
     )
 
 

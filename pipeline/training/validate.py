@@ -1,7 +1,7 @@
 """Bits per byte of a whole split."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional
 from h2q.model import ByteModel
 from pipeline.corpus.corpus import Split
 from pipeline.corpus.lanes import windows
+from pipeline.corpus.side_by_side import chunks, stretches
 from pipeline.training.precision import Autocast
 
 if TYPE_CHECKING:  # It loads Ray.
@@ -21,6 +22,14 @@ no faster, and a worker of preset `laptop` holds 120 MB more."""
 
 POSITIONS = 1 << 16
 """Bytes to a batch on a GPU, where they make more than its rows: fewer would leave it waiting for launches."""
+
+
+LANES = 16
+"""Into how many lanes a split is cut through which a state is carried, whatever the number of workers. Each starts at
+zero, which costs what the state is worth over a few hundred bytes."""
+
+LANE_BYTES = 1 << 12
+"""A lane is no shorter than this: a short split has fewer of them."""
 
 
 def batch_rows(device: str, seq_len: int) -> int:
@@ -42,29 +51,60 @@ def bits_per_byte(
     size: int | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
+    carry: bool = True,
 ) -> float:
     """Code length of the split under the model, over its bytes: every byte once, in windows of `seq_len` side by side.
     `size`: of its first so many bytes. `on_progress` is told about how many were scored, of how many.
 
+    With a state, in `LANES` lanes side by side through which it is carried, so that a byte is scored with all of its
+    lane that came before; not `carry`: every window starts at zero.
+
     The first byte, which nothing predicts, is charged the 8 bits of a uniform guess, so that the figure is that of a
-    code and can be set beside a compressor's. The workers share the windows; all get the same result.
+    code and can be set beside a compressor's. The workers share the windows, or the lanes; all get the same result.
     Raises: EvaluationStopped, on all workers, once `stopped` says so on one.
     """
     training = model.training
     model.eval()
     nats = torch.zeros((), dtype=torch.float64, device=worker.device)
     size, done, cut = size or len(split), 0, False
-    rows = batch_rows(worker.device.type, model.config.seq_len)
-    for x, y in windows(split, model.config.seq_len, rows, worker.world_rank, worker.world_size, worker.device, size):
-        if cut := stopped():
-            break
-        with autocast():
-            logits = model(x)
-        nats += functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double()
-        done += y.numel() * worker.world_size
+    parts = _carried if carry and model.config.carries else _windowed
+    for part, count in parts(model, split, worker, autocast, size):
+        nats += part
+        done += count * worker.world_size
         on_progress(min(done, size), size)
+        if cut := done < size and stopped():
+            break
     model.train(training)
     total, unfinished = worker.sum(torch.stack([nats, torch.full_like(nats, cut)])).tolist()
     if unfinished:
         raise EvaluationStopped
     return (total / math.log(2) + 8) / size
+
+
+Parts = Iterator[tuple[torch.Tensor, int]]
+"""Nats of some bytes, and how many they are."""
+
+
+def _windowed(model: ByteModel, split: Split, worker: "Worker", autocast: Autocast, size: int) -> Parts:
+    """This worker's share of the windows."""
+    rows, length = batch_rows(worker.device.type, model.config.seq_len), model.config.seq_len
+    for x, y in windows(split, length, rows, worker.world_rank, worker.world_size, worker.device, size):
+        with autocast():
+            logits = model(x)
+        yield functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double(), y.numel()
+
+
+def _carried(model: ByteModel, split: Split, worker: "Worker", autocast: Autocast, size: int) -> Parts:
+    """This worker's share of the lanes."""
+    count, length = max(1, min(LANES, size // LANE_BYTES)), model.config.seq_len
+    length *= max(1, batch_rows(worker.device.type, length) // ROWS["cpu"])
+    rank, workers = worker.world_rank, worker.world_size
+    mine = stretches(size, count)[rank * count // workers : (rank + 1) * count // workers]
+    state = model.new_state(len(mine))
+    for rows, counts in chunks(split, mine, length):
+        data, ends = (torch.from_numpy(part).to(worker.device).long() for part in (rows, counts))
+        with autocast():
+            logits, state = model(data[:, :-1], state=state)
+        each = functional.cross_entropy(logits.transpose(1, 2), data[:, 1:], reduction="none")
+        there = torch.arange(each.shape[1], device=worker.device) < ends[:, None]
+        yield torch.where(there, each, 0).double().sum(), int(counts.sum())

@@ -41,6 +41,14 @@ class Worker:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Tensors of one shape from all workers, one below the other, the same on each."""
+        if self.world_size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
     def means(self, values: list[torch.Tensor]) -> list[float]:
         """Means over all workers of scalars on the device, on the host; the list is emptied."""
         if not values:

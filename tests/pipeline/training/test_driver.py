@@ -44,7 +44,8 @@ def history(folder: RunFolder) -> list[Record]:
 def assert_same(one: RunFolder, other: RunFolder) -> None:
     """Bit-equal weights, optimizer, growth and metric history."""
     left, right = final(one), final(other)
-    for mine, yours in ((left.model, right.model), (left.optimizer, right.optimizer)):
+    for kind in ("model", "optimizer", "carried"):
+        mine, yours = getattr(left, kind), getattr(right, kind)
         assert mine.keys() == yours.keys()
         for name in mine:
             assert torch.equal(mine[name], yours[name]), name
@@ -105,8 +106,10 @@ def test_every_metric_is_in_mlflow_once(tmp_path: Path, tiny: Make, train: Train
         {"precision": "bf16"},
         {"precision": "fp16"},
         {"model": {"memory": "reversible"}},
+        {"model": {"mixer": "state"}, "training": {"cold_starts": 0.3, "reset_at": "document", "horizon": 2}},
+        {"model": {"mixer": "both", "memory": "reversible"}, "growing": True, "accumulate": 2},
     ],
-    ids=["plain", "growing", "accumulate-random", "bf16", "fp16", "reversible"],
+    ids=["plain", "growing", "accumulate-random", "bf16", "fp16", "reversible", "state", "both"],
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(
     tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any]
@@ -116,7 +119,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_under_ray_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, tiny: Make, train: Train) -> None:
-    assert_resumes_exactly(tiny(tmp_path, growing=True, accumulate=2, precision="bf16", local=False), (6,), train)
+    assert_resumes_exactly(
+        tiny(tmp_path, growing=True, accumulate=2, precision="bf16", local=False, model={"mixer": "state"}), (6,), train
+    )
 
 
 @pytest.mark.gpu
@@ -234,8 +239,9 @@ def test_a_corpus_shorter_than_a_chunk_for_every_lane_starts_nothing(tmp_path: P
     [
         {"model": {"dropout": 0.0}},
         {"model": {"dropout": 0.0, "memory": "reversible"}, "growing": True, "accumulate": 2},
+        {"model": {"dropout": 0.0, "mixer": "state"}, "training": {"cold_starts": 0.3}},
     ],
-    ids=["plain", "reversible-growing-accumulate"],
+    ids=["plain", "reversible-growing-accumulate", "state"],
 )
 def test_under_ray_as_in_this_process_and_with_any_number_of_workers(
     tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any]
@@ -254,6 +260,8 @@ def test_under_ray_as_in_this_process_and_with_any_number_of_workers(
         if name.endswith("k_proj.bias"):
             continue  # its gradient is zero but for rounding (softmax ignores it), and Adam makes steps of rounding
         torch.testing.assert_close(final(two).model[name], mine, rtol=1e-3, atol=1e-4, msg=name)
+    for name, mine in final(alone).carried.items():
+        torch.testing.assert_close(final(two).carried[name], mine, rtol=1e-3, atol=1e-4)
     for mine, yours in zip(history(alone), history(two), strict=True):
         assert mine.keys() == yours.keys()
         assert yours["train/bpb"] == pytest.approx(mine["train/bpb"], rel=1e-4)

@@ -1,0 +1,145 @@
+"""A model with a state reads bytes one after another, for ever: a byte costs the same after ten and after millions.
+
+Shapes: `D` width of a half (or of the stream), `V` alphabet, `T` bytes of a chunk.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from h2q.block import Block
+from h2q.decode.branches import CachedAttention, CachedFeedForward, KeysAndValues, SteppedState, normaliser
+from h2q.decode.cache import factored
+from h2q.decode.products import SharedMatrices
+from h2q.errors import require
+from h2q.mixers.attention import Attention
+from h2q.model import ByteModel
+
+AT_ONCE = 1 << 12
+"""Bytes of a long text that go through the model at once."""
+
+
+class Session:
+    """What a model knows of all bytes that it has read. The model must not change meanwhile.
+
+    Beside a state, attention knows the bytes of the chunk that began last, as in training: every `seq_len` bytes it
+    begins anew.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: ByteModel, products: Literal["auto", "factors", "weights"] = "auto") -> None:
+        """`products`: see `h2q.decode.cache.decoder`. Raises: UserError for a model that carries no state."""
+        config, weight = model.config, model.token_emb.weight
+        require(
+            config.carries,
+            f"a state needs a model that carries one, and model.mixer is {config.mixer}: train with --model.mixer "
+            "state",
+        )
+        factors = factored(model, products)
+        self._model, formed = model, (config.blocks, config.factor) if factors else (config.width,)
+        for_mixer, for_ffn = (
+            None if model.bank is None else SharedMatrices(model.bank.matrices(rank), factors)
+            for rank in (model.mixer_rank, model.ffn_rank)
+        )
+        self.state = model.new_state(1)[0]
+        """(depth, size), changed in place."""
+        self._position = 0
+        self._cache = KeysAndValues(config, formed, weight)
+        self._blocks = []
+        for block, state in zip(model.blocks, self.state):
+            assert isinstance(block, Block)
+            attending = [part for part in block.mixer.parts if isinstance(part, Attention)]
+            stepping = [part for part in block.mixer.parts if part not in attending]
+            self._blocks.append(
+                (
+                    normaliser(block.norm1, formed),
+                    [CachedAttention(part, config, formed, for_mixer) for part in attending],
+                    [SteppedState(part, formed, for_mixer, state) for part in stepping],
+                    normaliser(block.norm2, formed),
+                    CachedFeedForward(block.ffn, for_ffn),
+                )
+            )
+        self._attends = any(attention for _, attention, *_ in self._blocks)
+        self._norm = normaliser(model.norm, (config.dim,))
+        self._token = weight.view(config.vocab, config.dim // config.width, *formed).unbind()
+        self._stream = torch.empty_like(self._token[0])
+        self._halves = self._stream[0], self._stream[-1]
+        self._logits = weight.new_zeros(config.vocab)
+
+    @torch.inference_mode()
+    def read(self, data: bytes) -> Tensor:
+        """Logits (V,) of the byte after these, given all that was read before."""
+        chunk, logits = self._model.config.seq_len, self._logits
+        while data:
+            whole = min(len(data), AT_ONCE)
+            if self._attends:
+                whole = whole // chunk * chunk if self._position == 0 else 0
+            if whole > 1:
+                logits = self._read_at_once(data[:whole])
+            else:
+                whole, logits = 1, self._step(data[0])
+            data = data[whole:]
+        self._logits = logits
+        return logits
+
+    @torch.inference_mode()
+    def saved(self) -> dict[str, Tensor]:
+        """All that goes on, by name; see `resume`."""
+        saved = {"state": self.state.clone()}
+        if self._attends:
+            saved["position"] = torch.tensor([self._position])
+            saved["keys_and_values"] = self._cache.all.clone()
+        return saved
+
+    @torch.inference_mode()
+    def resume(self, saved: dict[str, Tensor]) -> None:
+        """Go on from what another session of the same model saved, as if it had not stopped.
+
+        Raises: UserError for what is not of this model.
+        """
+        own = self.saved()
+        for name in sorted(own.keys() | saved.keys()):
+            wanted, found = (list(of[name].shape) if name in of else "none" for of in (own, saved))
+            require(
+                wanted == found,
+                f"the state is of another model: its {name} has shape {found}, here {wanted}; name the run that it is "
+                "of",
+            )
+        require(
+            all(bool(tensor.isfinite().all()) for tensor in saved.values()),
+            "the state is not finite: begin without it",
+        )
+        self.state.copy_(saved["state"])
+        if self._attends:
+            self._position = int(saved["position"]) % self._model.config.seq_len
+            self._cache.all.copy_(saved["keys_and_values"])
+
+    def _step(self, byte: int) -> Tensor:
+        """One more byte."""
+        self._stream.copy_(self._token[byte])
+        first, second = self._halves
+        views = self._cache.at(self._position) if self._attends else [()] * len(self._blocks)
+        for (norm1, attending, stepping, norm2, ffn), view in zip(self._blocks, views):
+            x = norm1(second)
+            for attention in attending:
+                attention.one(x, first, *view)
+            for state in stepping:
+                state.one(x, first)
+            ffn.one(norm2(first), second)
+        if self._attends:
+            self._position = (self._position + 1) % self._model.config.seq_len
+        head = self._model.head
+        return torch.addmv(head.bias, head.weight, self._norm(self._stream.view(-1)))
+
+    def _read_at_once(self, data: bytes) -> Tensor:
+        """Many bytes, by the model itself: of one with attention, whole chunks from the beginning of one."""
+        model, training = self._model, self._model.training
+        model.eval()
+        try:
+            x = torch.tensor([list(data)], device=model.device)
+            logits, state = model(x, state=self.state[None])
+        finally:
+            model.train(training)
+        self.state.copy_(state[0])
+        return logits[0, -1]

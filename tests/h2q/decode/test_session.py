@@ -1,0 +1,101 @@
+"""A session reads byte by byte what the full forward pass reads at once, and goes on where another one stopped."""
+
+import pytest
+import torch
+
+from h2q.config import ModelConfig, SamplingConfig
+from h2q.decode.cache import decoder
+from h2q.decode.session import Session
+from h2q.errors import UserError
+from h2q.generate import Memory, generate_batch, stream
+from h2q.model import ByteModel
+
+VARIANTS = [
+    {},
+    {"mixer": "both"},
+    {"rotation": "phase"},
+    {"rotation": "quaternion"},
+    {"kind": "dense"},
+    {"halves": False, "phase_rotation": False, "dim": 32},
+    {"mixer": "both", "seq_len": 1, "positions": "none"},
+    {"max_rank": 4, "final_norm": False, "tied_embeddings": False},
+]
+
+
+def lively(changes: dict) -> ByteModel:
+    """A model with a state in which no parameter is zero."""
+    torch.manual_seed(0)
+    sizes = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 8, "dropout": 0.5}
+    model = ByteModel(ModelConfig(**{"mixer": "state", **sizes, **changes})).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def text(length: int) -> bytes:
+    return bytes(torch.randint(256, (length,), generator=torch.Generator().manual_seed(1)).tolist())
+
+
+@pytest.mark.parametrize("products", ["weights", "factors"])
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_logits_are_those_of_the_full_forward(changes, products):
+    model, data = lively(changes), text(30)
+    whole = model.eval()(torch.tensor([list(data)]))[0]
+    session = Session(model, products)
+    for byte, logits in zip(data, whole):
+        torch.testing.assert_close(session.read(bytes((byte,))), logits, rtol=1e-10, atol=1e-10)
+    for cuts in ([30], [1, 29], [16, 14], [3, 20, 7]):
+        session, rest = Session(model, products), data
+        for length in cuts:
+            logits, rest = session.read(rest[:length]), rest[length:]
+        torch.testing.assert_close(logits, whole[-1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_what_is_saved_goes_on_as_if_it_had_not_stopped(changes):
+    model, data = lively(changes).float(), text(25)
+    going, stopping = Session(model), Session(model)
+    for session in (going, stopping):
+        session.read(data[:20])
+    again = Session(model)
+    again.read(b"something else")
+    again.resume(stopping.saved())
+    for byte in data[20:]:
+        assert torch.equal(going.read(bytes((byte,))), again.read(bytes((byte,))))
+
+
+@pytest.mark.parametrize("mixer", ["state", "both"])
+def test_writing_in_pieces_is_writing_at_once(mixer):
+    model, config = lively({"mixer": mixer}), SamplingConfig(seed=3)
+    whole = bytes(stream(model, b"The ", 40, config))
+    memory = Memory(model, seed=3)
+    pieces = [bytes(stream(model, prompt, 10, config, memory=memory)) for prompt in (b"The ", b"", b"", b"")]
+    assert b"".join(pieces) == whole
+    assert bytes(stream(model, b"The ", 40, config, stop=whole[7:9])) == whole[:9]
+    assert generate_batch(model, [b"The ", b"A longer "], 40, config)[0] == whole
+
+
+def test_a_state_knows_what_lies_far_behind():
+    model = lively({})
+    with torch.no_grad():
+        for block in model.blocks:
+            block.state.c_proj.bias.add_(5)  # type: ignore[operator, union-attr]
+    one, other = (Session(model).read(first + text(60)) for first in (b"a", b"b"))
+    assert (one - other).abs().max() > 1e-6, "no window of 8 bytes knows the first"
+
+
+def test_what_is_of_another_model_is_refused_in_one_line():
+    saved = Session(lively({})).saved()
+    for other in ({"depth": 3}, {"dim": 128}, {"mixer": "both"}):
+        with pytest.raises(UserError, match="the state is of another model") as error:
+            Session(lively(other)).resume(saved)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="not finite"):
+        Session(lively({})).resume({"state": saved["state"] * float("nan")})
+    with pytest.raises(UserError, match=r"model\.mixer is attention"):
+        Session(lively({"mixer": "attention"}))
+    with pytest.raises(UserError, match="carries a state"):
+        decoder(lively({}))
+    with pytest.raises(UserError, match="at least one byte"):
+        stream(lively({}), b"", 3, SamplingConfig())
