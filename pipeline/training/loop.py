@@ -77,14 +77,12 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     counters = restore(train_state, folder, run, worker, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size, mixer=run.model.mixer)
     take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
-    resets = training_resets(run, corpus, worker)
-    start, clock = counters.step, Clock(counters.step, counters.seconds)
+    start, clock, resets = counters.step, Clock(counters.step, counters.seconds), training_resets(run, corpus, worker)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them
 
     def save() -> None:
-        train_state.note(worker.means(losses))
+        train_state.gather(worker, losses)
         counters.seconds, counters.wall_seconds = clock.seconds, time.time() - job.began
-        train_state.gather(worker)
         writer.write(train_state)
         ray.train.report({"step": counters.step, **counters.record})
 

@@ -142,8 +142,9 @@ class TrainState:
             },
         )
 
-    def gather(self, worker: "Worker") -> None:
-        """Bring the states of all workers' lanes together, for a snapshot."""
+    def gather(self, worker: "Worker", losses: list[torch.Tensor]) -> None:
+        """Bring together for a snapshot what all workers know: losses of the last steps, the states of their lanes."""
+        self.note(worker.means(losses))
         self.all_lanes = worker.gather(self.carried)
 
     def restore(self, checkpoint: Checkpoint, world_rank: int = 0) -> None:
