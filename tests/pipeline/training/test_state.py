@@ -88,7 +88,7 @@ def test_a_skipped_step_leaves_the_state_as_it_was() -> None:
 
 
 def test_a_snapshot_holds_every_lane_and_each_worker_takes_its_own() -> None:
-    one = new_train_state(CONFIG, CPU)
+    one = new_train_state(CONFIG, CPU, about={"config": CONFIG.to_dict()})
     run(one, 0)
     saved = one.snapshot()
     run(one, 1)
