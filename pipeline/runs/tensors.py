@@ -37,7 +37,11 @@ def read_tensors(model: Path, optimizer: Path, config: ModelConfig) -> tuple[Ten
         for name, parameter in example.named_parameters()
         for kind in _MOMENTS
     }
-    return _read(model, weights), _read(optimizer, moments, may_be_empty=True)
+    tensors = _read(model, weights)
+    ranks = tensors["ranks"].tolist()
+    if not all(1 <= rank <= config.storage_rank for rank in ranks):
+        raise DamagedFile(f"{model.name}: ranks must be 1 to {config.storage_rank}, found {ranks}")
+    return tensors, _read(optimizer, moments, may_be_empty=True)
 
 
 def read_carried(file: Path, name: str, config: ModelConfig, lanes: int) -> Tensors:

@@ -196,7 +196,8 @@ curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\
   -d '{{"dataframe_records": [{{"prompt": "The "}}], "params": {{"length": 200, "temperature": 0.8}}}}'
 ```
 
-A row has `prompt` (text) or `prompt_bytes` (base64). Parameters: length (bytes), temperature (0: the likeliest byte),
+A row has `prompt` (text) or `prompt_bytes` (base64), 1 MiB in all. Parameters: length (bytes, 4096 at most over all
+rows), temperature (0: the likeliest byte),
 top_k (0: off), top_p (1: off), min_p (0: off), seed. The answer has `text` and, exactly, `base64`; or `probabilities`.
 `mlflow models serve` starts `uvicorn` by name: activate the environment first. In Python:
 

@@ -188,6 +188,15 @@ def test_it_is_served_over_http(registered: Registered, server: str) -> None:
         ({"prompt": "a", "prompt_bytes": "YQ=="}, {}, "either prompt (text) or prompt_bytes"),
         ({"prompt": "a"}, {"length": -1}, "length must be at least 0"),
         ({"prompt": "a"}, {"temperature": -1.0}, "temperature must be finite and at least 0"),
+        ({"prompt": "a"}, {"length": 4097}, "at most 4096 bytes"),
+        ({"prompt": "a"}, {"length": 10**18}, "at most 4096 bytes"),
+        ({"prompt": "a"}, {"length": 1, "seed": -1}, "seed must be"),
+        ({"prompt": "a"}, {"length": 1, "top_k": -3}, "top-k must be"),
+        ({"prompt": "a" * (1 + (1 << 20))}, {}, "at most 1048576 bytes together"),
+        ({"prompt_bytes": "not base64!"}, {}, ""),
+        ({"prompt": 7}, {}, ""),
+        ({"promt": "a"}, {}, ""),
+        ({"prompt": "a"}, {"length": "many"}, ""),
     ],
 )
 def test_a_wrong_request_is_answered_with_the_rule(server: str, row: dict, params: dict, rule: str) -> None:
