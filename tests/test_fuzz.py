@@ -72,7 +72,7 @@ def say_what_is(change: Callable[[random.Random], object], chance: random.Random
     change(chance)
     real, sys.stderr = sys.stderr, StringIO()
     try:
-        code = guarded(lambda _: use() and None)
+        code = guarded(lambda _: None if use() else None)
         said = sys.stderr.getvalue()
     finally:
         sys.stderr = real
