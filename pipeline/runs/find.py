@@ -101,7 +101,7 @@ def corpus_of(folder: RunFolder) -> tuple[str | None, str | None]:
         return summary.get("corpus"), summary["corpus_sha256"]
     for path in list_checkpoints(folder.checkpoints):
         with suppress(FileNotFoundError):
-            return None, read_state(path)["corpus_sha256"]
+            return None, read_state(path).get("corpus_sha256")
     return None, None
 
 
