@@ -67,12 +67,12 @@ WORDS = [
 ]  # fmt: skip
 
 
-def say_what_is(change: Callable[[random.Random], object], chance: random.Random, use: Callable[[], object]) -> str:
+def say_what_is(change: Callable[[random.Random], object], chance: random.Random, use: Callable[[], None]) -> str:
     """Make the change, use what was changed as a job does; gives what was said. Fails on a traceback."""
     change(chance)
     real, sys.stderr = sys.stderr, StringIO()
     try:
-        code = guarded(lambda _: None if use() else None)
+        code = guarded(lambda _: use())
         said = sys.stderr.getvalue()
     finally:
         sys.stderr = real
