@@ -48,10 +48,10 @@ def commands(readme: Path) -> Iterator[Command]:
     """What stands in blocks of shell, and `python jobs/…` in the text."""
     for block in blocks(readme, "sh", "bash", "shell", "console"):
         for line in block.replace("\\\n", " ").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>()")
             lexer.whitespace_split, words = True, []
             for word in [*lexer, ";"]:
-                if set(word) <= set("&|;"):
+                if set(word) <= set("&|;()"):
                     if words:
                         yield Command(readme, tuple(words))
                     words = []
@@ -199,7 +199,7 @@ def test_other_programs_take_their_options() -> None:
     from ray.scripts.scripts import cli as ray
 
     ray.add_command(job_cli_group, "job")
-    known = {"pip", "ruff", "pyright", "pre-commit", "cat", "export", "curl", "python3"}
+    known = {"pip", "ruff", "pyright", "pre-commit", "cat", "export", "curl", "python3", "umask", "chmod"}
     for command in COMMANDS:
         words = list(command.words)
         program = Path(words[0]).name

@@ -58,7 +58,7 @@ finally:
         (["--corpus.path", "{0}/text.txt", "--corpus.prepared", "{0}/empty.txt/x"], "choose another --corpus.prepared"),
         (["--corpus.source", "path"], "give --corpus.path PATH"),
         (["--corpus.holdout", "0.7"], "corpus.holdout must be at least 0 and below 0.5, got 0.7"),
-        (["--corpus.shard-bytes", "0"], "corpus.shard_bytes must be at least 1, got 0"),
+        (["--corpus.shard-bytes", "0"], "since a whole shard is held in memory, got 0"),
         (["--corpus.kind", "pictures"], "pictures"),
         (["--corpus.path", "{0}/table.jsonl"], "no text in a column 'text'; its columns are words"),
     ],

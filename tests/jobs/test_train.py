@@ -78,7 +78,7 @@ def text(tmp_path: Path) -> Path:
         (["--workers", "7"], "training.lanes must be a multiple of workers"),
         (["--workers", "2", "--local"], "local trains in this one process: workers must be 1, got 2"),
         (["--growth.enabled"], "growth.enabled needs model.max_rank above"),
-        (["--name", "a/b"], "name must be a plain folder name, got 'a/b'"),
+        (["--name", "a/b"], "no dot before it, got 'a/b'"),
         (["--corpus.path", "nowhere"], "nowhere"),
         (["--corpus.path", "empty.txt"], "0 bytes"),
         (["--corpus.path", "text.txt", "--model.vocab", "128"], "the train split holds the byte 195: give"),
