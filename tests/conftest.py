@@ -64,6 +64,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], st
     def put(folder: Path) -> str:
         path = folder / "mlflow.db"
         if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(template, path)
         return f"sqlite:///{path}"
 
