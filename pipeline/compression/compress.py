@@ -75,6 +75,11 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
         parts = {part: told[part] for part in ("model", "training", "growth")}
         archive = replace(archive, config=parts, stride=model.config.seq_len)
     check_alphabet(histogram(data), model.config.vocab, options.file) if len(data) else None
+    require(
+        model.config.mixer == "attention" and model.config.head_layout == "split",
+        f"compressing takes a model that attends within a window, in the head layout split, and that of {name} has "
+        f"model.mixer {model.config.mixer} and head layout {model.config.head_layout}: name another --run",
+    )
     archive = replace(archive, lanes=max(1, min(options.lanes or lanes, len(data) // 2)))
     encoder = Encoder(data)
     _follow(model, archive, encoder, learn, progress)

@@ -1,10 +1,9 @@
 """What a run is busy with between two records, for whoever watches it: a small file in its folder, while it lasts."""
 
 import json
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +12,7 @@ from typing_extensions import TypedDict
 from h2q.errors import UserError
 from pipeline.storage.json_file import Count, read_json
 from pipeline.storage.path import UriPath
+from pipeline.storage.repeated import repeated
 from pipeline.storage.uri import write_atomic
 
 _EVERY_SECONDS = 1.0
@@ -59,35 +59,26 @@ class StageNote:
                 self._path.unlink(missing_ok=True)
 
 
-class StageWatch:
-    """In a `with` block: hands what a StageNote says to a consumer, in a thread of its own; None once it is over."""
+@contextmanager
+def watched_stage(path: Path, consume: Callable[[Stage | None], object]) -> Iterator[None]:
+    """Inside, a consumer is handed what a StageNote says, in a thread of its own; None once it is over."""
+    with suppress(OSError, UserError):
+        path.unlink(missing_ok=True)  # of a start that was killed
+    showing = False
 
-    def __init__(self, path: Path, consume: Callable[[Stage | None], object]) -> None:
-        self._path, self._consume = path, consume
-        self._pause = _EVERY_SECONDS_ON_A_URI if isinstance(path, UriPath) else _EVERY_SECONDS / 2
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
+    def look() -> None:
+        nonlocal showing
+        stage = _read(path)
+        if stage or showing:
+            consume(stage)
+        showing = stage is not None
 
-    def __enter__(self) -> Self:
-        with suppress(OSError, UserError):
-            self._path.unlink(missing_ok=True)  # of a start that was killed
-        self._thread.start()
-        return self
+    with repeated(look, _EVERY_SECONDS_ON_A_URI if isinstance(path, UriPath) else _EVERY_SECONDS / 2, "stage"):
+        yield
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
 
-    def _run(self) -> None:
-        showing = False
-        while not self._ended.wait(self._pause):
-            stage = self._read()
-            if stage or showing:
-                self._consume(stage)
-            showing = stage is not None
-
-    def _read(self) -> Stage | None:
-        try:
-            return read_json(self._path, Stage, "it is written anew")
-        except (OSError, UserError):
-            return None
+def _read(path: Path) -> Stage | None:
+    try:
+        return read_json(path, Stage, "it is written again")
+    except (OSError, UserError):
+        return None

@@ -4,11 +4,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from h2q.errors import UserError
+from pipeline.storage.repeated import repeated
 
 _NAME = "stop"
 _SECONDS = 0.5
@@ -67,34 +69,30 @@ def stop_wanted(folder: Path) -> bool:
     return (folder / _NAME).exists()
 
 
+@dataclass
 class StopSignal:
-    """Looks for the file in a thread of its own: the loop asks at every step, and must not wait for a disk or a store.
+    """Whether somebody has asked a run to stop."""
 
-    Every worker looks for itself: during an evaluation they exchange nothing.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.wanted = False
-        """Whether somebody has asked the run in this folder to stop."""
-        self._folder = folder
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stop", daemon=True)
+    wanted: bool = False
 
     def is_wanted(self) -> bool:
         return self.wanted
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+@contextmanager
+def stop_signal(folder: Path) -> Iterator[StopSignal]:
+    """Looks for the file in a thread of its own: the loop asks at every step, and must not wait for a disk or a store.
 
-    def _run(self) -> None:
-        while not self.wanted and not self._ended.wait(_SECONDS):
-            with suppress(UserError, OSError):  # a store that is away: asked again
-                self.wanted = stop_wanted(self._folder)
+    Every worker looks for itself: during an evaluation they exchange nothing.
+    """
+    found = StopSignal()
+
+    def look() -> None:
+        with suppress(UserError, OSError):  # a store that is away: asked again
+            found.wanted = found.wanted or stop_wanted(folder)
+
+    with repeated(look, _SECONDS, "stop"):
+        yield found
 
 
 def interruptible(work: Callable[[], Any]) -> Any:

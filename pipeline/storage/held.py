@@ -5,10 +5,10 @@ holder puts the file again and again, and one that stays as it is for a while co
 was killed; of two that begin within the same moment there, both may go on.
 """
 
+import itertools
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +20,7 @@ import psutil
 from h2q.errors import UserError
 from pipeline.storage.lock import lock
 from pipeline.storage.path import AnyPath, UriPath
+from pipeline.storage.repeated import repeated
 
 RENEW_SECONDS = 5.0
 """Between two puts of a holder's file on a store."""
@@ -63,23 +64,17 @@ def _locked(path: Any, me: dict[str, Any]) -> Iterator[None]:
 @contextmanager
 def _renewed(path: UriPath, me: dict[str, Any], say: Callable[[str], object]) -> Iterator[None]:
     _wait_for_the_dead(path, me, say)
-    over = threading.Event()
+    turns = itertools.count()
 
     def renew() -> None:
-        turn = 0
-        while not over.wait(RENEW_SECONDS):
-            turn += 1
-            with suppress(UserError):  # a store that is away: with the next turn
-                path.write_bytes(json.dumps(me | {"turn": turn}).encode())
+        with suppress(UserError):  # a store that is away: with the next turn
+            path.write_bytes(json.dumps(me | {"turn": next(turns)}).encode())
 
     path.write_bytes(json.dumps(me).encode())
-    thread = threading.Thread(target=renew, name="held", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(renew, RENEW_SECONDS, "held"):
+            yield
     finally:
-        over.set()
-        thread.join()
         with suppress(UserError):  # it will be found to be left behind
             path.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_new, check_storage, claim_folder
 from pipeline.runs.journal import Follower, Record, read_journal
-from pipeline.runs.stage import StageWatch
+from pipeline.runs.stage import watched_stage
 from pipeline.runs.stop import Stopping, stoppable
 from pipeline.shown import without_secrets
 from pipeline.threads import busy_cores, busy_note
@@ -221,7 +221,7 @@ def _follow(run: _Run, resources: Resources, progress: Progress, *, private: boo
             stoppable(folder.path) as stopping,
             run.tracker.watch(),
             Follower(folder.journal, show, again=progress.again),
-            StageWatch(folder.stage_file, progress.evaluating),
+            watched_stage(folder.stage_file, progress.evaluating),
             Follower(folder.journal, track),
         ):
             fit(run.config, folder, run.corpus, resources, private=private, began=began)

@@ -24,7 +24,7 @@ from pipeline.runs.checkpoint import CheckpointWriter, config_of, newest_valid, 
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Journal, Record
 from pipeline.runs.stage import StageNote
-from pipeline.runs.stop import StopSignal
+from pipeline.runs.stop import StopSignal, stop_signal
 from pipeline.training.clock import Clock
 from pipeline.training.flops import utilisation
 from pipeline.training.graph_rule import use_graph
@@ -89,7 +89,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     with (
         Journal(folder.journal, first_step=start, active=worker.first) as journal,
         CheckpointWriter(folder.checkpoints, keep=training.keep, before=journal.sync, active=worker.first) as writer,
-        StopSignal(folder.path) as stop,
+        stop_signal(folder.path) as stop,
         training_batches(run, corpus, worker) as batches,
         StepProfile(folder.trace, run.profile, worker.device, active=worker.first) as profile,
     ):

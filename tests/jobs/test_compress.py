@@ -40,6 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None
     make_run(folder / "runs", "one")
     make_run(folder / "runs", "other", dim=32, factor=4)
     make_run(folder / "runs", "few", vocab=100)
+    make_run(folder / "runs", "carrying", mixer="state")
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     return folder
@@ -96,6 +97,7 @@ def coded(place: Path) -> Path:
         (["runs"], "is a folder"),
         (["text", "--run", "nobody", "--output", "x"], "no run is called 'nobody'"),
         (["text", "--run", "few", "--output", "x"], "the model's alphabet ends at 99"),
+        (["text", "--run", "carrying", "--output", "x"], "model.mixer state"),
         (["text", "--run", "one", "--preset", "laptop"], "leave one of them out"),
         (["text", "--preset", "lapptop"], "preset must be one of laptop"),
         (["text", "--lanes", "0"], "lanes must be at least 1"),

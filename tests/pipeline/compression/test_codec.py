@@ -1,7 +1,7 @@
 """A law: what was coded is what is decoded, and its code is as long as the model says."""
 
 import contextlib
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from h2q.config import ModelConfig
 from h2q.errors import UserError
 from h2q.model import ByteModel
 from pipeline.compression.codec import Decoder, Encoder, Learn, follow
+from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import plan
 
@@ -26,24 +27,6 @@ def model(**changes) -> ByteModel:
     return made.eval()
 
 
-class Lines:
-    """Bytes as a stream to score."""
-
-    name = sha256 = "lines"
-
-    def __init__(self, data: np.ndarray) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self._data[start:stop]
-
-    def stream(self) -> Iterator[np.ndarray]:
-        yield self._data
-
-
 @pytest.mark.parametrize(("size", "lanes"), [(0, 1), (1, 1), (2, 1), (17, 1), (100, 1), (101, 4), (64, 7)])
 def test_what_was_coded_is_decoded(size: int, lanes: int) -> None:
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
@@ -52,14 +35,15 @@ def test_what_was_coded_is_decoded(size: int, lanes: int) -> None:
     assert (follow(model(), size, Decoder(encoder.result()), stride=8, lanes=lanes) == data).all()
 
 
-def test_the_code_is_as_long_as_the_model_says() -> None:
+def test_the_code_is_as_long_as_the_model_says(tmp_path: Path) -> None:
     byte_model, size = model(), 3000
-    data = np.frombuffer(b"The same words, again and again. " * 200, np.uint8)[:size]
-    encoder = Encoder(data)
+    (tmp_path / "file").write_bytes((b"The same words, again and again. " * 200)[:size])
+    file = RawFile(tmp_path / "file")
+    encoder = Encoder(file.read(0, size))
     follow(byte_model, size, encoder, stride=8, lanes=1)
     tally = Tally.empty(16)
     for windows in plan(size, window=16, stride=8):
-        tally.add(score(byte_model, windows.read(Lines(data)), windows.skip, 16, contextlib.nullcontext))
+        tally.add(score(byte_model, windows.read(file), windows.skip, 16, contextlib.nullcontext))
     assert 32 * len(encoder.result()) == pytest.approx(8 + tally.bits, rel=0.001, abs=32)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs import stage
-from pipeline.runs.stage import Stage, StageNote, StageWatch
+from pipeline.runs.stage import Stage, StageNote, watched_stage
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def wait_for(found: list[Stage | None], wanted: Stage | None) -> None:
 def test_whoever_watches_sees_it_and_its_end(tmp_path: Path) -> None:
     found: list[Stage | None] = []
     (tmp_path / "stage.json").write_text('{"name": "left by a start that was killed", "done": 1, "total": 2}')
-    with StageWatch(tmp_path / "stage.json", found.append), StageNote(tmp_path / "stage.json") as note:
+    with watched_stage(tmp_path / "stage.json", found.append), StageNote(tmp_path / "stage.json") as note:
         time.sleep(0.02)
         note.show("validation", 3, 9)
         wait_for(found, {"name": "validation", "done": 3, "total": 9})

@@ -7,10 +7,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
@@ -322,12 +322,7 @@ def stop_when(folder: RunFolder, began: Callable[[], bool]) -> threading.Thread:
 def test_a_stop_before_the_first_step_leaves_a_run_that_can_go_on(
     tmp_path: Path, tiny: Make, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Asked(StopSignal):
-        def __enter__(self) -> Self:
-            self.wanted = True
-            return super().__enter__()
-
-    monkeypatch.setattr("pipeline.training.loop.StopSignal", Asked)
+    monkeypatch.setattr("pipeline.training.loop.stop_signal", lambda folder: nullcontext(StopSignal(wanted=True)))
     config = tiny(tmp_path, tracking={"enabled": False})
     assert train(config)[0].steps == 1
     monkeypatch.undo()
