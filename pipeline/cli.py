@@ -14,8 +14,8 @@ import tyro
 
 from h2q.errors import UserError
 from pipeline.guard import guarded
-from pipeline.suggestions import unknown_options
-from pipeline.threads import wait_asleep
+from pipeline.suggestions import UnknownOptions, unknown_options
+from pipeline.threads import brief_waits
 
 Config = TypeVar("Config")
 
@@ -36,8 +36,9 @@ def parse(
         except SystemExit as stop:
             if not stop.code:
                 raise
-    unknown = unknown_options(args, default)
-    raise UserError("\n".join(unknown) if unknown else _one_line(told.getvalue()))
+    if unknown := unknown_options(args, default):
+        raise UnknownOptions("\n".join(unknown))
+    raise UserError(_one_line(told.getvalue()))
 
 
 def parse_known(config: type[Config], args: Sequence[str]) -> Config:
@@ -73,7 +74,7 @@ def options_of(config: Any, default: Any, prefix: str = "") -> list[str]:
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Call main(arguments) as a job, and exit with its code: `pipeline.guard` says which errors give which."""
-    wait_asleep()
+    os.environ.update(brief_waits())  # before torch is loaded, and for all that this process starts
     code = guarded(main)
     # Python collects garbage on its way out: seconds with torch, Ray and MLflow, for what the system frees anyway.
     gc.freeze()

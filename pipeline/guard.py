@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from h2q.errors import UserError, first_line
 from pipeline.shown import presentable
+from pipeline.suggestions import UnknownOptions
 
 
 def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
@@ -18,7 +19,7 @@ def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
     else, of which a file holds the traceback. 0: also where the reader of the output has left (`| head`).
     """
     _open_streams()
-    code, said = 0, ""
+    code, said, lines = 0, "", False
     try:
         try:
             code = main(sys.argv[1:]) or 0
@@ -26,7 +27,7 @@ def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
             code = stop.code if isinstance(stop.code, int) else 0
         sys.stdout.flush()
     except UserError as error:
-        code, said = 2, str(error)
+        code, said, lines = 2, str(error), isinstance(error, UnknownOptions)
     except KeyboardInterrupt:
         code, said = 130, "interrupted"
     except Exception as error:
@@ -39,7 +40,8 @@ def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
             code, said = 1, f"{type(error).__name__}: {first_line(error)} ({_kept(error)})"
     if said:
         with suppress(OSError):
-            print("error:", " ".join(presentable(said).splitlines()), file=sys.stderr, flush=True)
+            said = presentable(said) if lines else " ".join(presentable(said).splitlines())
+            print("error:", said, file=sys.stderr, flush=True)
     return code
 
 

@@ -7,6 +7,12 @@ from typing import Any
 
 import tyro
 
+from h2q.errors import UserError
+
+
+class UnknownOptions(UserError):
+    """Options that there are not. Its text has a line for each, and one for each that may be meant."""
+
 
 def unknown_options(args: Sequence[str], default: Any) -> list[str]:
     """Lines that name every option of the arguments that the config does not have, the likeliest right one first."""
@@ -16,7 +22,7 @@ def unknown_options(args: Sequence[str], default: Any) -> list[str]:
         if asked.lstrip("-") in (*names, "help"):
             continue
         likely = nearest(asked.lstrip("-"), names)
-        lines.append(f"there is no option {asked}; {'likely:' if likely else '--help lists all'}")
+        lines.append(f"there is no option {' '.join(asked.split())}; {'likely:' if likely else '--help lists all'}")
         lines += [f"  --{name}" for name in likely]
     return lines
 

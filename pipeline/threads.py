@@ -5,20 +5,20 @@ import time
 
 import psutil
 
-ASLEEP = {"OMP_WAIT_POLICY": "passive"}
-"""Threads of OpenMP then sleep where they wait for each other. Otherwise they spin, and where other programs want the
-cores too, take them from the very threads that they wait for: a step of preset `laptop` on two threads took 2.3 s so
-and 0.2 s asleep, on 2 cores with a load of 4."""
+_SPINS = {"GOMP_SPINCOUNT": "20000"}
+"""How often a thread of GNU's OpenMP looks whether the others are done before it sleeps: some 50 µs. Left to itself it
+looks for milliseconds, and where other programs want the cores, takes them from the very threads that it waits for;
+asleep at once, two threads are slower than one. The figures: `pipeline/benchmark/README.md`, 2026-11-27."""
 
 _LOOK_SECONDS = 0.2
 _ONE_CORE = 0.75
 """Cores that other programs must keep busy before it is worth a line."""
 
 
-def wait_asleep() -> None:
-    """Let torch's threads wait asleep, here and in the processes that this one starts. Call before torch is loaded."""
-    for name, value in ASLEEP.items():
-        os.environ.setdefault(name, value)
+def brief_waits() -> dict[str, str]:
+    """The environment in which torch's threads wait for each other briefly before they sleep; nothing where the user
+    has said how they wait."""
+    return {} if {"OMP_WAIT_POLICY", *_SPINS} & os.environ.keys() else _SPINS
 
 
 def cores() -> set[int]:

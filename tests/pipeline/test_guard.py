@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import run
+from pipeline.cli import parse, run
+from pipeline.config import RunConfig
+from pipeline.guard import guarded
 
 JOB = Path(__file__).parents[2] / "jobs" / "compare.py"
 
@@ -68,6 +70,16 @@ def test_a_message_cannot_forge_a_line(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     code, said = ended_by(UserError("no file a\nerror: b\x1b[2J\u2028c"), monkeypatch, capsys)
     assert (code, said) == (2, "error: no file a error: b\ufffd[2J\ufffdc\n")
+
+
+def test_options_that_may_be_meant_stand_one_to_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "3", "--zzz\nerror: forged"])
+    assert guarded(lambda args: parse(RunConfig, args, default=RunConfig(), prog="train").workers) == 2
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("error: there is no option --lr; likely:", "  --training.learning-rate")
+    assert last == "there is no option --zzz error: forged; --help lists all"
 
 
 def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

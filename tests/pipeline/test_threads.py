@@ -1,4 +1,4 @@
-"""Threads: waited for asleep, and a busy machine is told."""
+"""Threads: waited for briefly, and a busy machine is told."""
 
 import os
 import subprocess
@@ -11,13 +11,13 @@ from pipeline import threads
 from pipeline.threads import busy_cores, busy_note, cores
 
 
-def test_every_job_lets_threads_wait_asleep_unless_told_otherwise() -> None:
-    code = "import os, pipeline.cli\npipeline.cli.run(lambda args: print(os.environ['OMP_WAIT_POLICY']))"
-    root = Path(__file__).parents[2]
-    for given, wanted in (({}, "passive\n"), ({"OMP_WAIT_POLICY": "active"}, "active\n")):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+def test_every_job_lets_threads_wait_briefly_unless_told_otherwise() -> None:
+    code = "import os, pipeline.cli\npipeline.cli.run(lambda args: print(os.environ.get('GOMP_SPINCOUNT')))"
+    root, told = Path(__file__).parents[2], ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    free = {name: value for name, value in os.environ.items() if name not in told}
+    for given, wanted in (({}, "20000\n"), ({"OMP_WAIT_POLICY": "active"}, "None\n"), ({"GOMP_SPINCOUNT": "7"}, "7\n")):
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code], cwd=root, env=free | given, capture_output=True, text=True, check=False
         )
         assert done.stdout == wanted, done.stderr
 
