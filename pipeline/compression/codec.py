@@ -107,10 +107,9 @@ def _code_window(streams: StaticDecoder, batch: Batch, data: np.ndarray, coder: 
         if position > batch.skip:
             streams.position.fill_(position)
             streams.step()
-        for lane, likely in enumerate(_probabilities(streams.logits)):
-            index = batch.starts[lane] + position + 1
-            data[index] = coder.code(index, likely)
-            streams.window[lane, position + 1] = int(data[index])
+        places = [start + position + 1 for start in batch.starts]
+        data[places] = [coder.code(*each) for each in zip(places, _probabilities(streams.logits), strict=True)]
+        streams.window[:, position + 1] = torch.from_numpy(data[places].astype(np.int64))
 
 
 def _probabilities(logits: Tensor) -> np.ndarray:

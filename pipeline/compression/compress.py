@@ -27,9 +27,9 @@ from pipeline.runs.load import load_checkpoint, model_of
 from pipeline.storage.uri import write_atomic
 from pipeline.tracking.find import find_run
 
-LANE_BYTES = 64 << 10
-"""Of a file for each lane of a trained model: a cold start costs a few hundred bits."""
-MOST_LANES = 16
+LANE_BYTES = 16 << 10
+"""Of a file for each lane of a trained model: it starts without the bytes before it, and lanes go side by side."""
+MOST_LANES = 32
 
 Progress = Callable[[int, int], None]
 """Bytes done, of so many."""

@@ -30,7 +30,7 @@ class CompressionConfig:
     """The file to write. None: FILE.h2q; to decompress, the archive's name without .h2q."""
     lanes: int | None = None
     """Parts of the file that are coded side by side, faster and with as many cold starts. None: for a run one for each
-    64 kB, at most 16; else as the preset trains."""
+    16 kB, at most 32; else as the preset trains."""
     threads: int = 1
     """CPU threads of torch; the archive knows them, for last digits depend on them."""
     storage: str = "runs"
