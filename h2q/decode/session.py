@@ -24,7 +24,7 @@ class Session:
     """What a model knows of all bytes that it has read. The model must not change meanwhile.
 
     Beside a state, attention knows the bytes of the chunk that began last, as in training: every `seq_len` bytes it
-    begins anew.
+    starts over.
     """
 
     @torch.inference_mode()

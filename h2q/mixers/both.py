@@ -13,7 +13,7 @@ from h2q.mixers.state import GatedState
 
 
 class Both(nn.Module):
-    """Attention and state on the same input; their outputs are added. Attention begins anew every `seq_len` bytes."""
+    """Attention and state on the same input; their outputs are added. Attention starts over every `seq_len` bytes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

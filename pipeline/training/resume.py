@@ -147,7 +147,7 @@ def _say_what_restarts(state: dict[str, Any], config: RunConfig, display: Displa
     elif leg is not None and leg["step"] == step:
         display.say(f"learning rate from {was:.2g} down to a tenth of it at step {training.steps}")
     if config.precision == "fp16" and not state.get("scaler"):
-        display.say("precision fp16: the loss scale begins anew")
+        display.say("precision fp16: the loss scale starts over")
 
 
 def note_options(earlier: EarlierRun, config: RunConfig, command: str, display: Display) -> None:

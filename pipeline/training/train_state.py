@@ -151,7 +151,7 @@ class TrainState:
         """Go on from a snapshot, on this model's device, with the lanes of this worker."""
         self.model.load_state_dict(checkpoint.model)
         restore_optimizer(self.optimizer, self._names, checkpoint.optimizer)
-        if checkpoint.state["scaler"]:  # else it was made in another precision: a scaler of fp16 begins anew
+        if checkpoint.state["scaler"]:  # else it was made in another precision: a scaler of fp16 starts over
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.growth.load_state_dict(checkpoint.state["growth"])
         self.skipped.copy_(torch.tensor(checkpoint.state["uncounted"]))

@@ -102,6 +102,6 @@ def test_what_is_forgotten_does_not_come_back():
     keep = torch.ones(2, 9, dtype=torch.float64)
     keep[0, 4] = 0
     cut, _ = gated_scan(p, start, keep)
-    anew, _ = gated_scan(p[:, 4:], torch.zeros_like(start))
-    torch.testing.assert_close(cut[0, 4:], anew[0], rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(cut[1, 4:], anew[1])
+    again, _ = gated_scan(p[:, 4:], torch.zeros_like(start))
+    torch.testing.assert_close(cut[0, 4:], again[0], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(cut[1, 4:], again[1])

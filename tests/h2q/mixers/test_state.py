@@ -57,7 +57,7 @@ def test_logits_of_chunks_are_those_of_one_long_sequence(changes, length, cuts, 
 
 @pytest.mark.parametrize("mixer", ["state", "both"])
 def test_both_cut_into_chunks_is_one_window(mixer):
-    """Attention of `both` begins anew with every chunk of `seq_len` bytes, alone or in a longer window."""
+    """Attention of `both` starts over with every chunk of `seq_len` bytes, alone or in a longer window."""
     model = lively(mixer=mixer).double()
     x = torch.randint(256, (2, 24))
     state, chunks = model.new_state(2), []

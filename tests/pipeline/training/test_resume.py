@@ -143,7 +143,7 @@ def test_half_precision_with_a_loss_scale_may_begin_at_a_resume(tmp_path: Path, 
     for precision, steps, fresh in (("fp16", 14, True), ("fp16", 16, False)):
         summary, _, said = train(replace(resumed(folder, steps=steps), precision=precision))
         assert summary.status == "finished"
-        assert ("precision fp16: the loss scale begins anew" in said) == fresh
+        assert ("precision fp16: the loss scale starts over" in said) == fresh
 
 
 def test_how_the_learning_rate_goes_on_is_said_and_may_be_chosen(tmp_path: Path, tiny: Make, train: Train) -> None:

@@ -101,7 +101,7 @@ def test_a_snapshot_holds_every_lane_and_each_worker_takes_its_own() -> None:
 
 
 def test_a_horizon_of_chunks_is_one_long_chunk() -> None:
-    """For a state alone: gradients run back through both; attention beside it begins anew with each."""
+    """For a state alone: gradients run back through both; attention beside it starts over with each."""
     wide = replace(CONFIG, training=replace(CONFIG.training, horizon=2))
     long = replace(CONFIG, model=replace(CONFIG.model, seq_len=16))
     assert wide.chunk == long.chunk == 16 and wide.bytes_per_step == long.bytes_per_step
