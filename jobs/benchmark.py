@@ -17,6 +17,7 @@ BENCHMARKS = {
     "data": "pipeline.benchmark.data",
     "generate": "pipeline.benchmark.generate",
     "quality": "pipeline.benchmark.quality",
+    "mixers": "pipeline.benchmark.mixers",
     "train": "pipeline.benchmark.train",
 }
 """Name → module with a frozen dataclass `Options` and `run(options) -> dict` whose `rows` make the table."""

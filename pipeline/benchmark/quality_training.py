@@ -15,6 +15,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.lanes import Lanes
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.precision import Autocast, setup_precision
+from pipeline.training.resets import resets_on
 from pipeline.training.schedule import learning_rate
 from pipeline.training.step import optimizer_step
 from pipeline.training.train_state import TrainState, new_train_state
@@ -29,15 +30,15 @@ def learn(config: RunConfig, corpus: Corpus, budget: float, points: int) -> tupl
     config = replace(config, training=_fitted(config, steps), growth=_growth_within(config.growth, steps))
     train_state, lanes = _begin(config, corpus, worker)
     model, training, growth = train_state.model, config.training, train_state.growth
+    resets = resets_on(config, corpus.train, worker)
     losses: list[torch.Tensor] = []
     curve, seconds, began = [], 0.0, _now(worker)
     due = {round((number + 1) * steps / points) for number in range(points)}
     for step in range(steps):
         set_learning_rate(train_state.optimizer, learning_rate(step, training) * growth.lr_factor)
         torch.manual_seed(training.seed * 1_000_003 + step)
-        measured = optimizer_step(
-            train_state, model, *lanes.batch(step, device=worker.device), config, autocast, detailed=False
-        )
+        batch = lanes.batch(step, device=worker.device)
+        measured = optimizer_step(train_state, model, *batch, config, autocast, detailed=False, reset=resets(step))
         losses.append(measured["loss"])
         if growth.decides_at(step + 1):
             train_state.note(worker.means(losses))
@@ -45,7 +46,7 @@ def learn(config: RunConfig, corpus: Corpus, budget: float, points: int) -> tupl
                 grow(model, config.growth.where, seed=training.seed)
         if step + 1 in due:
             seconds += _now(worker) - began
-            size = (step + 1) * training.lanes * config.model.seq_len
+            size = (step + 1) * config.bytes_per_step
             bpb = bits_per_byte(model, corpus.validation, worker, autocast)
             curve.append({"bytes": size, "seconds": seconds, "bpb": bpb, "rank": model.rank})
             began = _now(worker)
@@ -70,12 +71,12 @@ def _result(config: RunConfig, train_state: TrainState, curve: list[dict[str, An
     }
 
 
-def score(config: RunConfig, weights: dict[str, Any], corpus: Corpus) -> float:
-    """Bits per byte of the test split."""
+def score(config: RunConfig, weights: dict[str, Any], corpus: Corpus, *, carry: bool = True) -> float:
+    """Bits per byte of the test split; not `carry`: with the state reset in each window."""
     worker, autocast = _worker(config)
     model = ByteModel(config.model).to(worker.device)
     model.load_state_dict(weights)
-    return bits_per_byte(model, corpus.test, worker, autocast)
+    return bits_per_byte(model, corpus.test, worker, autocast, carry=carry)
 
 
 def _worker(config: RunConfig) -> tuple[Worker, Autocast]:
@@ -95,7 +96,7 @@ def _now(worker: Worker) -> float:
 def _begin(config: RunConfig, corpus: Corpus, worker: Worker) -> tuple[TrainState, Lanes]:
     training = config.training
     train_state = new_train_state(config, worker.device)
-    return train_state, Lanes(corpus.train, lanes=training.lanes, seq_len=config.model.seq_len, seed=training.seed)
+    return train_state, Lanes(corpus.train, lanes=training.lanes, seq_len=config.chunk, seed=training.seed)
 
 
 def _step_seconds(config: RunConfig, corpus: Corpus, worker: Worker, autocast: Autocast) -> float:

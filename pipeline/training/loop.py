@@ -3,7 +3,6 @@
 import math
 import time
 import zlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,7 +32,7 @@ from pipeline.training.origin import first_weights
 from pipeline.training.out_of_memory import ran_out, too_large
 from pipeline.training.precision import Autocast, setup_precision
 from pipeline.training.profile import StepProfile
-from pipeline.training.resets import Resets
+from pipeline.training.resets import resets_on
 from pipeline.training.samples import write_sample
 from pipeline.training.schedule import due_evaluations, next_leg
 from pipeline.training.step import make_step
@@ -77,7 +76,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
     counters = restore(train_state, folder, run, worker, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size, mixer=run.model.mixer)
     take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
-    start, clock, resets = counters.step, Clock(counters.step, counters.seconds), training_resets(run, corpus, worker)
+    start, clock, resets = counters.step, Clock(counters.step, counters.seconds), resets_on(run, corpus.train, worker)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them
 
     def save() -> None:
@@ -161,19 +160,6 @@ def training_batches(run: RunConfig, corpus: Corpus, worker: Worker) -> Prefetch
     training = run.training
     lanes = Lanes(corpus.train, lanes=training.lanes, seq_len=run.chunk, windows=training.windows, seed=training.seed)
     return Prefetch(lanes, world_rank=worker.world_rank, world_size=worker.world_size, device=worker.device)
-
-
-def training_resets(run: RunConfig, corpus: Corpus, worker: Worker) -> Callable[[int], Tensor | None]:
-    """A step's number → where this worker's rows of its batch forget their state, on the device; None if nowhere."""
-    if not run.model.carries:
-        return lambda step: None
-    resets = Resets(corpus.train, run, world_rank=worker.world_rank, world_size=worker.world_size)
-
-    def on_device(step: int) -> Tensor | None:
-        found = resets(step)
-        return None if found is None else torch.from_numpy(found).to(worker.device)
-
-    return on_device
 
 
 def grow_if_stagnant(train_state: TrainState, worker: Worker, losses: list[Tensor], run: RunConfig) -> None:

@@ -3,12 +3,19 @@
 L: lanes, T: bytes of a lane in a step, W: workers.
 """
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Split
+
+if TYPE_CHECKING:  # It loads Ray.
+    from pipeline.training.worker import Worker
 
 
 class Resets:
@@ -50,3 +57,16 @@ class Resets:
     @cached_property
     def _documents(self) -> np.ndarray:
         return self._split.document_starts()
+
+
+def resets_on(config: RunConfig, split: Split, worker: "Worker") -> Callable[[int], Tensor | None]:
+    """A step's number → where the worker's rows of its batch forget their state, on its device; None if nowhere."""
+    if not config.model.carries:
+        return lambda step: None
+    resets = Resets(split, config, world_rank=worker.world_rank, world_size=worker.world_size)
+
+    def on_device(step: int) -> Tensor | None:
+        found = resets(step)
+        return None if found is None else torch.from_numpy(found).to(worker.device)
+
+    return on_device
