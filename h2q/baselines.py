@@ -53,13 +53,16 @@ def parameters(config: ModelConfig) -> int:
 
 
 def _counted(config: ModelConfig) -> int:
-    """Of a family or a mixer without a formula: a model without storage is built and counted."""
+    """Of a family or a mixer without a formula: models of one and of two blocks, without storage, are counted."""
     import torch
 
     from h2q.model import ByteModel
 
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in ByteModel(config).parameters())
+    counts = []
+    for depth in (1, 2):
+        with torch.device("meta"):
+            counts.append(sum(each.numel() for each in ByteModel(replace(config, depth=depth)).parameters()))
+    return counts[0] + (config.depth - 1) * (counts[1] - counts[0])
 
 
 def multiply_adds(config: ModelConfig) -> int:

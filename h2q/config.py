@@ -8,6 +8,9 @@ from h2q.errors import require
 from h2q.layers import FAMILIES
 from h2q.mixers import MIXERS
 
+MOST_BLOCKS = 4096
+"""A file that claims more is damaged: whatever reads it would make them all."""
+
 
 class FromDict:
     """Gives a frozen dataclass `from_dict` and `to_dict`; a field that it does not know is an error, never ignored."""
@@ -130,6 +133,7 @@ class ModelConfig(FromDict):
         require(self.mixer in MIXERS, f"model.mixer must be one of {', '.join(MIXERS)}, got {self.mixer!r}")
         for name in ("dim", "depth", "heads", "factor", "fixed_rank", "seq_len", "vocab", "ffn_expansion"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.depth <= MOST_BLOCKS, f"model.depth must be at most {MOST_BLOCKS}, got {self.depth}")
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         require(not self.halves or self.dim % 2 == 0, f"model.dim must be even to be cut into halves, got {self.dim}")
         width = f"model.dim / 2 = {self.width}" if self.halves else f"model.dim = {self.width}"

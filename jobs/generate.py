@@ -45,13 +45,11 @@ class GenerateOptions(SamplingConfig):
 
 def main(args: Sequence[str]) -> int:
     options = parse(GenerateOptions, args, default=GenerateOptions(), prog=PROG)
-    from pipeline.config import RunConfig
+    from pipeline.runs.load import run_config
     from pipeline.tracking.find import find_run
 
     folder = find_run(options.run, storage=options.storage)
-    stored = folder.config()
-    assert stored is not None
-    config = RunConfig.from_dict(stored["config"])
+    config = run_config(folder)
     text = config.corpus.kind == "text" and not options.bytes
     prompt = read_prompt(options, text=text, vocab=config.model.vocab)
     from h2q.generate import stream

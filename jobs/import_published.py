@@ -1,9 +1,11 @@
 """Import a checkpoint of the published QRLM or H2Q: `python jobs/import_published.py FILE [--name NAME]`."""
 
 import os
-import pickle
+import pickletools
+import re
 import shlex
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,13 @@ from pipeline.config import RunConfig
 from pipeline.runs.folder import check_storage, claim_folder
 
 PROG = "python jobs/import_published.py"
+
+MOST_VALUES = 1 << 26
+"""Numbers of the largest model that is read: no published one has half as many."""
+MOST_PICKLE = 1 << 24
+"""Bytes of the longest list of tensors that is read."""
+PLAIN = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter")
+"""What a file may ask for besides storages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,7 @@ def main(args: Sequence[str]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The dictionary in a published file, read with `weights_only=True`: nothing in it is run.
 
+    Memory: the file is mapped, and of what it claims to hold no more than `MOST_VALUES` numbers are ever copied.
     Raises: UserError if the file is missing, is no file of torch.save, holds objects other than tensors and plain
     values, or no model.
     """
@@ -68,9 +78,12 @@ def read(path: Path) -> dict[str, Any]:
 
     require(os.path.isfile(path), f"no file {path}")
     try:
+        check_records(path)
         with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UserError:
+        raise
+    except Exception:  # whatever reading what is damaged comes upon
         # torch's own message advises to load without safety: not repeated here.
         raise UserError(
             f"{path} cannot be read safely: it is damaged, no file of torch.save, or holds more than tensors and plain "
@@ -84,7 +97,29 @@ def read(path: Path) -> dict[str, Any]:
         isinstance(content.get("config"), dict | None),
         f"{path} is not a checkpoint of the published code: its config must be a dictionary",
     )
+    for name, tensor in content["model"].items():
+        require(isinstance(tensor, torch.Tensor), f"{path}: {name} must be a tensor, got {type(tensor).__name__}")
+    # The bank is named again below every layer: a file need not hold all that it names.
+    values = sum(tensor.numel() for name, tensor in content["model"].items() if ".structure_bank." not in str(name))
+    most = min(MOST_VALUES, path.stat().st_size)
+    require(values <= most, f"{path} claims to hold {values:,} numbers, but can hold no more than {most:,}")
     return content
+
+
+def check_records(path: Path) -> None:
+    """Look at what torch.load would make before it does. Raises: UserError, ValueError, …"""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {}
+        for entry in archive.infolist():
+            require(entry.compress_type == zipfile.ZIP_STORED, f"{path} cannot be read safely: its records are packed")
+            sizes[entry.filename] = entry.file_size
+        [pickled] = [name for name in sizes if name.endswith("/data.pkl")]
+        require(sizes[pickled] <= MOST_PICKLE, f"{path} cannot be read safely: its list of tensors is too long")
+        for operation, named, _ in pickletools.genops(archive.read(pickled)):
+            # torch would allow others too, of which bytearray makes as many bytes as the file asks for.
+            plain = isinstance(named, str) and (named in PLAIN or re.fullmatch(r"torch \w+Storage", named))
+            if operation.name == "GLOBAL" and not plain:
+                raise ValueError(named)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from h2q.errors import UserError
 from pipeline.cli import parse, run
 from pipeline.cluster.submitted import placed
 from pipeline.config import PRESETS, RunConfig, describe_presets
-from pipeline.sweep.config import SearchConfig, SweepConfig
+from pipeline.sweep.config import SweepConfig
 
 PROG = "python jobs/tune.py"
 
@@ -69,7 +69,7 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
 
 def _resumed(named: str | None, options: Sequence[str], asked: SweepConfig) -> tuple[str, SweepConfig]:
     from pipeline.runs.folder import check_storage
-    from pipeline.sweep.folder import check_same_search, find_sweep, read_sweep
+    from pipeline.sweep.folder import check_same_search, find_sweep, read_sweep, sweep_config
 
     folder = find_sweep(check_storage(asked.run.storage), asked.run.name)
     stored = read_sweep(folder)
@@ -77,8 +77,7 @@ def _resumed(named: str | None, options: Sequence[str], asked: SweepConfig) -> t
     preset = stored["preset"]
     if named not in (None, preset):
         raise UserError(f"resume continues {folder.name}, whose preset is {preset}, not {named}: leave it out")
-    search = stored["search"] | {"space": tuple(stored["search"]["space"])}
-    earlier = SweepConfig(run=RunConfig.from_dict(stored["run"]), search=SearchConfig.from_dict(search))
+    earlier = sweep_config(folder, stored)
     config = _parse(options, preset, earlier)
     config = replace(config, run=replace(config.run, name=folder.name, storage=str(Path(folder.path).parent)))
     check_same_search(earlier, config)

@@ -4,17 +4,22 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from annotated_types import Ge, Le
+from typing_extensions import TypedDict
 
 from h2q.errors import UserError, require
+from pipeline.compression.config import MOST
+from pipeline.storage.json_file import fitting, parse
 from pipeline.storage.uri import write_atomic
 
 FORMAT = 1
 
-MOST_BYTES = 1 << 30
-"""Of an archive that is read: nothing that took a model's time is larger."""
+MOST_BYTES = 1 << 28
+"""Of a file that is coded, and of an archive: a model needs days for so many. In memory are the file, its code, and
+the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,22 @@ class Archive:
         return len(content)
 
 
+class _Told(TypedDict):
+    """An archive's metadata."""
+
+    format: Annotated[int, Ge(FORMAT), Le(FORMAT)]
+    code_sha256: str
+    size: Annotated[int, Ge(0), Le(MOST_BYTES)]
+    sha256: str
+    stride: Annotated[int, Ge(1), Le(MOST_BYTES)]
+    lanes: Annotated[int, Ge(1), Le(MOST)]
+    threads: Annotated[int, Ge(1), Le(MOST)]
+    machine: str
+    model: NotRequired[str]
+    run: NotRequired[str]
+    config: NotRequired[dict[str, Any]]
+
+
 def read_archive(path: Path) -> Archive:
     """Raises: UserError for what is no archive, or a damaged one."""
     from safetensors import SafetensorError, safe_open
@@ -59,13 +80,13 @@ def read_archive(path: Path) -> Archive:
         found = path.stat().st_size
         require(found <= MOST_BYTES, f"an archive has at most {MOST_BYTES} bytes, {path} has {found}")
         with safe_open(path, "numpy") as file:
-            told = json.loads((file.metadata() or {})["h2q"])
+            told = parse((file.metadata() or {})["h2q"].encode())
+            told = fitting(told, _Told, str(path), "have it made again, or use the version that made it")
             code = file.get_tensor("code")
-        wanted, made_in = told.pop("code_sha256"), told.pop("format")
-        require(made_in == FORMAT, f"{path} has format {made_in}, this version reads {FORMAT}")
+        wanted = told.pop("code_sha256")
         require(code.dtype == np.uint32 and _digest(code) == wanted, f"{path} is damaged: its code has another sha256")
-        return Archive(code=code, **told)
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        return Archive(code=code, **{name: value for name, value in told.items() if name != "format"})
+    except (SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is no archive that jobs/compress.py wrote, or a damaged one: name another") from error
@@ -74,4 +95,4 @@ def read_archive(path: Path) -> Archive:
 
 
 def _digest(code: np.ndarray) -> str:
-    return hashlib.sha256(code.astype("<u4").tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(code, "<u4").data).hexdigest()

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from h2q.baselines import parameters
 from h2q.config import GrowthConfig, ModelConfig
 from h2q.errors import UserError, require
 from h2q.model import ByteModel
-from pipeline.compression.archive import Archive, read_archive
+from pipeline.compression.archive import MOST_BYTES, Archive, read_archive
 from pipeline.compression.codec import Coder, Decoder, Encoder, Learn, follow
 from pipeline.compression.config import SUFFIX, CompressionConfig
 from pipeline.config import PRESETS, RunConfig, TrainingConfig
@@ -24,12 +25,16 @@ from pipeline.evaluation.prequential import learner, learning_rates, train_on
 from pipeline.evaluation.scoring import check_alphabet
 from pipeline.runs.checkpoint import MODEL
 from pipeline.runs.load import load_checkpoint, model_of
+from pipeline.storage.json_file import fitting, object_of, shape_of
 from pipeline.storage.uri import write_atomic
 from pipeline.tracking.find import find_run
 
 LANE_BYTES = 16 << 10
 """Of a file for each lane of a trained model: it starts without the bytes before it, and lanes go side by side."""
-MOST_LANES = 32
+USUAL_LANES = 32
+MOST_DIM = 1 << 12
+MOST_PARAMETERS = 1 << 26
+"""Of a model that is made because an archive says so: more than any preset has."""
 
 Progress = Callable[[int, int], None]
 """Bytes done, of so many."""
@@ -64,7 +69,7 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
     )
     if options.run is not None:
         model, name, digest = _trained(options.run, options.storage)
-        window, lanes = model.config.seq_len, min(MOST_LANES, -(-len(data) // LANE_BYTES))
+        window, lanes = model.config.seq_len, min(USUAL_LANES, -(-len(data) // LANE_BYTES))
         archive = replace(archive, model=digest, run=name, stride=max(1, window // 2))
         learn = None
     else:
@@ -148,12 +153,18 @@ def _learner(config: RunConfig) -> tuple[ByteModel, Learn]:
 
 
 def _config_of(archive: Archive, source: Path) -> RunConfig:
+    assert archive.config is not None
     parts = {"model": ModelConfig, "training": TrainingConfig, "growth": GrowthConfig}
-    try:
-        assert archive.config is not None
-        return RunConfig(**{name: kind.from_dict(archive.config[name]) for name, kind in parts.items()})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{source} is damaged: the config of its model lacks {error}") from error
+    told = object_of(**{name: shape_of(kind, complete=True) for name, kind in parts.items()})
+    found = fitting(archive.config, told, str(source), "have it made again, or use the version that made it")
+    config = RunConfig(**{name: kind.from_dict(found[name]) for name, kind in parts.items()})
+    model = config.model
+    require(
+        model.dim <= MOST_DIM and parameters(model) <= MOST_PARAMETERS,
+        f"{source} needs a model of width {model.dim} and {parameters(model):,} parameters: at most {MOST_DIM} and "
+        f"{MOST_PARAMETERS:,} are made for an archive",
+    )
+    return config
 
 
 def _read(path: Path) -> np.ndarray:
@@ -161,6 +172,7 @@ def _read(path: Path) -> np.ndarray:
     if path.is_file() and path.stat().st_size == 0:
         return np.zeros(0, np.uint8)  # RawFile is for data to score, and nothing is nothing to score.
     file = RawFile(path)
+    require(len(file) <= MOST_BYTES, f"a file to compress has at most {MOST_BYTES:,} bytes, {path} has {len(file):,}")
     return file.read(0, len(file))
 
 

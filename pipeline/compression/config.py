@@ -9,6 +9,8 @@ from h2q.errors import require
 from pipeline.config import PRESETS
 
 SUFFIX = ".h2q"
+MOST = 1 << 10
+"""Lanes, and threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class CompressionConfig:
     def __post_init__(self) -> None:
         for name in ("lanes", "threads"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+            require(value is None or 1 <= value <= MOST, f"{name} must be at least 1 and at most {MOST}, got {value}")
         require(
             self.preset is None or self.preset in PRESETS,
             f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}",

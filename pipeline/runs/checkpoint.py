@@ -23,7 +23,8 @@ from typing_extensions import TypedDict
 
 from h2q.errors import UserError
 from pipeline.config import RunConfig
-from pipeline.storage.json_file import Count, fitting, object_of, read_json, shape_of
+from pipeline.runs.older import config_from
+from pipeline.storage.json_file import Count, fitting, object_of, read_json
 from pipeline.storage.path import is_whole, on_disk, remove_whole, write_whole
 from pipeline.storage.uri import DamagedFile, open_regular
 
@@ -144,18 +145,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def config_of(state: dict[str, Any]) -> RunConfig:
-    """The config that a checkpoint's state holds. An option that it lacks was not known when it was written, because
-    the commit vouches that nothing was deleted. Raises: DamagedFile."""
-    config = RunConfig().to_dict() | state["config"]
-    for name, defaults in RunConfig().to_dict().items():
-        if isinstance(defaults, dict) and isinstance(config[name], dict):
-            config[name] = defaults | config[name]
-    try:
-        return RunConfig.from_dict(fitting(config, shape_of(RunConfig, complete=True), _STATE, _REMEDY))
-    except DamagedFile:
-        raise
-    except UserError as error:
-        raise DamagedFile(f"{_STATE} is damaged: {error}") from error
+    """The config that a checkpoint's state holds, whichever format it is of: the commit vouches that nothing was
+    deleted. Raises: DamagedFile."""
+    return config_from(state["config"], 0, _STATE, _REMEDY)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

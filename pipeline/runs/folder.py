@@ -28,11 +28,12 @@ from typing_extensions import TypedDict
 
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig
+from pipeline.runs.older import FORMAT
 from pipeline.storage.json_file import Count, object_of, read_hint, read_json, shape_of
 from pipeline.storage.path import UriPath, locate, write_file
 from pipeline.storage.uri import make_folder, remove, write_atomic
 
-_LOST_OPTIONS = (
+LOST_OPTIONS = (
     "put back what the run had (a checkpoint's state.json holds its options, --help tells today's defaults), or start "
     "another --name"
 )
@@ -142,15 +143,18 @@ class RunFolder:
         """Held by the process that trains here, or sweeps."""
         return self.path / ".lock"
 
-    def config(self, *, complete: bool = False) -> dict[str, Any] | None:
-        """`preset`, `command` and `config`, as they were noted; None where this is no run. `complete`: no option may be
-        missing, as those are that are younger than the run. Raises: UserError if the file is damaged."""
-        shape = object_of(preset=str, command=str, config=shape_of(RunConfig, complete=complete))
-        return self.read(self.config_file.name, shape, _LOST_OPTIONS)
+    def config(self) -> dict[str, Any] | None:
+        """`preset`, `command` and `config`, as they were noted; None where this is no run. Options that are younger
+        than the run are missing (`pipeline.runs.load.run_config` has them all). Raises: UserError if the file is
+        damaged."""
+        options = shape_of(RunConfig, complete=False)
+        shape = object_of(format=NotRequired[Count], preset=str, command=str, config=options)
+        return self.read(self.config_file.name, shape, LOST_OPTIONS)
 
     def note_config(self, preset: str, command: str, config: RunConfig) -> None:
         """From here on, the folder is one of a run."""
-        self.write(self.config_file.name, {"preset": preset, "command": command, "config": config.to_dict()})
+        noted = {"format": FORMAT, "preset": preset, "command": command, "config": config.to_dict()}
+        self.write(self.config_file.name, noted)
 
     def history(self) -> list[Change]:
         """What resumes have changed, oldest first."""
@@ -224,10 +228,21 @@ def check_new(storage: Path, config: RunConfig) -> None:
     if config.name is not None:
         folder = RunFolder(storage / config.name)
         require(not folder.config_file.exists(), _taken(folder))
+        require(not holds_anything(folder), occupied(folder))
 
 
 def _taken(folder: RunFolder) -> str:
     return f"name must be new, but {folder.path} exists: add --resume to continue that run, or choose another --name"
+
+
+def holds_anything(folder: RunFolder) -> bool:
+    """Whether the folder is there and not empty."""
+    return next(iter(folder.path.glob("*")), None) is not None
+
+
+def occupied(folder: RunFolder, kind: str = "run", file: str = "config.json") -> str:
+    """What to tell whoever wants to start, or to resume, what has lost the file that makes it one."""
+    return f"{folder.path} is no {kind}, because it has no {file}: take it away, or choose another --name"
 
 
 def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) -> RunFolder:
@@ -239,28 +254,26 @@ def claim_folder(storage: Path, config: RunConfig, preset: str, command: str) ->
     def fill(folder: RunFolder) -> None:
         folder.note_config(preset, command, config)
 
-    for name in [config.name] if config.name else _new_names(preset, unseen=isinstance(storage, UriPath)):
+    for name in [config.name] if config.name else new_names(preset, unseen=isinstance(storage, UriPath)):
         folder = RunFolder(storage / name)
         if isinstance(storage, UriPath) and not folder.config_file.exists():
             fill(folder)
             return folder
-        if not isinstance(storage, UriPath) and _renamed_into_place(folder, fill):
+        if not isinstance(storage, UriPath) and renamed_into_place(folder, fill):
             return folder
     folder = RunFolder(storage / str(config.name))
-    if folder.config() is None:
-        raise UserError(f"name must be new, but {folder.path} holds something else: choose another --name")
-    raise UserError(_taken(folder))
+    raise UserError(_taken(folder) if folder.config_file.exists() else occupied(folder))
 
 
-def _new_names(preset: str, *, unseen: bool) -> Iterator[str]:
-    """Names for a run that was given none: the preset and the time, told apart where several start in one second.
-    `unseen`: where a folder cannot be claimed for one alone, so that chance must tell them apart."""
-    name = f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+def new_names(what: str, *, unseen: bool = False) -> Iterator[str]:
+    """Names for what was given none: the preset and the time, told apart where several start in one second. `unseen`:
+    where a folder cannot be claimed for one alone, so that chance must tell them apart."""
+    name = f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
     yield f"{name}-{uuid.uuid4().hex[:6]}" if unseen else name
     yield from (f"{name}-{number}" for number in count(2))
 
 
-def _renamed_into_place(folder: RunFolder, fill: Callable[[RunFolder], None]) -> bool:
+def renamed_into_place(folder: RunFolder, fill: Callable[[RunFolder], None]) -> bool:
     """Make the folder so that it is filled whenever it is there; False where something of its name is there already."""
     beside = RunFolder(folder.path.with_name(f".{uuid.uuid4().hex}"))
     beside.path.mkdir()
@@ -283,7 +296,9 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
     """
     if name is not None:
         folder = RunFolder(storage / name)
-        require(folder.config() is not None, f"no run {name} in {storage}: leave out --resume to start it")
+        if folder.config() is None:
+            missing = f"no run {name} in {storage}: leave out --resume to start it"
+            raise UserError(occupied(folder) if holds_anything(folder) else missing)
         return folder
     found = run_folders(storage)
     require(bool(found), f"no run to resume in {storage}: leave out --resume to start one")

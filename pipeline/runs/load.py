@@ -13,7 +13,8 @@ from pipeline.runs.checkpoint import (
     newest_valid,
     read_checkpoint,
 )
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder import LOST_OPTIONS, RunFolder
+from pipeline.runs.older import config_from
 
 if TYPE_CHECKING:  # torch takes seconds to load: who only looks for a run need not wait for it
     from h2q.model import ByteModel
@@ -22,16 +23,13 @@ if TYPE_CHECKING:  # torch takes seconds to load: who only looks for a run need 
 def run_config(folder: RunFolder) -> RunConfig:
     """The config of a run.
 
-    Raises: UserError if the folder is not one of a run, or its config.json is damaged: no option that is missing there
+    Raises: UserError if the folder is not one of a run, or its config.json is damaged: no option that was deleted there
     becomes today's default.
     """
-    stored = folder.config(complete=True)
+    stored = folder.config()
     if stored is None:
         raise UserError(f"{folder.path} is not the folder of a run: it has no config.json")
-    try:
-        return RunConfig.from_dict(stored["config"])
-    except UserError as error:
-        raise UserError(f"{folder.config_file} is damaged: {error}") from error
+    return config_from(stored["config"], stored.get("format", 0), str(folder.config_file), LOST_OPTIONS)
 
 
 def load_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:

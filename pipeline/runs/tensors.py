@@ -10,12 +10,14 @@ from safetensors import SafetensorError, safe_open
 from h2q.baselines import parameters
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
-from pipeline.storage.uri import DamagedFile
+from pipeline.storage.uri import DamagedFile, open_regular
 
 Tensors = dict[str, torch.Tensor]
 Kind = tuple[list[int], torch.dtype]
 """Shape and dtype."""
 
+_HEADER = 1 << 22
+"""Bytes of the longest header of a file of tensors: their names, shapes and places."""
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
 
@@ -23,13 +25,14 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 def read_tensors(model: Path, optimizer: Path, config: ModelConfig) -> tuple[Tensors, Tensors]:
     """The tensors of a model and of its AdamW, whose moments are there for each parameter or for none.
 
-    Memory: that of the tensors, which the config bounds. Raises: DamagedFile for a name, shape or dtype that the config
+    Memory: that of these tensors, which the files hold one by one; what else a file claims to hold costs nothing.
+    Raises: DamagedFile for a name, shape or dtype that the config
     does not call for, and for what is not finite.
     """
     least = 4 * parameters(config)
     if model.stat().st_size < least:
         raise DamagedFile(f"{model.name} must have more than {least} bytes, those of a model of its config")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         example = ByteModel(config)
     weights = {name: (list(tensor.shape), tensor.dtype) for name, tensor in example.state_dict().items()}
     moments = {
@@ -52,6 +55,10 @@ def read_carried(file: Path, name: str, config: ModelConfig, lanes: int) -> Tens
 
 
 def _read(file: Path, wanted: dict[str, Kind], *, may_be_empty: bool = False) -> Tensors:
+    with open_regular(file) as content:
+        header = int.from_bytes(content.read(8), "little")
+        if header > _HEADER:
+            raise DamagedFile(f"{file.name}: its header must have at most {_HEADER} bytes, found {header}")
     try:
         with safe_open(file, framework="pt") as content:  # maps the file: only its header is read so far
             names: set[str] = set(content.keys())

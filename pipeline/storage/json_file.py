@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
-LIMIT = 1 << 26
-"""Bytes of the largest file that is read, unless told otherwise."""
+LIMIT = 1 << 24
+"""Bytes of the largest file that is read, unless told otherwise; Python's values of them may take 30 times as many."""
 
 Count = Annotated[int, Ge(0), Lt(1 << 63)]
 """A number of bytes, steps or documents."""

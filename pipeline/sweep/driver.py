@@ -3,6 +3,7 @@
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.shown import without_secrets
 from pipeline.storage.path import UriPath, text_of
 from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.folder import check_new, claim_sweep, only_one, sweep_folder
+from pipeline.sweep.folder import check_new, claim_sweep, note_again, only_one, sweep_folder
 from pipeline.sweep.plots import draw_sweep
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.ray_searcher import SweepSearcher, TrialWatch
@@ -52,11 +53,14 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
         f"a sweep is kept in a folder: --storage must be a path that all nodes see, got {storage}",
     )
     folder = sweep_folder(storage, config, preset)
-    check_new(folder, config)
+    if not run.resume:
+        check_new(folder, config)
     check_first(run)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress:
+    with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress, ExitStack() as held:
+        if run.resume:
+            held.enter_context(only_one(folder))
         connecting = aside.submit(connect, run.tracking)
         # Without its dashboard, Tune would never give back what a stopped trial held.
         with session(run, progress, dashboard=True):
@@ -66,8 +70,12 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
             config, command = replace(config, run=public(config.run)), without_secrets(command)
             sweep = Sweep(folder, config, preset, lambda trial: check_run(trial, corpus, capacity.resources))
             sweep.first_valid()
-            claim_sweep(folder, config, preset, command, corpus)
-            with only_one(folder), track(store, sweep, corpus, command, progress) as tracking:
+            if run.resume:
+                note_again(folder, config, corpus)
+            else:
+                sweep.folder = folder = claim_sweep(storage, config, preset, command, corpus)
+                held.enter_context(only_one(folder))
+            with track(store, sweep, corpus, command, progress) as tracking:
                 progress.begin(sweep, capacity)
                 with stoppable(folder.path) as stopping:
                     search(sweep, capacity, corpus, tracking, progress)

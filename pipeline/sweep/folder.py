@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.find import SWEEP
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder import LOST_OPTIONS, RunFolder, holds_anything, new_names, occupied, renamed_into_place
+from pipeline.runs.older import FORMAT, config_from
 from pipeline.storage.held import Held, held
-from pipeline.storage.json_file import object_of, shape_of
+from pipeline.storage.json_file import Count, fitting, object_of, shape_of
+from pipeline.storage.uri import DamagedFile
 from pipeline.sweep.config import SearchConfig, SweepConfig
 from pipeline.tracking.provenance import flatten
 
@@ -26,8 +28,8 @@ _FREE = ("search.trials", "search.concurrency", "search.gpu_share", "run.verbose
 
 
 def sweep_folder(storage: Path, config: SweepConfig, preset: str) -> RunFolder:
-    """Where the sweep lies, or will lie."""
-    return RunFolder(storage / (config.run.name or f"tune-{preset}-{datetime.now():%Y%m%d-%H%M%S}"))
+    """Where the sweep lies, or will lie unless another one starts in the same second."""
+    return RunFolder(storage / (config.run.name or next(new_names(f"tune-{preset}"))))
 
 
 def find_sweep(storage: Path, name: str | None) -> RunFolder:
@@ -44,47 +46,70 @@ def find_sweep(storage: Path, name: str | None) -> RunFolder:
 
 def check_new(folder: RunFolder, config: SweepConfig) -> None:
     """Refuse a name that is taken, before anything dear is done for it: `claim_sweep` has the last word."""
-    if not config.run.resume and folder.path.exists():
+    if config.run.name and holds_anything(folder):
         raise _taken(folder)
 
 
 def _taken(folder: RunFolder) -> UserError:
+    if not (folder.path / SWEEP).exists():
+        return UserError(occupied(folder, "sweep", SWEEP))
     return UserError(
         f"name must be new, but {folder.path} exists: add --resume to continue that sweep, or choose another --name"
     )
 
 
-def claim_sweep(folder: RunFolder, config: SweepConfig, preset: str, command: str, corpus: Corpus) -> None:
-    """Make the folder, or, to resume, note the options of this time.
+def claim_sweep(storage: Path, config: SweepConfig, preset: str, command: str, corpus: Corpus) -> RunFolder:
+    """Make the folder of a new sweep, with its options in it; one that a killed start left empty is used.
 
-    Raises: UserError if it exists, or if it is to be resumed on another text.
+    Raises: UserError if there is anything of the name that was asked for.
     """
+    for name in [config.run.name] if config.run.name else new_names(f"tune-{preset}"):
+        folder = RunFolder(storage / name)
+        if renamed_into_place(folder, partial(_note, config=config, preset=preset, command=command, corpus=corpus)):
+            return folder
+    raise _taken(RunFolder(storage / str(config.run.name)))
+
+
+def note_again(folder: RunFolder, config: SweepConfig, corpus: Corpus) -> None:
+    """Note the options of a sweep that is resumed. Raises: UserError if that is to be on another text."""
     earlier = read_sweep(folder)
-    if config.run.resume and earlier is not None:
-        was = earlier["corpus_sha256"]
-        require(
-            was == corpus.sha256,
-            f"resume needs the corpus of the sweep: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}",
-        )
-    else:
-        try:
-            folder.path.mkdir()
-        except FileExistsError:
-            raise _taken(folder) from None
+    assert earlier is not None
+    was = earlier["corpus_sha256"]
+    require(
+        was == corpus.sha256,
+        f"resume needs the corpus of the sweep: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}",
+    )
+    _note(folder, config=config, preset=earlier["preset"], command=earlier["command"], corpus=corpus)
+
+
+def _note(folder: RunFolder, *, config: SweepConfig, preset: str, command: str, corpus: Corpus) -> None:
     sweep = {
+        "format": FORMAT,
         "preset": preset,
-        "command": earlier["command"] if earlier else command,
+        "command": command,
         "corpus_sha256": corpus.sha256,
         "search": config.search.to_dict(),
-        "run": replace(config.run, name=folder.name, resume=False).to_dict(),
+        "run": replace(config.run, name=config.run.name or folder.name, resume=False).to_dict(),
     }
     folder.write(SWEEP, sweep)
 
 
 def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
     """Preset, command, search and options of the sweep, None where there is none."""
-    search, run = (shape_of(config, complete=True) for config in (SearchConfig, RunConfig))
-    return folder.read(SWEEP, object_of(preset=str, command=str, corpus_sha256=str, search=search, run=run))
+    search, run = (shape_of(config, complete=False) for config in (SearchConfig, RunConfig))
+    shape = object_of(format=NotRequired[Count], preset=str, command=str, corpus_sha256=str, search=search, run=run)
+    return folder.read(SWEEP, shape, LOST_OPTIONS)
+
+
+def sweep_config(folder: RunFolder, stored: dict[str, Any]) -> SweepConfig:
+    """The config that `read_sweep` found. Raises: UserError if it is damaged."""
+    where = str(folder.path / SWEEP)
+    run = config_from(stored["run"], stored.get("format", 0), where, LOST_OPTIONS)
+    search = fitting(stored["search"], shape_of(SearchConfig, complete=True), where, LOST_OPTIONS)
+    try:
+        return SweepConfig(run=run, search=SearchConfig.from_dict(search | {"space": tuple(search["space"])}))
+    except UserError as error:
+        raise DamagedFile(f"{where} is damaged: {error}") from error
 
 
 def result_files(folder: RunFolder) -> list[Path]:

@@ -10,7 +10,7 @@ from pipeline.cli import parse_known
 from pipeline.config import PRESETS, RunConfig
 from pipeline.runs.checkpoint import MODEL, Checkpoint, DamagedCheckpoint, config_of, read_checkpoint
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.load import load_checkpoint
+from pipeline.runs.load import load_checkpoint, run_config
 from pipeline.storage.path import AnyPath, locate, text_of
 from pipeline.tracking.find import find_run
 
@@ -73,8 +73,7 @@ def config_in(file: str) -> tuple[str, RunConfig]:
     noted = folder.config()
     require(noted is not None, f"config must be the config.json of a run, but there is no {folder.config_file}")
     assert noted is not None
-    config = RunConfig.from_dict(noted["config"])
-    return noted["preset"], replace(config, name=None, resume=False, estimate=False, profile=0)
+    return noted["preset"], replace(run_config(folder), name=None, resume=False, estimate=False, profile=0)
 
 
 def with_source(config: RunConfig) -> RunConfig:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -215,10 +216,17 @@ KILLS = 21
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Path, tiny: Make) -> None:
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [({}, {}), ({"mixer": "state"}, {"cold_starts": 0.3, "reset_at": "document"})],
+    ids=["attention", "state"],
+)
+def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(
+    tmp_path: Path, tiny: Make, model: dict[str, Any], training: dict[str, Any]
+) -> None:
     """Worker, controller and driver in turn; prints how long it took each time until training went on."""
-    long = {"steps": 12_000, "evaluate_every": 3000, "save_every": 20}
-    config = tiny(tmp_path, training=long, local=False, retries=KILLS)
+    long = {"steps": 12_000, "evaluate_every": 3000, "save_every": 20} | training
+    config = tiny(tmp_path, model=model, training=long, local=False, retries=KILLS)
     folder = RunFolder(tmp_path / "runs" / "run")
     chance = random.Random(0)
     recoveries: dict[str, list[float]] = {}
@@ -249,10 +257,15 @@ def test_a_run_killed_at_many_random_points_ends_as_if_undisturbed(tmp_path: Pat
     print({victim: f"{statistics.median(times):.1f} s" for victim, times in recoveries.items()})
     peace = tmp_path / "undisturbed"
     peace.mkdir()
-    process = start(tiny(peace, training=long), peace)
+    process = start(tiny(peace, model=model, training=long), peace)
     process.communicate()
-    for name, mine in weights(RunFolder(peace / "runs" / "run")).items():
-        assert torch.equal(weights(folder)[name], mine), name
+    found, undisturbed = (newest_valid(run.checkpoints) for run in (folder, RunFolder(peace / "runs" / "run")))
+    assert found and undisturbed and bool(undisturbed[0].carried) == bool(model)
+    for kind in ("model", "optimizer", "carried"):
+        mine, theirs = getattr(found[0], kind), getattr(undisturbed[0], kind)
+        assert mine.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert torch.equal(mine[name], tensor), name
     steps = [json.loads(line)["step"] for line in folder.journal.read_text().splitlines()]
     assert steps == list(range(0, 12_001, 2))
 
