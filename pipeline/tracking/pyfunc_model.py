@@ -78,6 +78,8 @@ class PyfuncByteModel(PythonModel):
 
 def _prompts(rows: pd.DataFrame) -> list[bytes]:
     """The prompts of a request. Raises: UserError for one that is too large, ValueError for columns that do not fit."""
+    for value in (value for name in rows.columns for value in rows[name]):
+        require(not isinstance(value, dict), "a prompt must be text, not an object")
     # {"prompt": ["a", "b"]} arrives as one row of lists.
     listed = rows.explode(list(rows.columns)).to_dict("records")
     require(len(listed) > 0, "a request must have at least one row")

@@ -197,6 +197,14 @@ def test_it_is_served_over_http(registered: Registered, server: str) -> None:
         ({"prompt": 7}, {}, ""),
         ({"promt": "a"}, {}, ""),
         ({"prompt": "a"}, {"length": "many"}, ""),
+        ({"prompt": ["a"] * 4097}, {"length": 0}, "at most 4096 bytes and rows"),
+        ({"prompt": ["a", "b"]}, {"length": 2049}, "at most 4096 bytes and rows"),
+        ({"prompt": None}, {}, ""),
+        ({"prompt": {"a": 1}}, {}, ""),
+        ({"prompt": "\ud800"}, {}, ""),
+        ({"prompt": ["a", ["b", 3]]}, {}, ""),
+        ({"prompt": "a"}, {"length": 1, "temperature": float("nan")}, ""),
+        ({"prompt": "a"}, {"length": 1, "temperature": 1e-320, "top_p": float("inf")}, ""),
     ],
 )
 def test_a_wrong_request_is_answered_with_the_rule(server: str, row: dict, params: dict, rule: str) -> None:
@@ -204,3 +212,31 @@ def test_a_wrong_request_is_answered_with_the_rule(server: str, row: dict, param
         ask(server, [row], **params)
     assert refused.value.code == 400
     assert rule in json.load(refused.value)["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"dataframe_records": 7}',
+        b'{"dataframe_records": []}',
+        b'{"dataframe_split": {"columns": ["prompt", "prompt"], "data": [["a", "b"]]}}',
+        b'{"dataframe_split": {"columns": ["prompt"], "data": [["a", "b"]]}}',
+        b'{"inputs": [[1, 2], [3]]}',
+        b'{"instances": [{"prompt": "a"}, {"prompt_bytes": "YQ=="}]}',
+        b'{"inputs": {"prompt": {"a": {"b": 1}}}}',
+        b'{"inputs": {"prompt": "a"}, "params": 7}',
+        b'{"inputs": {"prompt": "a"}, "params": {"length": {"a": 1}}}',
+    ],
+)
+def test_a_malformed_request_is_one_too(server: str, body: bytes) -> None:
+    for kind in ("application/json", "text/csv"):
+        request = urllib.request.Request(f"{server}/invocations", body, {"Content-Type": kind})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert 400 <= refused.value.code < 500, (kind, refused.value.read())
