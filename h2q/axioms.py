@@ -1,6 +1,6 @@
 """Penalties on the factors of all Hamilton layers: that each is orthogonal, that they are independent of each other.
 
-Shapes: `N` layers, `R` rank, `F` factor size.
+Shapes: `N` layers, `R` rank, `F` factor size; with a factor for each block (N, R, S, F, F) instead of (N, R, F, F).
 """
 
 import torch
@@ -19,7 +19,7 @@ def orthogonality(model: ByteModel) -> Tensor:
     groups = _factors(model)
     if not groups:
         return model.token_emb.weight.new_zeros(())
-    factors = torch.cat([group.flatten(0, 1) for group in groups])
+    factors = torch.cat([group.flatten(0, -3) for group in groups])
     gram = factors.transpose(1, 2) @ factors
     difference = gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return torch.linalg.vector_norm(difference, dim=(1, 2)).sum()

@@ -35,18 +35,17 @@ def dense_of_equal_multiply_adds(config: ModelConfig) -> ModelConfig:
 
 def parameters(config: ModelConfig) -> int:
     """Trainable numbers of `ByteModel(config)`, inactive ranks in storage included."""
-    if config.kind not in ("hamilton", "dense") or config.mixer not in MIXING_LAYERS:
+    if not (config.structure or config.kind == "dense") or config.mixer not in MIXING_LAYERS:
         return _counted(config)
-    width, block, mixing = config.width, 4 * config.width, MIXING_LAYERS[config.mixer]  # Two norms.
-    hidden = config.ffn_expansion * width
-    block += (mixing + 1) * width + hidden  # Biases.
+    block = 4 * config.width  # Two norms.
     block += config.heads if config.order == "relative" else 0
-    bank = 0
-    if config.kind == "dense":
-        block += mixing * width**2 + 2 * width * hidden
-    else:
-        block += (mixing + 2) * config.storage_rank * config.factor**2
-        bank = config.storage_rank * config.blocks**2 // 4
+    for inputs, outputs in _layers(config):
+        block += outputs  # Bias.
+        if config.structure is None:
+            block += inputs * outputs
+        else:
+            block += config.structure.parameters(config.sizes(inputs, outputs, config.storage_rank))
+    bank = config.storage_rank * config.blocks**2 // 4 if config.kind == "hamilton" else 0
     positions = config.seq_len if config.order == "learned" else 0
     embeddings = (config.vocab * (1 if config.tied_embeddings else 2) + positions) * config.dim + config.vocab
     return embeddings + bank + config.depth * block + (2 * config.dim if config.final_norm else 0)
@@ -68,20 +67,37 @@ def _counted(config: ModelConfig) -> int:
 def multiply_adds(config: ModelConfig) -> int:
     """Of a forward pass in training, per byte of a full window: products of layers, attention and head.
 
-    Attention computes all pairs of positions, masked ones too. A Hamilton layer is one product with its generated
-    weight, as a dense layer is; generating it is left out: once a step, whatever the batch (`generation`). Any other
-    family is counted as if dense, any other mixer as if attention. What a state takes for each channel is left out.
+    Attention computes all pairs of positions, masked ones too. A layer is one product with its weight, or two with its
+    cores where it multiplies by them; generating a weight is left out: once a step, whatever the batch (`generation`).
+    A family without a structure is counted as if dense, any other mixer as if attention. What a state takes for each
+    channel is left out.
     """
-    width = config.width
-    layers = (MIXING_LAYERS.get(config.mixer, 4) + 2 * config.ffn_expansion) * width**2
-    pairs = 2 * config.seq_len * width if config.mixer != "state" else 0
+    layers = sum(_cost(config, *widths)[0] for widths in _layers(config))
+    pairs = 2 * config.seq_len * config.width if config.mixer != "state" else 0
     return config.depth * (layers + pairs) + config.dim * config.vocab
 
 
 def generation(config: ModelConfig) -> int:
-    """Multiply-adds of one generation of all weights from bank and factors, at the rank that the model starts with."""
-    layers = MIXING_LAYERS.get(config.mixer, 4) + 2
-    return 0 if config.kind != "hamilton" else config.depth * layers * config.fixed_rank * config.width**2
+    """Multiply-adds of one generation of all weights that are built, at the rank that the model starts with."""
+    return config.depth * sum(_cost(config, *widths)[1] for widths in _layers(config))
+
+
+def _layers(config: ModelConfig) -> list[tuple[int, int]]:
+    """Inputs and outputs of the layers of a block, in channels."""
+    width, hidden = config.width, config.ffn_expansion * config.width
+    return [(width, width)] * MIXING_LAYERS.get(config.mixer, 4) + [(width, hidden), (hidden, width)]
+
+
+def _cost(config: ModelConfig, inputs: int, outputs: int) -> tuple[int, int]:
+    """Multiply-adds of a layer: for each position, and of one generation of its weight."""
+    if config.structure is None:
+        return inputs * outputs, 0
+    # Hamilton layers leave ranks out that are not active; the others' are zero.
+    rank = config.fixed_rank if config.kind == "hamilton" else config.storage_rank
+    sizes = config.sizes(inputs, outputs, rank)
+    if config.structure.by_factors(sizes):
+        return config.structure.multiply_adds(sizes), 0
+    return inputs * outputs, config.structure.generation(sizes)
 
 
 def _nearest(config: ModelConfig, wanted: int, count: Callable[[ModelConfig], int]) -> ModelConfig:
@@ -114,6 +130,7 @@ def _dense(config: ModelConfig, depth: int, dim: int) -> ModelConfig:
     return replace(
         config,
         kind="dense",
+        factors="shared",
         mixer="attention",
         rotation="none",
         dim=dim,

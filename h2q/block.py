@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from h2q.config import ModelConfig
-from h2q.kernels.linear import linear
 from h2q.layers.hamilton import generate_weights
-from h2q.layers.source import Source, bias_of, new_layer, weight_of
+from h2q.layers.source import Source, bias_of, new_layer, project, weight_of
 from h2q.mixers import MIXERS
 
 
 class FeedForward(nn.Module):
-    """Hamilton → GELU → Hamilton, without expansion; dense layers may widen between the two."""
+    """Layer → GELU → layer; those of a family that is not square may widen between the two."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -29,7 +28,7 @@ class FeedForward(nn.Module):
         """x (B, T, D) → (B, T, D)."""
         for layer in (self.fc1, self.fc2):
             x = functional.gelu(x) if layer is self.fc2 else x
-            x = linear(x, weight_of([layer], matrices, x.dtype), bias_of([layer], matrices, x.dtype))
+            x = project(x, [layer], matrices)
         return x
 
 

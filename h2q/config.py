@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from h2q.errors import require
-from h2q.layers import FAMILIES
+from h2q.layers import FAMILIES, PER_BLOCK
+from h2q.layers.structure import Sizes, Structure
 from h2q.mixers import MIXERS
 
 MOST_BLOCKS = 4096
@@ -43,7 +44,11 @@ class ModelConfig(FromDict):
 
     kind: str = "hamilton"
     """Weight family. `hamilton`: weights generated from the shared bank; `dense`: the same blocks with ordinary weight
-    matrices; or one that `h2q/layers` has besides."""
+    matrices; `phm`, `btt`, `monarch`, `low_rank`: of two cores, each layer's own; or one that `h2q/layers` has
+    besides."""
+    factors: Literal["shared", "per-block"] = "shared"
+    """Hamilton layers have one factor a rank for all blocks of the input, or one for each of them: as many
+    multiply-adds, and S times the parameters."""
     mixer: str = "attention"
     """What mixes positions in a block. `attention`: within the chunk; `state`: a gated recurrence, whose state goes on
     from chunk to chunk; `both` side by side; or one that `h2q/mixers` has besides."""
@@ -57,9 +62,10 @@ class ModelConfig(FromDict):
     heads: int = 8
     """Attention heads of a block."""
     factor: int = 32
-    """Factor size F: channels of a block of the Kronecker product."""
+    """Factor size F: channels of a block, of the Kronecker product and in `phm`, `btt` and `monarch`."""
     fixed_rank: int = 8
-    """Rank R: Kronecker terms of every Hamilton layer (with growth: the rank to start from)."""
+    """Rank R of every layer: Kronecker terms in `hamilton` and `phm`, rank in `btt` and `low_rank` (with growth: the
+    rank to start from)."""
     max_rank: int | None = None
     """Largest rank that growth may reach; storage for it is there from the start. None: `fixed_rank`."""
     seq_len: int = 128
@@ -80,7 +86,7 @@ class ModelConfig(FromDict):
     final_norm: bool = True
     """LayerNorm before the head (the published models have none)."""
     ffn_expansion: int = 1
-    """Hidden width of the feed-forward layers over the model's: 4 in an ordinary transformer (dense only)."""
+    """Hidden width of the feed-forward layers over the model's: 4 in an ordinary transformer (not `hamilton`)."""
     tied_embeddings: bool = True
     """The head reuses the token embedding as its weight (the published models keep two)."""
     dropout: float = 0.1
@@ -109,7 +115,7 @@ class ModelConfig(FromDict):
 
     @property
     def width(self) -> int:
-        """Width of one Hamilton layer: D/2 with halves, else D."""
+        """Width of one layer: D/2 with halves, else D."""
         return self.dim // 2 if self.halves else self.dim
 
     @property
@@ -119,8 +125,18 @@ class ModelConfig(FromDict):
 
     @property
     def rank_cap(self) -> int:
-        """Number of linearly independent Hamilton matrices of size S × S: 4 (S/4)²."""
-        return 4 * (self.blocks // 4) ** 2
+        """The largest useful rank of the family; of Hamilton matrices S × S there are 4 (S/4)² independent ones."""
+        return (FAMILIES[self.kind].most_ranks or max)(self.blocks, self.factor)
+
+    @property
+    def structure(self) -> Structure | None:
+        """Of the layers' weights, where these are made of two cores."""
+        return PER_BLOCK if self.factors == "per-block" else FAMILIES[self.kind].structure
+
+    def sizes(self, inputs: int, outputs: int, rank: int) -> Sizes:
+        """Of the axes of a layer's cores, both widths in channels."""
+        assert self.structure is not None
+        return self.structure.sizes(self.width, inputs, outputs, self.factor, rank)
 
     @property
     def storage_rank(self) -> int:
@@ -137,12 +153,7 @@ class ModelConfig(FromDict):
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         require(not self.halves or self.dim % 2 == 0, f"model.dim must be even to be cut into halves, got {self.dim}")
         width = f"model.dim / 2 = {self.width}" if self.halves else f"model.dim = {self.width}"
-        step = 4 * self.factor
-        require(
-            self.kind != "hamilton" or self.width % step == 0,
-            f"{width} must be a multiple of 4 × model.factor = {step} (got {self.width % step} left over); "
-            f"try --model.dim {max(step, round(self.width / step) * step) * (2 if self.halves else 1)}",
-        )
+        self._check_family(width)
         require(self.width % self.heads == 0, f"model.heads must divide {width}, got {self.heads}")
         require(
             not self.phase_rotation or self.width // self.heads % 4 == 0,
@@ -154,19 +165,39 @@ class ModelConfig(FromDict):
             self.memory == "store" or self.halves,
             "model.memory reversible needs model.halves: one stream has no inverse",
         )
-        if self.kind != "hamilton":
-            return
+
+    def _check_family(self, width: str) -> None:
+        family = FAMILIES[self.kind]
         require(
-            self.ffn_expansion == 1,
+            self.factors == "shared" or self.kind == "hamilton",
+            f"model.factors per-block is of Hamilton layers: --model.kind hamilton, got {self.kind}",
+        )
+        step, times = family.grain * self.factor, f"{family.grain} × " if family.grain > 1 else ""
+        require(
+            not step or self.width % step == 0,
+            f"{width} must be a multiple of {times}model.factor = {step} (got {self.width % (step or 1)} left over); "
+            f"try --model.dim {max(step, round(self.width / (step or 1)) * step) * (2 if self.halves else 1)}",
+        )
+        require(
+            not family.square or self.ffn_expansion == 1,
             f"Hamilton layers are square: model.ffn_expansion must be 1, got {self.ffn_expansion}; "
             "other kinds take others",
         )
-        for name, rank in (("fixed_rank", self.fixed_rank), ("max_rank", self.storage_rank)):
-            require(
-                rank <= self.rank_cap,
-                f"model.{name} must be at most 4 (S/4)² = {self.rank_cap}, the number of independent Hamilton matrices "
-                f"of S = width / factor = {self.blocks} blocks, got {rank}",
+        require(
+            self.kind != "monarch" or self.factor % self.blocks == 0,
+            f"in monarch every output reads every input: model.factor must be a multiple of the {self.blocks} blocks "
+            f"that it leaves of {width}, got {self.factor}",
+        )
+        if family.most_ranks is None:
+            return
+        cap, blocks = self.rank_cap, self.blocks
+        why = f"{cap}, where {self.kind} layers of {width} are as free as dense ones"
+        if self.kind == "hamilton":
+            why = (
+                f"4 (S/4)² = {cap}, the number of independent Hamilton matrices of S = width / factor = {blocks} blocks"
             )
+        for name, rank in (("fixed_rank", self.fixed_rank), ("max_rank", self.storage_rank)):
+            require(rank <= self.rank_cap, f"model.{name} must be at most {why}, got {rank}")
         require(
             self.storage_rank >= self.fixed_rank,
             f"model.max_rank must be at least model.fixed_rank = {self.fixed_rank}, got {self.max_rank}",

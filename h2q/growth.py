@@ -14,6 +14,7 @@ from torch import Tensor
 
 from h2q.config import GrowthConfig
 from h2q.errors import require
+from h2q.layers import growing
 from h2q.model import ByteModel, component
 
 
@@ -83,23 +84,34 @@ class RankGrowth:
 def grow(model: ByteModel, where: Literal["ffn", "all"] = "ffn", *, seed: int = 0) -> int:
     """Give the layers that `where` names one more active rank, in place; the bank too, when it has none left for them.
 
-    Logits stay bit for bit: the new factors are zero, while the bank's new component is drawn from (seed, rank), alike
-    on every worker, so that the factors receive a gradient at the next step. Returns the new rank of the grown layers.
+    Logits stay bit for bit (up to rounding where Hamilton layers multiply by their factors): one core of the new term
+    is zero still, while the other, the bank's new component or a layer's new factors, is drawn from (seed, rank), alike
+    on every worker, so that the first gets a gradient at the next step. Returns the new rank of the grown layers.
     Raises: UserError when the storage is full.
     """
     rank = model.ffn_rank
     kind = model.config.kind
-    require(model.bank is not None, f"a {kind} model has no rank to grow: model.kind must be hamilton")
-    assert model.bank is not None
+    require(kind in growing(), f"a {kind} model has no rank to grow: model.kind must be one of {', '.join(growing())}")
     require(
         rank < model.config.storage_rank,
         f"every rank in storage is active: model.max_rank = {model.config.storage_rank}; train with a larger one",
     )
-    if rank == model.rank:
-        generator = torch.Generator().manual_seed((seed << 16) + rank)
+    generator = torch.Generator().manual_seed((seed << 16) + rank)
+    if model.bank is None:
+        for layer in _layers(model, where):
+            layer.grow(rank, generator)
+    elif rank == model.rank:
         model.bank.components[rank] = component(model.config, rank, generator)
     model.set_ranks(mixer=rank + 1 if where == "all" else model.mixer_rank, ffn=rank + 1)
     return rank + 1
+
+
+def _layers(model: ByteModel, where: Literal["ffn", "all"]) -> list:
+    """The layers that grow."""
+    blocks: list = list(model.blocks)
+    mixing = [layer for block in blocks for part in block.mixer.parts for layer in (*part.inward, part.outward)]
+    feeding = [layer for block in blocks for layer in (block.ffn.fc1, block.ffn.fc2)]
+    return [*feeding, *(mixing if where == "all" else [])]
 
 
 @contextmanager
@@ -120,6 +132,7 @@ def easing(model: ByteModel, growth: RankGrowth) -> Iterator[None]:
 
 
 def _term(model: ByteModel, rank: int) -> list[Tensor]:
-    """Views of both cores of one Kronecker term, in the bank and in every layer."""
-    owners = [parameter for name, parameter in model.named_parameters() if name.endswith((".components", ".factors"))]
+    """Views of both cores of one term, in the bank and in every layer."""
+    cores = (".components", ".factors", ".mixing")
+    owners = [parameter for name, parameter in model.named_parameters() if name.endswith(cores)]
     return [parameter.data[rank] for parameter in owners]

@@ -15,6 +15,7 @@ from h2q.block import Block, prepare_weights, stream_energy
 from h2q.config import ModelConfig
 from h2q.errors import require
 from h2q.kernels.linear import linear
+from h2q.layers.source import by_factors
 from h2q.reversible import Stack, run_reversible
 
 EMBEDDING_STD = 0.02
@@ -118,7 +119,7 @@ class ByteModel(nn.Module):
             return torch.cat((first, second), dim=-1), state, energies
         for_mixer = None if matrices is None else matrices[: self.mixer_rank]
         for_ffn = None if matrices is None else matrices[: self.ffn_rank]
-        if matrices is not None and matrices.device.type == "cuda":
+        if matrices is not None and matrices.device.type == "cuda" and not by_factors(blocks[0].mixer.parts[0].inward):
             ranks = matrices[: self.mixer_rank], matrices[: self.ffn_rank]
             for_mixer = for_ffn = prepare_weights(blocks, *ranks, dtype)
         energies, states = [], []

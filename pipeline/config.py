@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from h2q.config import FromDict, GrowthConfig, ModelConfig
 from h2q.errors import UserError, require
+from h2q.layers import growing
 
 RUN_WORDS = ("latest", "best")
 """What stands for a run without being its name."""
@@ -295,8 +296,8 @@ class RunConfig(FromDict):
             f"name must not be {' or '.join(RUN_WORDS)}, which mean the newest run and the best, got {self.name}",
         )
         require(
-            not self.growth.enabled or self.model.kind == "hamilton",
-            "growth.enabled needs model.kind hamilton: only its layers grow",
+            not self.growth.enabled or self.model.kind in growing(),
+            f"growth.enabled needs layers with ranks: model.kind one of {', '.join(growing())}, got {self.model.kind}",
         )
         require(
             not self.growth.enabled or self.model.storage_rank > self.model.fixed_rank,

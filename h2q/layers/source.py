@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from h2q.config import ModelConfig
+from h2q.kernels.linear import linear
 from h2q.layers import FAMILIES
 from h2q.layers.hamilton import generate_weights
 
@@ -19,8 +20,20 @@ or made already, with the biases, by `h2q.block.prepare_weights`."""
 
 def new_layer(config: ModelConfig, inputs: int = 1, outputs: int = 1) -> nn.Module:
     """A layer of the family that the config names, so many times the width in and out."""
-    module, _, name = FAMILIES[config.kind].partition(":")
+    module, _, name = FAMILIES[config.kind].path.partition(":")
     return getattr(import_module(module), name)(config, inputs * config.width, outputs * config.width)
+
+
+def by_factors(layers: list) -> bool:
+    """Whether layers of this family and size multiply without a weight, which is faster in training then."""
+    return getattr(layers[0], "by_factors", False)
+
+
+def project(x: Tensor, layers: list, matrices: Source) -> Tensor:
+    """x (…, I) through N layers that read it → (…, N O), by their weights or by their factors."""
+    if by_factors(layers) and not isinstance(matrices, dict):
+        return layers[0].multiply(layers, x, matrices) + bias_of(layers, matrices, x.dtype)
+    return linear(x, weight_of(layers, matrices, x.dtype), bias_of(layers, matrices, x.dtype))
 
 
 def weight_of(layers: list, matrices: Source, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ from h2q.kernels.attention import SHORT_CONTEXT, distance_bias, short_attention
 from h2q.kernels.linear import linear
 from h2q.kernels.packed import can_pack, rotate_packed
 from h2q.kernels.rotation import PHASE_EPS, rotate_phase
-from h2q.layers.source import Source, bias_of, new_layer, weight_of
+from h2q.layers.source import Source, bias_of, by_factors, new_layer, project, weight_of
 
 
 class Attention(nn.Module):
@@ -68,24 +68,33 @@ class Attention(nn.Module):
         self, x: Tensor, matrices: Source, state: Tensor | None = None, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, T, D) → (B, T, D), None."""
+        if by_factors(self.inward):
+            y = self._attend(project(x, self.inward, matrices))
+            return project(y, [self.outward], matrices), None
         inward, outward = (weight_of(layers, matrices, x.dtype) for layers in (self.inward, [self.outward]))
         bias = bias_of(self.inward, matrices, x.dtype)
         if not isinstance(matrices, dict):
             inward, bias, outward = self.arranged(inward, bias, outward, 1)
-        qkv = linear(x, inward, bias)
+        y = self._attend(linear(x, inward, bias))
+        return linear(y, outward, bias_of([self.outward], matrices, x.dtype)), None
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Queries, keys and values (B, T, 3 D) → what heads make of them, rotated, (B, T, D)."""
         if self.published_layout:
             y = attend_published(qkv, self.heads)
-            y = rotate_phase_ref(y) if self.phase_rotation else y
         elif self._planar(qkv):
-            y = rotate_phase(planar_heads(attend(qkv, self.heads, self.slopes()))).reshape(x.shape)
+            y = planar_heads(attend(qkv, self.heads, self.slopes()))
+            return rotate_phase(y).reshape(*qkv.shape[:2], -1)
         else:
             y = attend(qkv, self.heads, self.slopes()).transpose(1, 2).flatten(-2)
-            y = rotate_packed(y) if self.phase_rotation else y
-        return linear(y, outward, bias_of([self.outward], matrices, x.dtype)), None
+            if self.phase_rotation and can_pack(y.device, y.dtype):
+                return rotate_packed(y)
+        return rotate_phase_ref(y) if self.phase_rotation else y
 
     def _planar(self, like: Tensor) -> bool:
         """Whether channels go in planar order here."""
-        return self.phase_rotation and not self.published_layout and not can_pack(like.device, like.dtype)
+        usual = self.phase_rotation and not self.published_layout and not can_pack(like.device, like.dtype)
+        return usual and not by_factors(self.inward)
 
 
 def attend(qkv: Tensor, heads: int, slopes: Tensor | None = None) -> Tensor:

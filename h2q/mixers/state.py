@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from h2q.config import ModelConfig
-from h2q.kernels.linear import linear
 from h2q.kernels.scan import gated_scan, rotated_scan
-from h2q.layers.source import Source, bias_of, new_layer, weight_of
+from h2q.layers.source import Source, new_layer, project
 
 SHORTEST, LONGEST = 1.0, 88.0
 """Half-lives at the start, in bytes, log-spaced from the one to the other: time constants of about 1.5 and 128."""
@@ -73,11 +72,10 @@ class GatedState(nn.Module):
 
     def forward(self, x: Tensor, matrices: Source, state: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, D), state (B, D) → (B, T, D), the state behind the last byte."""
-        inward, outward = (weight_of(layers, matrices, x.dtype) for layers in (self.inward, [self.outward]))
-        p = linear(x, inward, bias_of(self.inward, matrices, x.dtype))
+        p = project(x, self.inward, matrices)
         mix = gated_scan if self.rotation == "none" else self._rotate
         y, state = mix(p, state, keep)
-        return linear(y, outward, bias_of([self.outward], matrices, x.dtype)), state
+        return project(y, [self.outward], matrices), state
 
     def _rotate(self, p: Tensor, state: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         """`gated_scan` with rotations."""

@@ -33,14 +33,20 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
     """AdamW with a group each for the structure bank, the factors, weight matrices, and all that is not decayed.
 
     The bank moves every layer at once and a factor is one core of a product, so each has its own factor on the learning
-    rate (`scale` of its group). Norms, biases and embeddings are not decayed. On CUDA each group's rate is a tensor
+    rate (`scale` of its group), times that which the weight family has for its cores. Norms, biases and embeddings are
+    not decayed. On CUDA each group's rate is a tensor
     there, which a captured step reads again at each replay.
     """
     device = next(model.parameters()).device
     cuda = device.type == "cuda"
-    groups: dict[str, list[nn.Parameter]] = {"bank": [], "factors": [], "matrices": [], "undecayed": []}
+    rates = {
+        f"{layer}.{core}": rate
+        for layer, module in model.named_modules()
+        for core, rate in getattr(module, "rates", {}).items()
+    }
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups[_group(name, parameter)].append(parameter)
+        groups.setdefault((_group(name, parameter), rates.get(name, 1.0)), []).append(parameter)
     scales = {"bank": training.bank_lr, "factors": training.factor_lr}
     decays = {"undecayed": 0.0}
     return AdamW(
@@ -48,12 +54,11 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
             {
                 "name": name,
                 "params": parameters,
-                "scale": scales.get(name, 1.0),
+                "scale": scales.get(name, 1.0) * rate,
                 "lr": torch.tensor(training.learning_rate, device=device) if cuda else training.learning_rate,
                 "weight_decay": decays.get(name, training.weight_decay),
             }
-            for name, parameters in groups.items()
-            if parameters
+            for (name, rate), parameters in groups.items()
         ],
         lr=training.learning_rate,
         betas=(0.9, training.beta2),

@@ -21,7 +21,7 @@ from pipeline.training.optimizer import (
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 8}
 
 
-@pytest.mark.parametrize("kind", ["hamilton", "dense"])
+@pytest.mark.parametrize("kind", ["hamilton", "dense", "monarch"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str, tied: bool) -> None:
     model = ByteModel(ModelConfig(kind=kind, tied_embeddings=tied, **SMALL))  # type: ignore[arg-type]
@@ -45,6 +45,18 @@ def test_bank_and_factors_have_their_own_learning_rates() -> None:
     for name, parameter in model.named_parameters():
         factor = 0.5 if name.startswith("bank") else 3.0 if name.endswith("factors") else 1.0
         assert rates[id(parameter)] == pytest.approx(1e-2 * factor), name
+
+
+def test_each_core_of_a_family_has_its_rate_and_no_weight_two() -> None:
+    model = ByteModel(ModelConfig(kind="btt", **SMALL))
+    optimizer = build_optimizer(model, TrainingConfig(factor_lr=3.0))
+    set_learning_rate(optimizer, 1e-2)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        # Of 16 inputs, 4 blocks of 4: the factors sum over 4 of them, the mixing over 4 blocks × 2 ranks; two cores.
+        factor = 16 / 4 / 2 * 3 if name.endswith("factors") else 16 / 8 / 2 if name.endswith("mixing") else 1.0
+        assert rates[id(parameter)] == pytest.approx(1e-2 * factor), name
+    assert len(rates) == len(list(model.parameters()))
 
 
 def test_inactive_ranks_keep_still_under_decay() -> None:
