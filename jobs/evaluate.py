@@ -9,6 +9,7 @@ from pipeline.cli import parse, run
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.runs.folder import check_folder
 from pipeline.storage.path import UriPath
+from pipeline.threads import wait_asleep_where_busy
 
 PROG = "python jobs/evaluate.py"
 
@@ -16,6 +17,7 @@ PROG = "python jobs/evaluate.py"
 def main(args: Sequence[str]) -> int:
     """Print the result, write it down, and log it to the run."""
     options = parse(EvaluationConfig, args, default=EvaluationConfig(), prog=PROG)
+    wait_asleep_where_busy()
     from rich.console import Console
 
     from pipeline.evaluation.evaluate import evaluate

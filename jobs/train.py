@@ -13,6 +13,7 @@ from pipeline.config import PRESETS, RunConfig, describe_presets
 from pipeline.runs.folder import check_storage, find_folder
 from pipeline.runs.load import run_config
 from pipeline.storage.path import text_of
+from pipeline.threads import wait_asleep_where_busy
 
 PROG = "python jobs/train.py"
 
@@ -24,9 +25,12 @@ def main(args: Sequence[str]) -> int:
     console = Console()
     if config.estimate:
         quiet_profiler()
+        wait_asleep_where_busy()
+        from pipeline.prepare.prepare import split_sizes
         from pipeline.training.estimate import estimate, show
 
-        show(estimate(config), config, console)
+        sizes = split_sizes(config.corpus)
+        show(estimate(config), config, console, sizes)
         return 0
     if config.profile:
         quiet_profiler()

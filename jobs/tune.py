@@ -43,7 +43,7 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
 
     Raises: UserError naming the option and the value.
     """
-    from pipeline.sweep.space import parse_space, size
+    from pipeline.sweep.space import check_keeps_model, parse_space, size
 
     named = args[0] if args and not args[0].startswith("-") else None
     if named is not None and named not in PRESETS:
@@ -62,6 +62,7 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
 
         preset, config = begin(named, preset, options, parse_over)
     space = parse_space(config.search.space)
+    check_keeps_model(space, config.run)
     if config.search.algorithm == "grid":
         size(space)
     return preset, config

@@ -15,7 +15,7 @@ import tyro
 from h2q.errors import UserError
 from pipeline.guard import guarded
 from pipeline.suggestions import UnknownOptions, unknown_options
-from pipeline.threads import brief_waits
+from pipeline.threads import waits
 
 Config = TypeVar("Config")
 
@@ -74,7 +74,7 @@ def options_of(config: Any, default: Any, prefix: str = "") -> list[str]:
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Call main(arguments) as a job, and exit with its code: `pipeline.guard` says which errors give which."""
-    os.environ.update(brief_waits())  # before torch is loaded, and for all that this process starts
+    os.environ.update(waits())  # before torch is loaded, and for all that this process starts
     code = guarded(main)
     # Python collects garbage on its way out: seconds with torch, Ray and MLflow, for what the system frees anyway.
     gc.freeze()

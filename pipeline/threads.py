@@ -5,20 +5,34 @@ import time
 
 import psutil
 
-_SPINS = {"GOMP_SPINCOUNT": "20000"}
-"""How often a thread of GNU's OpenMP looks whether the others are done before it sleeps: some 50 µs. Left to itself it
-looks for milliseconds, and where other programs want the cores, takes them from the very threads that it waits for;
-asleep at once, two threads are slower than one. The figures: `pipeline/benchmark/README.md`, 2026-11-27."""
+_SPINS = "GOMP_SPINCOUNT"
+"""How often a thread of GNU's OpenMP looks whether the others are done before it sleeps. Left to itself it looks for
+milliseconds, and where other programs want the cores, takes them from the very threads that it waits for. The figures:
+`pipeline/benchmark/README.md`, 2026-11-27."""
+_BRIEFLY = "20000"
+"""Some 50 µs: asleep at once, two threads on idle cores are slower than one."""
+_AT_ONCE = "0"
+"""Where other programs keep the cores busy, even that is too long."""
 
 _LOOK_SECONDS = 0.2
 _ONE_CORE = 0.75
 """Cores that other programs must keep busy before it is worth a line."""
 
 
-def brief_waits() -> dict[str, str]:
-    """The environment in which torch's threads wait for each other briefly before they sleep; nothing where the user
-    has said how they wait."""
-    return {} if {"OMP_WAIT_POLICY", *_SPINS} & os.environ.keys() else _SPINS
+def waits() -> dict[str, str]:
+    """The environment that tells how torch's threads wait for each other: as it is set, else briefly awake."""
+    said = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", _SPINS) if name in os.environ}
+    return said or {_SPINS: _BRIEFLY}
+
+
+def wait_asleep_where_busy() -> float:
+    """Look around; where other programs keep cores busy, torch's threads will sleep at once when they wait, unless the
+    user has said how they wait. To be called before torch is loaded. How many cores are kept busy.
+    """
+    busy = _busy_cores()
+    if busy >= _ONE_CORE and os.environ.get(_SPINS) == _BRIEFLY:
+        os.environ[_SPINS] = _AT_ONCE
+    return busy
 
 
 def cores() -> set[int]:
@@ -26,7 +40,7 @@ def cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def busy_cores() -> float:
+def _busy_cores() -> float:
     """How many of them other programs keep busy: looks for a fifth of a second, and leaves this process out."""
     before = _spent() - time.process_time()
     time.sleep(_LOOK_SECONDS)
@@ -40,7 +54,8 @@ def busy_note(busy: float, threads: int) -> str | None:
     each = f"{threads} thread{'s' if threads > 1 else ''}"
     return (
         f"other programs keep {min(busy, len(cores())):.1f} of {len(cores())} cores busy: steps take longer than they "
-        f"would alone; {each} a worker, another number with --threads N"
+        f"would alone; {each} a worker, which sleep{'s' if threads == 1 else ''} while waiting; another number with "
+        "--threads N"
     )
 
 

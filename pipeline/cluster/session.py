@@ -13,7 +13,7 @@ from h2q.errors import UserError, first_line, require
 from pipeline.cluster.ray_internals import end_autoscaler
 from pipeline.cluster.submitted import submitted
 from pipeline.cluster.token import keep_token_private
-from pipeline.threads import brief_waits
+from pipeline.threads import waits
 
 _ENVIRONMENT = {
     # `report` and the end of a run wait for the controller's next look at its workers: 2 s by default. Ten looks a
@@ -43,7 +43,7 @@ _PRIVATE = {
 
 def quiet_ray(*, verbose: bool) -> None:
     """Keep Ray's own messages off the terminal, and set what its workers inherit. Call before Ray starts."""
-    for name, value in (_ENVIRONMENT | brief_waits()).items():
+    for name, value in (_ENVIRONMENT | waits()).items():
         os.environ.setdefault(name, value)
     if not verbose:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
@@ -137,4 +137,4 @@ def _runtime_env() -> dict[str, Any]:
     if submitted():
         return {}  # the folder that was submitted is there, and its environment is the job's
     root = Path(__file__).parents[2]
-    return {"py_modules": [str(root / "h2q"), str(root / "pipeline")], "env_vars": _ENVIRONMENT | brief_waits()}
+    return {"py_modules": [str(root / "h2q"), str(root / "pipeline")], "env_vars": _ENVIRONMENT | waits()}

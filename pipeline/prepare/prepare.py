@@ -21,29 +21,50 @@ def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = si
 
     Raises: UserError when the corpus is missing, empty or invalid, or the folder cannot be written.
     """
-    if config.source == "path" or (config.source == "auto" and config.path is not None):
-        return _prepared(sources.files(config), config, local, on_event)
-    if config.source == "hub" or (config.source == "auto" and config.hub is not None):
-        assert config.hub is not None
-        return _prepared(sources.hub_data_set(config, config.hub), config, local, on_event)
-    if config.source == "manual":
-        return _prepared(sources.reference_manual(config), config, local, on_event)
-    assert config.source in ("auto", "wikitext"), config.source
+    source, *instead = _named(config)
     try:
-        return _prepared(sources.hub_data_set(config, WIKITEXT), config, local, on_event)
+        return _prepared(source, config, local, on_event)
     except HubUnreachable as error:
-        if config.source == "wikitext":
+        if not instead:
             raise
-        source = sources.reference_manual(config)
-        note = f"{error.what}: using the {source.name}"
+        note = f"{error.what}: using the {instead[0].name}"
     on_event(Event("note", note))
-    corpus = _prepared(source, config, local, on_event)
+    corpus = _prepared(instead[0], config, local, on_event)
     return replace(corpus, notes=(note, *corpus.notes))
 
 
-def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEvent) -> Corpus:
+def split_sizes(config: CorpusConfig) -> dict[str, int] | None:
+    """About how many bytes each split has, or will have; None where only preparing can tell. Writes nothing, asks no
+    hub. Raises: UserError when the corpus is missing or empty.
+    """
+    named = _named(config)
+    for source in named:
+        if manifest := read_manifest(_folder(source, config)[0]):
+            return {name: split["bytes"] for name, split in manifest["splits"].items()}
+    return sources.expected_sizes(named[0], config)
+
+
+def _named(config: CorpusConfig) -> list[Source]:
+    """The source that the config names; where it names none, another behind it for a hub that is out of reach."""
+    if config.source == "path" or (config.source == "auto" and config.path is not None):
+        return [sources.files(config)]
+    if config.source == "hub" or (config.source == "auto" and config.hub is not None):
+        assert config.hub is not None
+        return [sources.hub_data_set(config, config.hub)]
+    if config.source == "manual":
+        return [sources.reference_manual(config)]
+    wikitext = sources.hub_data_set(config, WIKITEXT)
+    return [wikitext] if config.source == "wikitext" else [wikitext, sources.reference_manual(config)]
+
+
+def _folder(source: Source, config: CorpusConfig) -> tuple[AnyPath, str]:
+    """Where the source is prepared, and its fingerprint."""
     fingerprint = fingerprint_of(source, config)
-    folder = locate(config.prepared) / f"{source.slug}-{fingerprint[:12]}"
+    return locate(config.prepared) / f"{source.slug}-{fingerprint[:12]}", fingerprint
+
+
+def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEvent) -> Corpus:
+    folder, fingerprint = _folder(source, config)
     if manifest := _matching(folder, config, on_event):
         on_event(Event("note", f"{source.name}: already prepared in {folder}, sha256 {manifest['sha256']}"))
     else:

@@ -16,7 +16,7 @@ from pipeline.prepare import hub, tables
 from pipeline.prepare.inputs import Format, InputPart
 from pipeline.prepare.manual import manual, topics
 from pipeline.prepare.packing import SUFFIXES
-from pipeline.prepare.plain import MakePlain, not_plain
+from pipeline.prepare.plain import MakePlain, PlainFile, not_plain
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
 from pipeline.shown import printable, without_secrets
 from pipeline.storage.listing import ListedFile, check_any, find
@@ -133,6 +133,28 @@ def hub_data_set(config: CorpusConfig, text: str) -> Source:
         everywhere=False,
         contents=lambda make_plain: _hub_contents(named, config, wikitext),
     )
+
+
+def expected_sizes(source: Source, config: CorpusConfig) -> dict[str, int] | None:
+    """About how many bytes each split will have, from the sizes of files; None where that does not tell: for what is
+    packed, or on the hub."""
+    if "hub" in source.identity:
+        return None
+    try:
+        contents = source.contents(_unpack_nothing)
+    except _Packed:
+        return None
+    sizes = {split: sum(part.size for part in parts) for split, parts in contents.splits.items()}
+    rows, held = sum(part.size for part in contents.rows), [split for split in contents.rows_to if split != "train"]
+    return sizes | {split: round(rows * config.holdout) for split in held}
+
+
+class _Packed(Exception):
+    """Files have to be unpacked before one knows how much text they hold."""
+
+
+def _unpack_nothing(files: list[ListedFile]) -> list[list[PlainFile]]:
+    raise _Packed
 
 
 def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> Contents:

@@ -26,6 +26,7 @@ from pipeline.sweep.report import Report, report_on
 from pipeline.sweep.sweep import Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
 from pipeline.sweep.trial import validations
+from pipeline.threads import wait_asleep_where_busy
 from pipeline.tracking.store import connect
 from pipeline.training.origin import with_source
 from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
@@ -56,6 +57,7 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
     if not run.resume:
         check_new(folder, config)
     check_first(run)
+    wait_asleep_where_busy()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress, ExitStack() as held:
@@ -76,7 +78,7 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
                 sweep.folder = folder = claim_sweep(storage, config, preset, command, corpus)
                 held.enter_context(only_one(folder))
             with track(store, sweep, corpus, command, progress) as tracking:
-                progress.begin(sweep, capacity)
+                progress.begin(sweep, capacity, {name: len(split) for name, split in corpus.splits.items()})
                 with stoppable(folder.path) as stopping:
                     search(sweep, capacity, corpus, tracking, progress)
                 progress.stage("drawing")

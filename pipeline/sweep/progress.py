@@ -15,7 +15,7 @@ from pipeline.sweep.capacity import Capacity
 from pipeline.sweep.config import DEFAULT_SPACE
 from pipeline.sweep.remaining import Remaining
 from pipeline.sweep.space import growth_note
-from pipeline.sweep.sweep import Sweep, describe, grace_steps
+from pipeline.sweep.sweep import Sweep, as_trial, describe, grace_steps
 from pipeline.sweep.trial import Trial
 from pipeline.terminal import Display, human_seconds
 
@@ -33,8 +33,8 @@ class SweepProgress(Display):
         self._remaining: Remaining | None = None
         self._said_whole = False
 
-    def begin(self, sweep: Sweep, capacity: Capacity) -> None:
-        """The space and the plan."""
+    def begin(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:
+        """The space and the plan. `sizes`: bytes of the splits."""
         self._sweep = sweep
         search, run = sweep.config.search, sweep.config.run
         table = Table(title=f"{sweep.name}: search space", title_justify="left", title_style="bold")
@@ -63,7 +63,7 @@ class SweepProgress(Display):
                     "validations"
                 )
         if usual and not sweep.trials:
-            self._say_estimate(sweep, capacity)
+            self._say_estimate(sweep, capacity, sizes)
         self.say(f"sweep {sweep.folder.path}")
         ended = [trial for trial in sweep.trials if trial.state != "running"]
         if sweep.trials:
@@ -103,14 +103,15 @@ class SweepProgress(Display):
         self.say(f"trial {trial.number:02d}  {describe(trial.values)}{seed}  {state}{result}{why}")
         self._show()
 
-    def _say_estimate(self, sweep: Sweep, capacity: Capacity) -> None:
+    def _say_estimate(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:
         """About how long the sweep may take, for who has not chosen what it does."""
-        from pipeline.training.estimate import estimate
+        from pipeline.training.estimate import estimate, run_seconds
 
         self.stage("timing a few steps")
-        run = replace(sweep.config.run, threads=capacity.resources.threads)
+        run = as_trial(sweep.config.run, sweep.config)
         with suppress(UserError):  # a trial will say it
-            seconds = estimate(run).step_seconds * run.training.steps * sweep.planned / capacity.trials
+            found = estimate(replace(run, threads=capacity.resources.threads))
+            seconds = sum(run_seconds(found, run, sizes)) * sweep.planned / capacity.trials
             self.say(
                 f"about {human_seconds(seconds)} if no trial is stopped early, as a few steps timed here say; Ctrl-C "
                 "stops, --resume goes on"

@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig
+from pipeline.training.origin import FREE
 
 Value = int | float | bool | str | None
 Values = dict[str, Value]
@@ -16,6 +17,8 @@ Values = dict[str, Value]
 
 _PARTS = ("model", "training", "growth")
 _TOP = ("accumulate", "precision")
+_KEPT = ("log_every", "evaluate_every", "evaluate_bytes", "save_every", "keep", "seed")
+"""Of `training`, what says only how a training is watched and kept, and the seed: of several, --search.seeds."""
 _WORDS = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -64,12 +67,14 @@ def parse_space(texts: tuple[str, ...]) -> Space:
 
 
 def searchable() -> dict[str, Any]:
-    """The fields that can be searched, and their types: numbers, switches and enumerations that do not concern the
-    corpus or where a run is kept."""
+    """The fields that can be searched, and their types: numbers, switches and enumerations that decide what is trained,
+    not on what corpus or how it is watched and kept."""
     return {
         f"{prefix}{name}": kind
         for prefix, name, kind in _fields(RunConfig)
-        if (prefix.rstrip(".") in _PARTS or (not prefix and name in _TOP)) and kind is not str
+        if (prefix.rstrip(".") in _PARTS or (not prefix and name in _TOP))
+        and kind is not str
+        and not (prefix == "training." and name in _KEPT)
     }
 
 
@@ -82,6 +87,27 @@ def configure(base: RunConfig, values: Values) -> RunConfig:
     if any(field.startswith("growth.") for field in values) and "growth.enabled" not in values:
         _let_grow(options, base, values)
     return RunConfig.from_dict(options)
+
+
+def check_keeps_model(space: Space, base: RunConfig) -> None:
+    """Refuse to search what changes the model where it is given: a run begins with the weights of another.
+
+    Raises: UserError naming the field.
+    """
+    for dimension in space if base.init_from else ():
+        values = dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.high)
+        for value in values:
+            try:
+                model = configure(base, {dimension.field: value}).model
+            except UserError:
+                continue  # no configuration: it will be skipped
+            changed = [one.name for one in fields(model) if getattr(model, one.name) != getattr(base.model, one.name)]
+            changed = [name for name in changed if name not in FREE]
+            require(
+                not changed,
+                f"search.space {dimension.field} changes model.{changed and changed[0]}, but --init-from brings the "
+                "model: name a --search.space of fields that leave it as it is, or leave out --init-from",
+            )
 
 
 def growth_note(space: Space) -> str | None:

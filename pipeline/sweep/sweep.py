@@ -70,9 +70,8 @@ class Sweep:
 
     def config_of(self, trial: Trial) -> RunConfig:
         """The run of a trial."""
-        config = configure(self.config.run, trial.values)
-        every = min(config.training.evaluate_every, grace_steps(config, self.config))
-        training = replace(config.training, seed=trial.seed, evaluate_every=every)
+        config = as_trial(configure(self.config.run, trial.values), self.config)
+        training = replace(config.training, seed=trial.seed)
         tracking = replace(config.tracking, register=None)
         storage = str(self.folder.path)
         own = {"name": None, "resume": False, "address": None}  # A trial is trained where the sweep has put it.
@@ -172,6 +171,12 @@ def grace_steps(config: RunConfig, sweep: SweepConfig) -> int:
     if sweep.search.scheduler == "none":
         return config.training.steps
     return max(1, int(sweep.search.grace * config.training.steps))
+
+
+def as_trial(config: RunConfig, sweep: SweepConfig) -> RunConfig:
+    """The config as a trial trains it: evaluated where ASHA decides."""
+    every = min(config.training.evaluate_every, grace_steps(config, sweep))
+    return replace(config, training=replace(config.training, evaluate_every=every))
 
 
 def train_command(config: RunConfig, preset: str) -> str:

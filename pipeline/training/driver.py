@@ -23,7 +23,7 @@ from pipeline.runs.journal import Follower, Record, read_journal
 from pipeline.runs.stage import watched_stage
 from pipeline.runs.stop import Stopping, stoppable
 from pipeline.shown import without_secrets
-from pipeline.threads import busy_cores, busy_note
+from pipeline.threads import busy_note, wait_asleep_where_busy
 from pipeline.tracking.store import MLflowStore, connect
 from pipeline.tracking.tracker import Tracker, track_run
 from pipeline.training.fit import fit, last_line
@@ -80,7 +80,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         check_first(config)
         config = with_source(config)
     private = not config.local and find_address(config.address) == "local"
-    busy = busy_cores() if config.local or private else 0.0
+    busy = wait_asleep_where_busy() if config.local or private else 0.0
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress, ExitStack() as held:
         # To load a library takes seconds, and so does Ray's start: side by side. Where only workers compute, this
         # process has no use for torch.

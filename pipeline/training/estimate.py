@@ -26,6 +26,7 @@ from pipeline.tracking.uri import tracking_uri
 from pipeline.training.graph_rule import use_graph
 from pipeline.training.peak import peak_bytes
 from pipeline.training.precision import setup_precision
+from pipeline.training.schedule import scored_after
 from pipeline.training.step import make_step
 from pipeline.training.train_state import TrainState, new_train_state
 from pipeline.training.validate import batch_rows
@@ -192,8 +193,16 @@ def _bytes(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def show(found: Estimate, config: RunConfig, console: Console) -> None:
-    """As a table, with what to do where it does not fit."""
+def run_seconds(found: Estimate, config: RunConfig, sizes: dict[str, int] | None) -> tuple[float, float]:
+    """Seconds of all steps, and of all evaluations, of splits with so many bytes; where that is not known, of so many
+    as they are limited to, if they are (else none)."""
+    sizes = sizes or dict.fromkeys(("validation", "test"), config.training.evaluate_bytes or 0)
+    scored = scored_after(0, config, validation=sizes["validation"], test=sizes["test"])
+    return config.training.steps * found.step_seconds, scored / 1e6 * found.evaluation_seconds
+
+
+def show(found: Estimate, config: RunConfig, console: Console, sizes: dict[str, int] | None) -> None:
+    """As a table, with what to do where it does not fit. `sizes`: bytes of the splits, None if they are not known."""
     rows = config.training.lanes // (config.workers * config.accumulate)
     model, bits = config.model, [f"{human_bytes(found.parameter_bytes)} of parameters, the same of gradients"]
     bits.append(f"{human_bytes(found.optimizer_bytes)} of optimizer state")
@@ -203,7 +212,10 @@ def show(found: Estimate, config: RunConfig, console: Console) -> None:
     there = _available(found)
     needed = found.worker_bytes * (config.workers if found.library_bytes else 1)
     workers = f", {config.workers} workers" if config.workers > 1 else ""
-    steps, run = config.training.steps, config.training.steps * found.step_seconds
+    steps, (training, evaluating) = config.training.steps, run_seconds(found, config, sizes)
+    aside = f"{human_seconds(evaluating)} of it evaluations; the start aside"
+    if not evaluating:
+        aside = "evaluations and start aside: how much there is to score, python jobs/prepare.py finds out"
     rate = config.bytes_per_step / found.step_seconds
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -214,7 +226,7 @@ def show(found: Estimate, config: RunConfig, console: Console) -> None:
         ("", ", ".join(bits)),
         ("checkpoint", human_bytes(found.checkpoint_bytes)),
         ("step", f"{found.step_seconds:.3g} s, {human_bytes(rate)}/s, on {found.device}, {config.precision}"),
-        ("run", f"{human_seconds(run)} for {steps:,} steps, evaluations and start aside"),
+        ("run", f"{human_seconds(training + evaluating)} for {steps:,} steps, {aside}"),
         (
             "evaluation",
             f"{found.evaluation_seconds:.3g} s for each MB of text, every {config.training.evaluate_every:,}",

@@ -16,7 +16,7 @@ from pipeline.tracking.find import find_run
 
 Parsed = TypeVar("Parsed")
 
-_FREE = ("init", "dropout", "memory")
+FREE = ("init", "dropout", "memory")
 """Fields of a model's config that do not decide what its weights mean; neither does how learned positions start."""
 
 
@@ -96,7 +96,7 @@ def _fitting(config: RunConfig) -> tuple[Checkpoint, AnyPath]:
         mine, theirs = getattr(config.model, name), getattr(source, name)
         alike = config.model.order == source.order if name == "positions" else mine == theirs
         require(
-            alike or name in _FREE,
+            alike or name in FREE,
             f"init_from needs the model of {path.parent.parent.name}: model.{name} is {theirs} there, {mine} "
             f"here; leave out --model.{name.replace('_', '-')}",
         )

@@ -11,6 +11,7 @@ from pipeline.runs.journal import Record
 from pipeline.runs.stage import Stage
 from pipeline.terminal import PLAIN_SECONDS, Display, Part, fit, human_bytes, human_seconds
 from pipeline.training.energy import STEEP, energies, steepness
+from pipeline.training.schedule import scored_after
 
 _LAPS = 10
 """Records over which the rate is averaged from which the time left is told."""
@@ -28,13 +29,12 @@ class Progress(Display):
         self._latest: Record = {}
         self._step = 0
         self._laps, self._rates = 0, deque[float](maxlen=_LAPS)
-        self._validation_bytes = self._test_bytes = 0
+        self._sizes = {"validation": 0, "test": 0}
         self._seconds_a_byte: float | None = None
 
     def judge_by(self, corpus: Corpus) -> None:
         """How much an evaluation scores: its time belongs to that of the run."""
-        scored = self._config.training.scored
-        self._validation_bytes, self._test_bytes = scored(len(corpus.validation)), scored(len(corpus.test))
+        self._sizes = {"validation": len(corpus.validation), "test": len(corpus.test)}
 
     def show(self, records: list[Record]) -> None:
         """The newest of the records; each validation also as a line that stays."""
@@ -68,13 +68,10 @@ class Progress(Display):
         """Of training, and of the evaluations on the way and at the end; None before anything was measured."""
         if not self._rates:
             return None
-        training = self._config.training
         a_byte = sum(1 / rate for rate in self._rates) / len(self._rates)
-        steps = (self._steps - self._step) * self._config.bytes_per_step
-        on_the_way = (self._steps - 1) // training.evaluate_every - self._step // training.evaluate_every
-        at_the_end = self._step < self._steps
-        scored = (max(0, on_the_way) + at_the_end) * self._validation_bytes + at_the_end * self._test_bytes
-        return steps * a_byte + scored * (self._seconds_a_byte or a_byte / _SCORING)
+        trained = (self._steps - self._step) * self._config.bytes_per_step
+        scored = scored_after(self._step, self._config, **self._sizes)
+        return trained * a_byte + scored * (self._seconds_a_byte or a_byte / _SCORING)
 
     def _note(self, record: Record) -> None:
         self._latest |= record
@@ -85,7 +82,8 @@ class Progress(Display):
                 self._rates.clear()  # the first lap made everything ready
             self._rates.append(record["bytes_per_second"])
         if "evaluation_seconds" in record:
-            scored = self._validation_bytes + ("test/bpb" in record) * self._test_bytes
+            # Behind the last evaluation, that scores the test split too, there is nothing left to tell.
+            scored = self._config.training.scored(self._sizes["validation"])
             self._seconds_a_byte = record["evaluation_seconds"] / scored if scored else None
 
     def _plain_line_is_due(self) -> bool:

@@ -8,7 +8,7 @@ it at the last step.
 import math
 from typing import TypedDict
 
-from pipeline.config import TrainingConfig
+from pipeline.config import RunConfig, TrainingConfig
 
 
 class Leg(TypedDict):
@@ -50,3 +50,14 @@ def due_evaluations(step: int, training: TrainingConfig, evaluated: dict[str, in
     else:
         wanted = ["validation", "sample"] if step and step % training.evaluate_every == 0 else []
     return [name for name in wanted if evaluated.get(name) != step]
+
+
+def scored_after(step: int, run: RunConfig, *, validation: int, test: int) -> int:
+    """Bytes that the evaluations behind a step score, of splits of these sizes."""
+    training = run.training
+    if step >= training.steps:
+        return 0
+    validation, test = training.scored(validation), training.scored(test)
+    on_the_way = (training.steps - 1) // training.evaluate_every - step // training.evaluate_every
+    twice = 2 if run.model.carries else 1  # at the end also without the state
+    return on_the_way * validation + twice * (validation + test)

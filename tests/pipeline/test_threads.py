@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import threads
-from pipeline.threads import busy_cores, busy_note, cores
+from pipeline.threads import busy_note, cores, wait_asleep_where_busy, waits
 
 
 def test_every_job_lets_threads_wait_briefly_unless_told_otherwise() -> None:
@@ -29,9 +29,20 @@ def test_a_line_says_that_others_work_here() -> None:
     )
 
 
+@pytest.mark.parametrize(("busy", "set_to", "then"), [(1.5, "20000", "0"), (0.1, "20000", "20000"), (1.5, "7", "7")])
+def test_where_others_work_threads_sleep_while_they_wait_unless_told_otherwise(
+    busy: float, set_to: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_busy_cores", lambda: busy)
+    monkeypatch.setenv("GOMP_SPINCOUNT", set_to)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert wait_asleep_where_busy() == busy
+    assert waits() == {"GOMP_SPINCOUNT": then}
+
+
 def test_what_this_process_does_itself_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     spent = iter([10.0, 10.3])
     monkeypatch.setattr(threads, "_spent", lambda: next(spent))
     worked = iter([1.0, 1.2])
     monkeypatch.setattr(threads.time, "process_time", lambda: next(worked))
-    assert busy_cores() == pytest.approx(0.1 / 0.2)
+    assert threads._busy_cores() == pytest.approx(0.1 / 0.2)

@@ -1,6 +1,8 @@
 """Promises of preparation: exact bytes and order, resumable, deterministic."""
 
+import gzip
 import hashlib
+import shutil
 import struct
 import wave
 import zlib
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus, open_corpus
-from pipeline.prepare.prepare import Event, prepare
+from pipeline.prepare.prepare import Event, prepare, split_sizes
 
 
 def content(corpus: Corpus, split: str) -> bytes:
@@ -282,3 +284,26 @@ def test_a_file_of_three_gigabytes(tmp_path: Path, ray_cluster: None) -> None:
     corpus = prepare(config)
     assert corpus.train.bytes == 48 << 26 > 3e9 and corpus.train.sha256 == digest.hexdigest()
     assert len(corpus.train.shards) == 48 and corpus.test.bytes == 1
+
+
+def test_sizes_of_splits_are_known_before_they_are_prepared(named: Path, tmp_path: Path) -> None:
+    prepared = tmp_path / "data"
+    for path, count in (("text", 1.0), ("text/train.txt", 1.0), ("rows.jsonl", 0.4)):
+        if path == "rows.jsonl":
+            (tmp_path / path).write_text("".join(f'{{"text": "row number {i}"}}\n' for i in range(2000)))
+        config = CorpusConfig(path=str(tmp_path / path), prepared=str(prepared))
+        told = split_sizes(config)
+        assert told is not None and not prepared.exists()
+        corpus = prepare(config, local=True)
+        exact = {name: len(split) for name, split in corpus.splits.items()}
+        assert split_sizes(config) == exact
+        for name in ("validation", "test"):  # of tables the names of columns are counted in
+            assert exact[name] <= told[name] <= exact[name] / count + 100
+        shutil.rmtree(prepared)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"line\n" * 500))
+    packed = CorpusConfig(path=str(tmp_path / "a.txt.gz"), prepared=str(prepared))
+    assert split_sizes(packed) is None and split_sizes(CorpusConfig(hub="some/where", prepared=str(prepared))) is None
+    assert split_sizes(CorpusConfig(source="manual", prepared=str(prepared))) is not None
+    assert not prepared.exists()
+    with pytest.raises(UserError, match="missing"):
+        split_sizes(CorpusConfig(path=str(tmp_path / "missing"), prepared=str(prepared)))

@@ -28,7 +28,7 @@ def test_who_chose_no_space_is_told_which_one_and_how_long_before_it_starts(
     config = SweepConfig(run=replace(PRESETS["laptop"], model=MODEL), search=search)
     said = io.StringIO()
     SweepProgress(Console(file=said, width=200)).begin(
-        Sweep(RunFolder(tmp_path), config, "laptop", lambda _: None), CAPACITY
+        Sweep(RunFolder(tmp_path), config, "laptop", lambda _: None), CAPACITY, {"validation": 9000, "test": 9000}
     )
     text = said.getvalue()
     assert "training.evaluate_every is 270 in trials, not 450" in text, "what is overridden is said"

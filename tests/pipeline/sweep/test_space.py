@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from h2q.config import ModelConfig
 from h2q.errors import UserError
 from pipeline.config import PRESETS, RunConfig, TrainingConfig
-from pipeline.sweep.space import Choices, Range, configure, grid, growth_note, parse_space, searchable, size
+from pipeline.sweep.space import (
+    Choices,
+    Range,
+    check_keeps_model,
+    configure,
+    grid,
+    growth_note,
+    parse_space,
+    searchable,
+    size,
+)
 
 BASE = RunConfig(
     model=ModelConfig(dim=64, depth=2, heads=2, factor=4, fixed_rank=2), training=TrainingConfig(steps=400)
@@ -48,6 +58,9 @@ def test_lists_ranges_switches_and_enumerations_are_read_by_the_type_of_their_fi
         ("fixed_rank=2,4", "no field fixed_rank to search; nearest: model.fixed_rank"),
         ("corpus.path=a,b", "no field corpus.path to search"),
         ("nonsense=1", "no field nonsense to search"),
+        ("training.evaluate_bytes=100,200", "no field training.evaluate_bytes to search"),
+        ("training.seed=1,2", "no field training.seed to search"),
+        ("training.keep=1,2", "no field training.keep to search"),
         ("model.fixed_rank", "must be FIELD=VALUE,VALUE or FIELD=log:LOW:HIGH, got 'model.fixed_rank'"),
         ("model.fixed_rank=", "model.fixed_rank takes integers, got ''"),
         ("model.fixed_rank=2,,4", "model.fixed_rank takes integers, got ''"),
@@ -120,6 +133,19 @@ def test_searching_the_growth_rule_switches_growth_on_where_there_is_room() -> N
 def test_a_rank_at_its_cap_does_not_grow_so_that_thresholds_make_no_difference() -> None:
     one, other = (configure(BASE, {"model.fixed_rank": 16, "growth.threshold": value}) for value in (0.9, 0.99))
     assert one == other and not one.growth.enabled
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [("model.fixed_rank=1,2", "fixed_rank"), ("model.dim=log:64:128", "dim"), ("growth.threshold=0.9", "max_rank")],
+)
+def test_weights_to_begin_with_leave_the_model_as_it_is(text: str, changes: str) -> None:
+    begun = replace(BASE, init_from="run")
+    with pytest.raises(UserError, match=f"changes model.{changes}, but --init-from brings the model"):
+        check_keeps_model(parse_space((text,)), begun)
+    check_keeps_model(parse_space((text,)), BASE)
+    room = replace(begun, model=replace(BASE.model, max_rank=4))
+    check_keeps_model(parse_space(("training.axiom_lambda=0,1", "model.dropout=0,0.1", "growth.threshold=0.9")), room)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -3,16 +3,19 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from h2q.model import ByteModel
 from pipeline.benchmark.model import training_step
-from pipeline.config import RunConfig
-from pipeline.training.estimate import estimate
+from pipeline.config import RunConfig, TrainingConfig
+from pipeline.training.estimate import Estimate, estimate, run_seconds, show
 from pipeline.training.peak import peak_bytes
 
 Make = Callable[..., RunConfig]
@@ -41,6 +44,20 @@ def test_more_micro_batches_take_less_memory_and_so_does_the_reversible_backward
     whole = activations()
     assert activations(accumulate=4) < 0.4 * whole
     assert activations(model={"memory": "reversible"}) < 0.5 * whole
+
+
+def test_the_time_of_a_run_includes_its_evaluations() -> None:
+    config = RunConfig(training=TrainingConfig(steps=100, evaluate_every=40))
+    found = Estimate(**dict.fromkeys((field.name for field in fields(Estimate)), 2))
+    sizes = {"train": 10**9, "validation": 3_000_000, "test": 1_000_000}
+    assert run_seconds(found, config, sizes) == (200, 2 * (3 + 3 + 3 + 1))
+    limited = replace(config, training=replace(config.training, evaluate_bytes=500_000))
+    assert run_seconds(found, limited, sizes) == run_seconds(found, limited, None) == (200, 2 * 4 * 0.5)
+    said = StringIO()
+    for known in (sizes, None):
+        show(found, config, Console(file=said, width=200), known)
+    assert "3:40 for 100 steps, 0:20 of it evaluations" in said.getvalue()
+    assert "3:20 for 100 steps, evaluations and start aside" in said.getvalue()
 
 
 @pytest.mark.ray

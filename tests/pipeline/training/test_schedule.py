@@ -1,11 +1,13 @@
 """The learning rate and the evaluations that are due: functions of the step."""
 
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 
-from pipeline.config import TrainingConfig
-from pipeline.training.schedule import due_evaluations, learning_rate, next_leg
+from h2q.config import ModelConfig
+from pipeline.config import RunConfig, TrainingConfig
+from pipeline.training.schedule import due_evaluations, learning_rate, next_leg, scored_after
 
 
 def test_cosine_rises_to_the_peak_and_falls_to_a_tenth() -> None:
@@ -63,3 +65,15 @@ def test_an_evaluation_is_due_until_it_is_done() -> None:
     assert due == {5: often, 10: often, 12: at_the_end}
     assert due_evaluations(12, training, {"validation": 12, "test": 7}) == ["test", "sample"]
     assert due_evaluations(5, training, {"validation": 5, "sample": 5}) == []
+
+
+@pytest.mark.parametrize("mixer", ["attention", "state"])
+def test_what_is_still_scored_is_what_will_be_due(mixer: Literal["attention", "state"]) -> None:
+    run = RunConfig(
+        model=ModelConfig(mixer=mixer), training=TrainingConfig(steps=12, evaluate_every=5, evaluate_bytes=50)
+    )
+    for step in range(13):
+        due = [due_evaluations(later, run.training, {}) for later in range(step + 1, 13)]
+        at_the_end = 2 if mixer == "state" else 1  # with the state, and without
+        scored = sum(50 * ("validation" in names) for names in due[:-1]) + at_the_end * (50 + 20) * bool(due)
+        assert scored_after(step, run, validation=100, test=20) == scored
