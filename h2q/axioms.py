@@ -50,8 +50,9 @@ def _factors(model: ByteModel) -> list[Tensor]:
         for part in block.mixer.parts
         for layer in ([*part.inward, part.outward] if halves else part.inward[:1])
     ]
-    feeding = [layer for block in blocks for layer in ([block.ffn.fc1, block.ffn.fc2] if halves else [block.ffn.fc1])]
-    return [_stack(mixing, model.mixer_rank), _stack(feeding, model.ffn_rank)]
+    feeding = [layer for block in blocks for layer in (block.hidden if halves else block.hidden[:1])]
+    groups = (mixing, model.mixer_rank), (feeding, model.ffn_rank)
+    return [_stack(layers, rank) for layers, rank in groups if layers]
 
 
 def _stack(layers: list, rank: int) -> Tensor:

@@ -1,9 +1,10 @@
 """Dense transformers of the same size as a given model, and the exact counts that say what the same size is.
 
-A baseline is a plain pre-norm transformer: ordinary matrices, one stream, the same causal attention without phase
-rotation, feed-forward layers four times as wide; alphabet, window, embeddings, norms, dropout and initialisation are
-the given model's. Of the shapes whose count comes within 2 % of the wanted one, it has that whose proportions (width
-to depth, and size of a head) are nearest to the given model's; where none comes so near, the nearest count.
+A baseline is a plain pre-norm transformer: ordinary matrices, one stream, the same mixer without rotations,
+feed-forward layers four times as wide; alphabet, window, embeddings, tables of n-grams, norms, dropout and
+initialisation are the given model's. Of the shapes whose count comes within 2 % of the wanted one, it has that whose
+proportions (width to depth, and size of a head) are nearest to the given model's; where none comes so near, the nearest
+count.
 """
 
 import math
@@ -37,7 +38,7 @@ def parameters(config: ModelConfig) -> int:
     """Trainable numbers of `ByteModel(config)`, inactive ranks in storage included."""
     if not (config.structure or config.kind == "dense") or config.mixer not in MIXING_LAYERS:
         return _counted(config)
-    block = 4 * config.width  # Two norms.
+    block = (4 if config.feed_forward else 2) * config.width  # Norms.
     block += config.heads if config.order == "relative" else 0
     for inputs, outputs in _layers(config):
         block += outputs  # Bias.
@@ -47,7 +48,8 @@ def parameters(config: ModelConfig) -> int:
             block += config.structure.parameters(config.sizes(inputs, outputs, config.storage_rank))
     bank = config.storage_rank * config.blocks**2 // 4 if config.kind == "hamilton" else 0
     positions = config.seq_len if config.order == "learned" else 0
-    embeddings = (config.vocab * (1 if config.tied_embeddings else 2) + positions) * config.dim + config.vocab
+    embeddings = sum(table.rows * table.width for table in config.tables)
+    embeddings += (config.vocab * (1 if config.tied_embeddings else 2) + positions) * config.dim + config.vocab
     return embeddings + bank + config.depth * block + (2 * config.dim if config.final_norm else 0)
 
 
@@ -82,10 +84,16 @@ def generation(config: ModelConfig) -> int:
     return config.depth * sum(_cost(config, *widths)[1] for widths in _layers(config))
 
 
+def products(config: ModelConfig) -> int:
+    """Products of a block with a square matrix of its width, for each byte."""
+    return sum(inputs * outputs for inputs, outputs in _layers(config)) // config.width**2
+
+
 def _layers(config: ModelConfig) -> list[tuple[int, int]]:
     """Inputs and outputs of the layers of a block, in channels."""
     width, hidden = config.width, config.ffn_expansion * config.width
-    return [(width, width)] * MIXING_LAYERS.get(config.mixer, 4) + [(width, hidden), (hidden, width)]
+    feeding = [(width, hidden), (hidden, width)] if config.feed_forward else []
+    return [(width, width)] * MIXING_LAYERS.get(config.mixer, 4) + feeding
 
 
 def _cost(config: ModelConfig, inputs: int, outputs: int) -> tuple[int, int]:
@@ -115,7 +123,8 @@ def _nearest(config: ModelConfig, wanted: int, count: Callable[[ModelConfig], in
 
 def _around(config: ModelConfig, depth: int, wanted: int, count: Callable[[ModelConfig], int]) -> Iterator[ModelConfig]:
     """The shapes of this depth just below and above the wanted count, which grows with the width."""
-    low, high = 1, 2
+    low = max(1, sum(table.width for table in config.tables) // GRAIN)
+    high = 2 * low
     while count(_dense(config, depth, high * GRAIN)) < wanted:
         low, high = high, 2 * high
     while high - low > 1:
@@ -131,7 +140,7 @@ def _dense(config: ModelConfig, depth: int, dim: int) -> ModelConfig:
         config,
         kind="dense",
         factors="shared",
-        mixer="attention",
+        feed_forward=True,
         rotation="none",
         dim=dim,
         depth=depth,

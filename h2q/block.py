@@ -39,19 +39,26 @@ def new_mixer(config: ModelConfig) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A mixer and feed-forward, each behind a LayerNorm. One stream: both add to it. Halves: each adds to its own."""
+    """A mixer and feed-forward, each behind a LayerNorm. One stream: both add to it. Halves: each adds to its own.
+    Without feed-forward (`ffn` None) the mixer alone, and halves change places behind it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.norm1 = nn.LayerNorm(config.width)
+        self.norm2 = nn.LayerNorm(config.width) if config.feed_forward else None
         self._mixer_name = config.mixer
         self.add_module(config.mixer, new_mixer(config))
-        self.ffn = FeedForward(config)
+        self.ffn = FeedForward(config) if config.feed_forward else None
 
     @property
     def mixer(self) -> Any:
         """What mixes positions, by whose name its parameters go."""
         return getattr(self, self._mixer_name)
+
+    @property
+    def hidden(self) -> list[nn.Module]:
+        """The layers of its feed-forward, none without."""
+        return [] if self.ffn is None else [self.ffn.fc1, self.ffn.fc2]
 
     def mixer_branch(
         self,
@@ -67,6 +74,7 @@ class Block(nn.Module):
 
     def ffn_branch(self, x: Tensor, matrices: Source, dtype: torch.dtype) -> Tensor:
         """What the feed-forward layers add to the residual stream, (B, T, D) → (B, T, D) in `dtype`."""
+        assert self.ffn is not None and self.norm2 is not None
         return self.ffn(self.norm2(x).to(dtype), matrices)
 
 
@@ -84,8 +92,8 @@ def prepare_weights(
         rows = (part.unflatten(0, (len(firsts), -1)).unbind() for part in (weights, biases))
         made.update(zip(firsts, zip(*rows), strict=True))
 
-    hidden = [layer for block in blocks for layer in (block.ffn.fc1, block.ffn.fc2)]
-    put(hidden, weight_of(hidden, for_ffn, dtype), bias_of(hidden, None, dtype))
+    if hidden := [layer for block in blocks for layer in block.hidden]:
+        put(hidden, weight_of(hidden, for_ffn, dtype), bias_of(hidden, None, dtype))
     for parts in zip(*(block.mixer.parts for block in blocks), strict=True):
         inward, outward = [layer for part in parts for layer in part.inward], [part.outward for part in parts]
         weights = generate_weights(for_mixer, [*inward, *outward], dtype)

@@ -8,6 +8,7 @@ from h2q.errors import require
 from h2q.layers import FAMILIES, PER_BLOCK
 from h2q.layers.structure import Sizes, Structure
 from h2q.mixers import MIXERS
+from h2q.ngrams import Ngrams, read_ngrams
 
 MOST_BLOCKS = 4096
 """A file that claims more is damaged: whatever reads it would make them all."""
@@ -59,6 +60,12 @@ class ModelConfig(FromDict):
     """Width D of the residual stream (both halves together)."""
     depth: int = 12
     """Number of blocks."""
+    feed_forward: bool = True
+    """Feed-forward layers behind each mixer. Without them a block is its mixer, and halves take turns from block to
+    block (leapfrog): for the same multiply-adds more blocks, or wider ones."""
+    ngrams: str = ""
+    """Tables of the last n bytes, hashed, added to the embedded byte: as n:ROWSxWIDTH with commas between, like
+    2:2048x8,3:4096x8; n:allxWIDTH has a row for every n-gram."""
     heads: int = 8
     """Attention heads of a block."""
     factor: int = 32
@@ -114,6 +121,16 @@ class ModelConfig(FromDict):
         return MIXERS[self.mixer].carries
 
     @property
+    def ends_swapped(self) -> bool:
+        """Whether halves that take turns have changed places behind the last block: they are put back."""
+        return self.halves and not self.feed_forward and self.depth % 2 == 1
+
+    @property
+    def tables(self) -> tuple[Ngrams, ...]:
+        """The tables of n-grams."""
+        return read_ngrams(self.ngrams)
+
+    @property
     def width(self) -> int:
         """Width of one layer: D/2 with halves, else D."""
         return self.dim // 2 if self.halves else self.dim
@@ -161,6 +178,7 @@ class ModelConfig(FromDict):
             "must be a multiple of 4",
         )
         self._check_mixer(width)
+        self._check_ngrams(width)
         require(
             self.memory == "store" or self.halves,
             "model.memory reversible needs model.halves: one stream has no inverse",
@@ -201,6 +219,24 @@ class ModelConfig(FromDict):
         require(
             self.storage_rank >= self.fixed_rank,
             f"model.max_rank must be at least model.fixed_rank = {self.fixed_rank}, got {self.max_rank}",
+        )
+
+    def _check_ngrams(self, width: str) -> None:
+        tables = self.tables
+        together = sum(table.width for table in tables)
+        require(
+            together <= self.width,
+            f"tables lie side by side: the widths of model.ngrams {self.ngrams} must sum to at most {width}, got "
+            f"{together}",
+        )
+        longest = max((table.order for table in tables), default=1)
+        require(
+            longest <= self.width,
+            f"model.ngrams {self.ngrams} looks back {longest} bytes, and at most as many as {width} can be carried",
+        )
+        require(
+            self.head_layout == "split" or not tables,
+            f"model.head_layout published has no tables, got model.ngrams {self.ngrams}: leave them out",
         )
 
     def _check_mixer(self, width: str) -> None:

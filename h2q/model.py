@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from h2q.bank import StructureBank
 from h2q.block import Block, prepare_weights, stream_energy
@@ -17,6 +18,7 @@ from h2q.errors import require
 from h2q.kernels.linear import linear
 from h2q.layers.source import by_factors
 from h2q.reversible import Stack, run_reversible
+from h2q.tables import NgramTables
 
 EMBEDDING_STD = 0.02
 
@@ -32,6 +34,7 @@ class ByteModel(nn.Module):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab, config.dim)
+        self.tables = NgramTables(config.tables) if config.tables else None
         learned = config.order == "learned"
         self.pos_emb: Any = nn.Parameter(torch.zeros(1, config.seq_len, config.dim)) if learned else None
         self.dropout = nn.Dropout(config.dropout)
@@ -71,8 +74,10 @@ class ByteModel(nn.Module):
         return self.token_emb.weight.dtype
 
     def new_state(self, lanes: int) -> Tensor:
-        """The state before the first byte, (lanes, depth, size): zero. Size 0 in a model that carries none."""
-        return self.token_emb.weight.new_zeros(lanes, self.config.depth, self.state_size)
+        """The state before the first byte, (lanes, depth, size): zero. Size 0 in a model that carries none; where there
+        are tables, one row more, in which the symbols of the last bytes stand (see `h2q.tables`)."""
+        rows = self.config.depth + (self.tables is not None and self.config.carries)
+        return self.token_emb.weight.new_zeros(lanes, rows, self.state_size)
 
     def half_lives(self) -> Tensor | None:
         """Bytes after which the channels of each block's state keep half of what they held, (depth, channels), where
@@ -95,17 +100,37 @@ class ByteModel(nn.Module):
         self._check(x, state)
         dtype = _product_dtype(x.device, self.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            stream = self.token_emb(x)
+            before = self.new_state(len(x)) if state is None else state
+            before, recent = before.tensor_split([self.config.depth], dim=1)
+            stream, recent = self._embed(x, recent, reset)
             if self.pos_emb is not None:
                 stream = stream + self.pos_emb[:, : x.shape[1]]
-            before = self.new_state(len(x)) if state is None else state
             keep = None if reset is None else 1 - reset.to(self.dtype)
             stream, after, energies = self._run_blocks(self.dropout(stream), dtype, energy, before, keep)
             hidden = self.norm(stream).to(dtype)
             logits = linear(hidden, self.head.weight.to(dtype), self.head.bias.to(dtype))
             logits = logits.to(self.dtype)
-        results = (logits, *([torch.stack(energies)] if energy else []), *([] if state is None else [after]))
+        results = (
+            logits,
+            *([torch.stack(energies)] if energy else []),
+            *([] if state is None else [torch.cat((after, recent), dim=1)]),
+        )
         return results if len(results) > 1 else logits
+
+    def _embed(self, x: Tensor, recent: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Bytes (B, T), the row of the state with the symbols before them (B, 1, size), none where it is not carried →
+        their embeddings (B, T, D), and that row behind them."""
+        stream = self.token_emb(x)
+        if self.tables is None:
+            return stream, recent
+        count = self.tables.context
+        if recent.shape[1]:
+            added, symbols = self.tables(x, recent[:, 0, :count].long(), reset)
+            recent = functional.pad(symbols, (0, recent.shape[2] - count))[:, None].to(recent.dtype)
+        else:
+            added, _ = self.tables(x, x.new_zeros(len(x), count), reset)
+        wide = functional.pad(added, (0, self.config.width - added.shape[-1])).unsqueeze(-2)
+        return (stream.unflatten(-1, (-1, self.config.width)) + wide).flatten(-2), recent
 
     def _run_blocks(
         self, stream: Tensor, dtype: torch.dtype, energy: bool, state: Tensor, keep: Tensor | None
@@ -128,12 +153,17 @@ class ByteModel(nn.Module):
             added, after = block.mixer_branch(second, for_mixer, dtype, before, keep)
             first = first + added
             states.append(before if after is None else after)
-            if self.config.halves:
-                second = second + block.ffn_branch(first, for_ffn, dtype)
+            fed = None if block.ffn is None else block.ffn_branch(first, for_ffn, dtype)
+            if not self.config.halves:
+                first = second = first if fed is None else first + fed
+            elif fed is None:
+                first, second = second, first
             else:
-                first = second = first + block.ffn_branch(first, for_ffn, dtype)
+                second = second + fed
             if energy:
                 energies.append(stream_energy(first, second if self.config.halves else None))
+        if self.config.ends_swapped:
+            first, second = second, first
         stream = torch.cat((first, second), dim=-1) if self.config.halves else first
         return stream, torch.stack(states, dim=1), energies
 
@@ -149,7 +179,7 @@ class ByteModel(nn.Module):
             x.shape[1] <= (self.config.longest or x.shape[1]),
             f"a window of {x.shape[1]} bytes is longer than the positions, model.seq_len = {self.config.seq_len}",
         )
-        wanted = (len(x), self.config.depth, self.state_size)
+        wanted = tuple(self.new_state(len(x)).shape)
         require(
             state is None or state.shape == wanted,
             f"the state must be (lanes, depth, size) = {wanted}, got {None if state is None else tuple(state.shape)}: "
@@ -182,6 +212,8 @@ def initialise(model: ByteModel) -> None:
         model.pos_emb.copy_(code.repeat(1, config.dim // config.width))
     else:
         nn.init.normal_(model.pos_emb, std=EMBEDDING_STD)
+    for table in model.tables.weights if model.tables is not None else ():
+        nn.init.normal_(table, std=EMBEDDING_STD if unit else 1.0)
     if not config.tied_embeddings:
         model.head.reset_parameters()
     nn.init.zeros_(model.head.bias)
@@ -191,8 +223,8 @@ def initialise(model: ByteModel) -> None:
     for block in model.blocks:
         assert isinstance(block, Block)
         inward = [layer for part in block.mixer.parts for layer in part.inward]
-        outward = [*(part.outward for part in block.mixer.parts), block.ffn.fc2]
-        for layer in [*inward, block.ffn.fc1, *outward]:
+        outward = [*(part.outward for part in block.mixer.parts), *block.hidden[1:]]
+        for layer in [*inward, *block.hidden[:1], *outward]:
             layer.initialise(0.0 if unit and layer in outward else 1.0)
         block.mixer.reset()
 

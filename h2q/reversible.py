@@ -1,6 +1,7 @@
 """A backward pass whose memory does not grow with depth: activations are rebuilt from the output of the stack.
 
-A block with halves is invertible: second −= FFN(LN(first)), then first −= Mixer(LN(second)). So the whole stack is one
+A block with halves is invertible: second −= FFN(LN(first)), then first −= Mixer(LN(second)). (Without feed-forward the
+halves change places behind each block, and back again.) So the whole stack is one
 autograd function that keeps its output only, walks back block by block, and hands all gradients to autograd at once:
 hooks of wrappers fire once for each parameter, also for the shared bank. (Gomez et al. 2017, The Reversible Residual
 Network.) Shapes: `B` lanes, `T` bytes of context, `D` width of a half, `R` rank, `S` blocks of a Kronecker product.
@@ -28,6 +29,11 @@ class Stack:
     keep: Tensor | None = None
     """Where a state is forgotten, (B, T), see `h2q.mixers`."""
 
+    @property
+    def ends_swapped(self) -> bool:
+        """Whether halves have changed places behind the last block: they are put back."""
+        return len(self.blocks) % 2 == 1 and self.blocks[0].ffn is None
+
 
 def run_reversible(
     stack: Stack, first: Tensor, second: Tensor, matrices: Tensor | None, state: Tensor
@@ -54,9 +60,14 @@ def run_reversible_ref(
         added, after = block.mixer_branch(second.to(narrow), for_mixer, stack.dtype, before, stack.keep)
         first = first + added
         states.append(before if after is None else after)
-        second = second + block.ffn_branch(first.to(narrow), for_ffn, stack.dtype)
+        if block.ffn is None:
+            first, second = second, first
+        else:
+            second = second + block.ffn_branch(first.to(narrow), for_ffn, stack.dtype)
         if stack.energy:
             energies.append(stream_energy(first.to(narrow), second.to(narrow)))
+    if stack.ends_swapped:
+        first, second = second, first
     return first.to(narrow), second.to(narrow), torch.stack(states, 1), *energies
 
 
@@ -69,7 +80,7 @@ class _Reversible(Function):
         with torch.no_grad():
             narrow = first.dtype
             first, second = first.to(torch.float64, copy=True), second.to(torch.float64, copy=True)
-            states, energies = _run(stack, first, second, narrow, matrices, state)
+            first, second, states, energies = _run(stack, first, second, narrow, matrices, state)
         ctx.save_for_backward(first, second, matrices, state)
         ctx.mark_non_differentiable(*energies)
         # A copy even in a float64 model: what is saved must not be an output that a caller could change.
@@ -83,16 +94,22 @@ class _Reversible(Function):
         first, second, to_first, to_second = first.clone(), second.clone(), to_first.clone(), to_second.clone()
         to_matrices = None if matrices is None else torch.zeros_like(matrices)
         to_state = torch.empty_like(state)
+        if stack.ends_swapped:
+            first, second, to_first, to_second = second, first, to_second, to_first
         gradients: dict[nn.Parameter, Tensor] = {}
         with torch.autocast(first.device.type, enabled=False):
             for number, block in reversed(list(enumerate(stack.blocks))):
-                ffn = _Branch(
-                    lambda x, active, _, block=block: (block.ffn_branch(x, active, stack.dtype), None),
-                    [*block.norm2.parameters(), *block.ffn.parameters()],
-                    stack.ffn_rank,
-                )
-                none = state[:, number, :0]
-                ffn.undo(second, first, to_second, to_first, matrices, to_matrices, gradients, none, none)
+                if block.ffn is None:
+                    first, second, to_first, to_second = second, first, to_second, to_first
+                else:
+                    assert block.norm2 is not None
+                    ffn = _Branch(
+                        lambda x, active, _, block=block: (block.ffn_branch(x, active, stack.dtype), None),
+                        [*block.norm2.parameters(), *block.ffn.parameters()],
+                        stack.ffn_rank,
+                    )
+                    none = state[:, number, :0]
+                    ffn.undo(second, first, to_second, to_first, matrices, to_matrices, gradients, none, none)
                 mixer = _Branch(
                     lambda x, active, before, block=block: block.mixer_branch(
                         x, active, stack.dtype, before, stack.keep
@@ -117,18 +134,23 @@ class _Reversible(Function):
 
 def _run(
     stack: Stack, first: Tensor, second: Tensor, narrow: torch.dtype, matrices: Tensor | None, state: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Run the blocks on the halves, in place; the state behind each, and the energies."""
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Run the blocks on the halves, in place; the halves, the state behind each block, and the energies."""
     states, energies = [], []
     for_mixer, for_ffn = _active(matrices, stack.mixer_rank), _active(matrices, stack.ffn_rank)
     for block, before in zip(stack.blocks, state.unbind(1)):
         added, after = block.mixer_branch(second.to(narrow), for_mixer, stack.dtype, before, stack.keep)
         first += added
         states.append(before if after is None else after)
-        second += block.ffn_branch(first.to(narrow), for_ffn, stack.dtype)
+        if block.ffn is None:
+            first, second = second, first
+        else:
+            second += block.ffn_branch(first.to(narrow), for_ffn, stack.dtype)
         if stack.energy:
             energies.append(stream_energy(first.to(narrow), second.to(narrow)))
-    return states, energies
+    if stack.ends_swapped:
+        first, second = second, first
+    return first, second, states, energies
 
 
 @dataclass(frozen=True)

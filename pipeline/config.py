@@ -107,16 +107,24 @@ class TrainingConfig(FromDict):
     """Factor on the learning rate of the structure bank, which moves every layer at once."""
     factor_lr: float = 1.0
     """Factor on the learning rate of the layers' own factors."""
+    embedding_lr: float = 1.0
+    """Factor on the learning rate of the embeddings of bytes and positions."""
+    table_lr: float = 1.0
+    """Factor on the learning rate of the tables of n-grams, most rows of which a step does not see."""
     weight_decay: float = 0.02
     """AdamW's weight decay, of the structure bank and weight matrices only."""
+    table_decay: float = 0.0
+    """AdamW's weight decay of the tables of n-grams."""
     beta2: float = 0.95
     """AdamW's decay of the second moment."""
     warmup: int = 100
     """Steps over which the learning rate rises linearly; of a short run at most a third."""
     schedule: Literal["cosine", "constant", "warm-down"] = "cosine"
-    """Learning rate after the warm-up: cosine to a tenth at the last step, or constant. Where a resume changes `steps`,
+    """Learning rate after the warm-up: cosine to `floor` at the last step, or constant. Where a resume changes `steps`,
     cosine goes on along the curve of the new number, which can be higher; `warm-down` goes from the rate so far down to
-    a tenth of it at the last step (a new run: as cosine)."""
+    `floor` of it at the last step (a new run: as cosine)."""
+    floor: float = 0.1
+    """Share of the peak learning rate that is left at the last step."""
     clip: float = 1.0
     """Largest global gradient norm."""
     axiom_lambda: float = 0.1
@@ -152,12 +160,21 @@ class TrainingConfig(FromDict):
             self.evaluate_bytes is None or self.evaluate_bytes >= 2,
             f"training.evaluate_bytes must be at least 2, got {self.evaluate_bytes}",
         )
-        for name in ("warmup", "weight_decay", "axiom_lambda", "independence_lambda", "seed", "rollback_limit"):
+        for name in (
+            "warmup",
+            "weight_decay",
+            "table_decay",
+            "axiom_lambda",
+            "independence_lambda",
+            "seed",
+            "rollback_limit",
+        ):
             require(getattr(self, name) >= 0, f"training.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("learning_rate", "bank_lr", "factor_lr", "clip"):
+        for name in ("learning_rate", "bank_lr", "factor_lr", "embedding_lr", "table_lr", "clip"):
             require(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
         require(self.horizon >= 1, f"training.horizon must be at least 1 chunk, got {self.horizon}")
         require(0 <= self.cold_starts <= 1, f"training.cold_starts must be a share from 0 to 1, got {self.cold_starts}")
+        require(0 <= self.floor <= 1, f"training.floor must be a share from 0 to 1, got {self.floor}")
         require(0 <= self.beta2 < 1, f"training.beta2 must be at least 0 and below 1, got {self.beta2}")
 
 
@@ -298,6 +315,10 @@ class RunConfig(FromDict):
         require(
             not self.growth.enabled or self.model.kind in growing(),
             f"growth.enabled needs layers with ranks: model.kind one of {', '.join(growing())}, got {self.model.kind}",
+        )
+        require(
+            not self.growth.enabled or self.model.feed_forward or self.growth.where == "all",
+            "growth.where ffn grows feed-forward layers, and the model has none: use --growth.where all",
         )
         require(
             not self.growth.enabled or self.model.storage_rank > self.model.fixed_rank,

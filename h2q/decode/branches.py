@@ -8,7 +8,7 @@ Shapes: `T` bytes of context, `n` positions, `t` of them up to now, `D` width of
 the weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from h2q.kernels.rotation import PHASE_EPS
 from h2q.kernels.scan import quaternion_product
 from h2q.mixers.attention import rotate_phase_ref
 from h2q.mixers.state import rotation
+from h2q.tables import NgramTables
 
 KEPT_VIEWS = 512
 """Positions for which the views of the cache are kept: making them costs as much as a product."""
@@ -125,19 +126,37 @@ class SteppedState:
         self._outward.add(self._y, stream)
 
 
-class CachedFeedForward:
-    """The feed-forward layers for one position (formed), and for n (n, D), behind their norm."""
+class SteppedTables:
+    """The tables of n-grams, a byte at a time: what they add to both halves of the stream (halves, formed)."""
 
-    def __init__(self, ffn: Any, shared: SharedMatrices | None) -> None:
-        self._fc1 = new_product([ffn.fc1], shared, gains=(ROOT_HALF,))
-        self._fc2 = new_product([ffn.fc2], shared, inner=ROOT_HALF)
+    def __init__(self, tables: NgramTables, stream: Tensor) -> None:
+        self._tables, self.context, first = tables, tables.context, 0
+        flat, self._parts = stream.view(len(stream), -1), []
+        for weight in tables.weights:
+            width = weight.shape[1]
+            self._parts.append((flat[:, first : first + width], weight.detach().unbind()))
+            first += width
+
+    def add(self, symbols: Sequence[int]) -> None:
+        """Behind the last C + 1 symbols, newest last."""
+        for row, (part, rows) in zip(self._tables.rows(symbols), self._parts):
+            part.add_(rows[row])
+
+
+class CachedFeedForward:
+    """Norm and feed-forward layers of a block, for one position (formed), and for n (n, D)."""
+
+    def __init__(self, block: Any, formed: tuple[int, ...], shared: SharedMatrices | None) -> None:
+        self._norm, self._formed = block.norm2, normaliser(block.norm2, formed)
+        self._fc1 = new_product([block.ffn.fc1], shared, gains=(ROOT_HALF,))
+        self._fc2 = new_product([block.ffn.fc2], shared, inner=ROOT_HALF)
 
     def one(self, x: Tensor, stream: Tensor) -> None:
         """Adds to the stream."""
-        self._fc2.add(_gelu(self._fc1.one(x)), stream)
+        self._fc2.add(_gelu(self._fc1.one(self._formed(x))), stream)
 
     def all(self, x: Tensor) -> Tensor:
-        return self._fc2.all(_gelu(self._fc1.all(x)[:, 0]))[:, 0]
+        return self._fc2.all(_gelu(self._fc1.all(self._norm(x))[:, 0]))[:, 0]
 
 
 def _gelu(u: Tensor) -> Tensor:

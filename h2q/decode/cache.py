@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from h2q.block import Block
-from h2q.decode.branches import CachedAttention, CachedFeedForward, KeysAndValues, normaliser
+from h2q.decode.branches import CachedAttention, CachedFeedForward, KeysAndValues, SteppedTables, normaliser
 from h2q.decode.graph import Replayed
 from h2q.decode.products import SharedMatrices
 from h2q.errors import require
@@ -47,7 +47,9 @@ def factored(model: ByteModel, products: Literal["auto", "factors", "weights"]) 
     """Whether Hamilton layers are applied as their factors, see `decoder`."""
     if model.bank is None or products != "auto":
         return model.bank is not None and products == "factors"
-    layers = sum(3 + 1 for _ in model.blocks[0].mixer.parts) + 2  # type: ignore[union-attr]
+    first = model.blocks[0]
+    assert isinstance(first, Block)
+    layers = sum(3 + 1 for _ in first.mixer.parts) + len(first.hidden)
     weights = layers * model.config.depth * model.config.width**2 * model.dtype.itemsize
     return model.device.type == "cpu" and weights > SMALL_WEIGHTS
 
@@ -81,10 +83,10 @@ class Cached:
         ]
         formed = (config.blocks, config.factor) if factored else (config.width,)
         blocks = [block for block in model.blocks if isinstance(block, Block)]
-        self._norms = [(block.norm1, block.norm2) for block in blocks]
-        self._formed = [(normaliser(block.norm1, formed), normaliser(block.norm2, formed)) for block in blocks]
+        self._norms = [block.norm1 for block in blocks]
+        self._formed = [normaliser(block.norm1, formed) for block in blocks]
         self._attention = [CachedAttention(block.mixer, config, formed, shared[0]) for block in blocks]
-        self._ffn = [CachedFeedForward(block.ffn, shared[1]) for block in blocks]
+        self._ffn = [None if block.ffn is None else CachedFeedForward(block, formed, shared[1]) for block in blocks]
         halves = config.dim // config.width
         self._norm = normaliser(model.norm, (config.dim,))
         self._tokens = weight.view(config.vocab, halves, *formed)
@@ -93,6 +95,7 @@ class Cached:
         self._position = None if self._positions is None else self._positions.unbind()
         self._stream = torch.empty_like(self._tokens[0])
         self._halves = self._stream[0], self._stream[-1]
+        self._tables = None if model.tables is None else SteppedTables(model.tables, self._stream)
         self._cache = KeysAndValues(config, formed, weight)
 
     @torch.inference_mode()
@@ -100,34 +103,45 @@ class Cached:
         grown = len(context) == len(self._seen) + 1 and context.startswith(self._seen)
         # Cleared meanwhile: an interrupted pass must leave nothing to build on.
         self._seen = b""
-        hidden = self._step(len(context) - 1, context[-1]) if grown and len(context) > 1 else self._start(context)
+        hidden = self._step(context) if grown and len(context) > 1 else self._start(context)
         self._seen = bytes(context)
         model = self._model
         return torch.addmv(model.head.bias, model.head.weight, self._norm(hidden))
 
-    def _step(self, position: int, byte: int) -> Tensor:
+    def _step(self, context: bytes) -> Tensor:
         """One more byte → the stream at it, (dim,)."""
+        position, byte = len(context) - 1, context[-1]
         if self._position is None:
             self._stream.copy_(self._token[byte])
         else:
             torch.add(self._token[byte], self._position[position], out=self._stream)
+        if self._tables is not None:
+            count = self._tables.context
+            self._tables.add([0] * count + [byte + 1 for byte in context[-count - 1 :]])
         first, second = self._halves
-        for (norm1, norm2), attention, ffn, views in zip(
-            self._formed, self._attention, self._ffn, self._cache.at(position)
-        ):
-            attention.one(norm1(second), first, *views)
-            ffn.one(norm2(first), second)
+        for norm, attention, ffn, views in zip(self._formed, self._attention, self._ffn, self._cache.at(position)):
+            attention.one(norm(second), first, *views)
+            if ffn is None:
+                first, second = second, first
+            else:
+                ffn.one(first, second)
         return self._stream.view(-1)
 
     def _start(self, context: bytes) -> Tensor:
         """A context from its beginning → the stream at its last byte, (dim,)."""
         x = torch.tensor(list(context), device=self._stream.device)
         stream = self._tokens[x]
+        if self._model.tables is not None:
+            added, _ = self._model.tables(x[None], x.new_zeros(1, self._model.tables.context))
+            stream.flatten(2)[..., : added.shape[-1]] += added[0, :, None]
         if self._positions is not None:
             stream = stream + self._positions[: len(x)]
         stream = stream.view(*stream.shape[:2], -1).transpose(0, 1).contiguous()
         first, second = stream[0], stream[-1]
-        for (norm1, norm2), attention, ffn, cache in zip(self._norms, self._attention, self._ffn, self._cache.all):
-            first += attention.all(norm1(second), cache)
-            second += ffn.all(norm2(first))
+        for norm, attention, ffn, cache in zip(self._norms, self._attention, self._ffn, self._cache.all):
+            first += attention.all(norm(second), cache)
+            if ffn is None:
+                first, second = second, first
+            else:
+                second += ffn.all(first)
         return stream[:, -1].reshape(-1)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from h2q.block import Block
-from h2q.decode.branches import CachedAttention, CachedFeedForward, KeysAndValues, SteppedState, normaliser
+from h2q.decode.branches import (
+    CachedAttention,
+    CachedFeedForward,
+    KeysAndValues,
+    SteppedState,
+    SteppedTables,
+    normaliser,
+)
 from h2q.decode.cache import factored
 from h2q.decode.products import SharedMatrices
 from h2q.errors import require
@@ -43,7 +50,7 @@ class Session:
             for rank in (model.mixer_rank, model.ffn_rank)
         )
         self.state = model.new_state(1)[0]
-        """(depth, size), changed in place."""
+        """(depth, size), with tables a row more (see `ByteModel.new_state`), changed in place."""
         self._position = 0
         self._cache = KeysAndValues(config, formed, weight)
         self._blocks = []
@@ -56,8 +63,7 @@ class Session:
                     normaliser(block.norm1, formed),
                     [CachedAttention(part, config, formed, for_mixer) for part in attending],
                     [SteppedState(part, formed, for_mixer, state) for part in stepping],
-                    normaliser(block.norm2, formed),
-                    CachedFeedForward(block.ffn, for_ffn),
+                    None if block.ffn is None else CachedFeedForward(block, formed, for_ffn),
                 )
             )
         self._attends = any(attention for _, attention, *_ in self._blocks)
@@ -65,6 +71,7 @@ class Session:
         self._token = weight.view(config.vocab, config.dim // config.width, *formed).unbind()
         self._stream = torch.empty_like(self._token[0])
         self._halves = self._stream[0], self._stream[-1]
+        self._tables = None if model.tables is None else SteppedTables(model.tables, self._stream)
         self._logits = weight.new_zeros(config.vocab)
 
     @torch.inference_mode()
@@ -118,15 +125,23 @@ class Session:
     def _step(self, byte: int) -> Tensor:
         """One more byte."""
         self._stream.copy_(self._token[byte])
+        if self._tables is not None:
+            recent = self.state[-1, : self._tables.context]
+            symbols = [*map(int, recent.tolist()), byte + 1]
+            self._tables.add(symbols)
+            recent.copy_(torch.tensor(symbols[1:]))
         first, second = self._halves
         views = self._cache.at(self._position) if self._attends else [()] * len(self._blocks)
-        for (norm1, attending, stepping, norm2, ffn), view in zip(self._blocks, views):
-            x = norm1(second)
+        for (norm, attending, stepping, ffn), view in zip(self._blocks, views):
+            x = norm(second)
             for attention in attending:
                 attention.one(x, first, *view)
             for state in stepping:
                 state.one(x, first)
-            ffn.one(norm2(first), second)
+            if ffn is None:
+                first, second = second, first
+            else:
+                ffn.one(first, second)
         if self._attends:
             self._position = (self._position + 1) % self._model.config.seq_len
         head = self._model.head

@@ -38,9 +38,10 @@ class StaticDecoder:
         """Column of the newest byte, the same for all streams."""
         self.logits = weight.new_zeros(streams, config.vocab)
         """Logits after the newest byte, (B, V)."""
-        # The kernels know learned positions only.
-        learned = model.pos_emb is not None
-        self.kernels = kernels_for(self.device, self.dtype) if fused and learned else None
+        # The kernels know learned positions only, and no tables.
+        known = model.pos_emb is not None and model.tables is None
+        self.kernels = kernels_for(self.device, self.dtype) if fused and known else None
+        self._tables = model.tables
         ranks = model.mixer_rank, model.ffn_rank
         matrices = [None if model.bank is None else model.bank.matrices(rank) for rank in ranks]
         self._blocks = [
@@ -55,6 +56,8 @@ class StaticDecoder:
         self._norm = model.norm
         self._head = _Affine(model.head.weight.detach().to(self.dtype), model.head.bias.detach().to(self.dtype))
         self._columns = torch.arange(config.seq_len, device=self.device)
+        if model.tables is not None:
+            self._back = torch.arange(model.tables.context, 0, -1, device=self.device)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -67,10 +70,18 @@ class StaticDecoder:
             # A symbol beyond the alphabet stands where nothing could be drawn.
             symbols = self.window.index_select(1, at).view(-1).clamp_(max=self.config.vocab - 1)
             stream = self._tokens.index_select(1, symbols).add_(self._positions.index_select(1, at))
+            if self._tables is not None:
+                places = at - self._back
+                recent = (self.window.index_select(1, places.clamp(min=0)) + 1) * (places >= 0)
+                added, _ = self._tables(symbols[:, None], recent)
+                stream[..., : added.shape[-1]] += added[:, 0]
         first, second = stream[0], stream[-1]
         for block in self._blocks:
             block.attend(second, first, self.position, seen)
-            block.feed(first, second)
+            if block.feeds:
+                block.feed(first, second)
+            else:
+                first, second = second, first
         self._finish(stream)
 
     @torch.inference_mode()
@@ -78,10 +89,16 @@ class StaticDecoder:
         """The contexts that stand in the first `length` columns, from their beginning."""
         symbols = self.window[:, :length].clamp(max=self.config.vocab - 1)
         stream = self._tokens[:, symbols].add_(self._positions[:, None, :length])
+        if self._tables is not None:
+            added, _ = self._tables(symbols, symbols.new_zeros(len(symbols), self._tables.context))
+            stream[..., : added.shape[-1]] += added
         first, second = stream[0], stream[-1]
         for block in self._blocks:
             block.attend_all(second, first)
-            block.feed_all(first, second)
+            if block.feeds:
+                block.feed_all(first, second)
+            else:
+                first, second = second, first
         self.position.fill_(length - 1)
         self._finish(stream[:, :, -1])
 
@@ -122,7 +139,7 @@ class _StaticBlock:
         self._heads, self._size, self._rotates = config.heads, config.width // config.heads, config.phase_rotation
         self._dtype, self._kernels = dtype, kernels
         self._few = kernels is not None and streams <= kernels.few
-        self._norm1, self._norm2 = block.norm1, block.norm2
+        self._norm1: nn.Module = block.norm1
 
         def affine(layers: list, matrices: Tensor | None) -> _Affine:
             bias = torch.cat([layer.bias.detach() for layer in layers]).to(dtype)
@@ -130,7 +147,10 @@ class _StaticBlock:
 
         self._inward = affine([attention.q_proj, attention.k_proj, attention.v_proj], for_attention)
         self._outward = affine([attention.o_proj], for_attention)
-        self._fc1, self._fc2 = affine([block.ffn.fc1], for_ffn), affine([block.ffn.fc2], for_ffn)
+        self.feeds = block.ffn is not None
+        if block.ffn is not None and block.norm2 is not None:
+            self._norm2: nn.Module = block.norm2
+            self._fc1, self._fc2 = affine([block.ffn.fc1], for_ffn), affine([block.ffn.fc2], for_ffn)
         self._slopes = attention.slopes()
         self._places = torch.arange(config.seq_len, device=model.device)
         shape = (2, streams, self._heads, config.seq_len, self._size)

@@ -5,7 +5,7 @@ each) in what is multiplied for every byte: projections, scores and mixtures of 
 and what the reversible mode computes again, does not count. (Chowdhery et al. 2022, PaLM, appendix B.)
 """
 
-from h2q.baselines import MIXING_LAYERS
+from h2q.baselines import products
 from h2q.config import ModelConfig
 
 BF16_PEAKS = {
@@ -31,7 +31,7 @@ BF16_PEAKS = {
 
 def model_flops(config: ModelConfig) -> float:
     """FLOP of a training step for each byte."""
-    projections = (MIXING_LAYERS.get(config.mixer, 4) + 2 * config.ffn_expansion) * config.width**2
+    projections = products(config) * config.width**2
     # Scores and mixture, each over half the context on average.
     attention = config.width * (config.seq_len + 1) if config.mixer != "state" else 0
     return 6 * (config.depth * (projections + attention) + config.dim * config.vocab)

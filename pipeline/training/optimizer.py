@@ -30,12 +30,13 @@ class AdamW(torch.optim.AdamW):
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
-    """AdamW with a group each for the structure bank, the factors, weight matrices, and all that is not decayed.
+    """AdamW with a group each for the structure bank, the factors, weight matrices, embeddings, tables of n-grams, and
+    all else.
 
-    The bank moves every layer at once and a factor is one core of a product, so each has its own factor on the learning
-    rate (`scale` of its group), times that which the weight family has for its cores. Norms, biases and embeddings are
-    not decayed. On CUDA each group's rate is a tensor
-    there, which a captured step reads again at each replay.
+    The bank moves every layer at once, a factor is one core of a product, most rows of a table are not seen by a step:
+    so each has its own factor on the learning rate (`scale` of its group), times that which the weight family has for
+    its cores. Norms, biases and embeddings are not decayed. On CUDA each group's rate is a tensor there, which a
+    captured step reads again at each replay.
     """
     device = next(model.parameters()).device
     cuda = device.type == "cuda"
@@ -47,8 +48,13 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault((_group(name, parameter), rates.get(name, 1.0)), []).append(parameter)
-    scales = {"bank": training.bank_lr, "factors": training.factor_lr}
-    decays = {"undecayed": 0.0}
+    scales = {
+        "bank": training.bank_lr,
+        "factors": training.factor_lr,
+        "embeddings": training.embedding_lr,
+        "tables": training.table_lr,
+    }
+    decays = {"undecayed": 0.0, "embeddings": 0.0, "tables": training.table_decay}
     return AdamW(
         [
             {
@@ -72,7 +78,11 @@ def _group(name: str, parameter: nn.Parameter) -> str:
         return "bank"
     if name.endswith("factors"):
         return "factors"
-    if parameter.ndim < 2 or "norm" in name or "emb" in name:
+    if name.startswith("tables."):
+        return "tables"
+    if "emb" in name:
+        return "embeddings"
+    if parameter.ndim < 2 or "norm" in name:
         return "undecayed"
     return "matrices"
 

@@ -145,7 +145,7 @@ def _say_what_restarts(state: dict[str, Any], config: RunConfig, display: Displa
         told = f"learning rate {was:.2g} → {now:.2g}, along the {training.schedule} schedule of {training.steps} steps"
         display.say(f"{told}; with --training.schedule warm-down it goes down from {was:.2g}")
     elif leg is not None and leg["step"] == step:
-        display.say(f"learning rate from {was:.2g} down to a tenth of it at step {training.steps}")
+        display.say(f"learning rate from {was:.2g} down to {training.floor:g} of it at step {training.steps}")
     if config.precision == "fp16" and not state.get("scaler"):
         display.say("precision fp16: the loss scale starts over")
 

@@ -1,8 +1,8 @@
 """What falls due at a step, as pure functions of it: the learning rate, and the evaluations.
 
 The rate of a resumed run: `cosine` and `constant` go on along the curve of its number of steps, whatever it was before.
-`warm-down` starts a leg at the checkpoint that was made under another schedule: from the rate there down to a tenth of
-it at the last step.
+`warm-down` starts a leg at the checkpoint that was made under another schedule: from the rate there down to the floor's
+share of it at the last step.
 """
 
 import math
@@ -20,7 +20,7 @@ class Leg(TypedDict):
 
 
 def learning_rate(step: int, training: TrainingConfig, leg: Leg | None = None) -> float:
-    """The learning rate of a step: linear warm-up, then constant, or a cosine to a tenth from its peak or its leg."""
+    """The learning rate of a step: linear warm-up, then constant, or a cosine to the floor from its peak or its leg."""
     warmup = min(training.warmup, training.steps // 3)
     if leg is None and step < warmup:
         return training.learning_rate * (step + 1) / warmup
@@ -28,7 +28,8 @@ def learning_rate(step: int, training: TrainingConfig, leg: Leg | None = None) -
         return training.learning_rate
     first, share = (leg["step"], leg["share"]) if leg else (warmup, 1.0)
     progress = (step - first) / max(1, training.steps - first)
-    return training.learning_rate * share * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    above = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return training.learning_rate * share * (training.floor + (1 - training.floor) * above)
 
 
 def next_leg(step: int, training: TrainingConfig, earlier: TrainingConfig, leg: Leg | None) -> Leg | None:

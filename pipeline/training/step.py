@@ -140,7 +140,7 @@ def memory_of(model: ByteModel, state: Tensor) -> dict[str, Tensor]:
         return {}
     share = torch.tensor([0.5, 0.1, 0.9], device=half_lives.device, dtype=half_lives.dtype)
     median, shorter, longer = half_lives.quantile(share, dim=1)
-    energy = torch.linalg.vector_norm(state, dim=-1).mean(0)
+    energy = torch.linalg.vector_norm(state[:, : model.config.depth], dim=-1).mean(0)
     return {"state_energy": energy, "half_life": median, "half_life_p10": shorter, "half_life_p90": longer}
 
 

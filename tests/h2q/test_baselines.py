@@ -52,6 +52,8 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         ffn_expansion=draw(st.integers(1, 4)) if kind != "hamilton" else 1,
         mixer=draw(st.sampled_from(["attention", "state", "both"])),
         positions=draw(st.sampled_from(["sinusoids", "relative", "none"])),
+        feed_forward=draw(st.booleans()),
+        ngrams=draw(st.sampled_from(["", "2:30x3,4:7x5"])),
     )
 
 
@@ -97,7 +99,7 @@ def test_no_other_width_comes_nearer_than_one_that_is_off(config: ModelConfig, w
     if error > TOLERANCE:
         fields = dense.to_dict() | {"heads": 1}
         for depth in range(1, 2 * config.depth + 1):
-            for dim in range(GRAIN, 2 * config.dim + 1, GRAIN):
+            for dim in range(8 if config.ngrams else GRAIN, 2 * config.dim + 1, GRAIN):
                 other = ModelConfig.from_dict(fields | {"dim": dim, "depth": depth})
                 heads = other.depth * dim / wanted  # Each head may have a slope.
                 assert abs(count(other) / wanted - 1) >= error - heads

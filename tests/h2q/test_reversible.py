@@ -51,7 +51,14 @@ def test_gradients_in_float64(depth, kind):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"head_layout": "published"}, {"phase_rotation": False}, {"dropout": 0.3}, {"positions": "relative"}]
+    "changes",
+    [
+        {"head_layout": "published"},
+        {"phase_rotation": False},
+        {"dropout": 0.3},
+        {"positions": "relative"},
+        {"feed_forward": False},
+    ],
 )
 def test_gradients_of_variants(changes):
     store, reversible = (model.double() for model in pair(3, **changes))

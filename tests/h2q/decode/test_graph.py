@@ -21,6 +21,8 @@ VARIANTS = [
     {},
     {"phase_rotation": False},
     {"halves": False, "phase_rotation": False, "dim": 32},
+    {"ngrams": "2:50x3,4:40x5"},
+    {"ngrams": "14:50x8", "feed_forward": False, "depth": 3},
     {"kind": "dense", "halves": False, "tied_embeddings": False, "final_norm": False},
     {"kind": "dense", "ffn_expansion": 2},
     {"init": "published", "final_norm": False, "tied_embeddings": False},

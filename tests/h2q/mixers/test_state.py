@@ -23,6 +23,9 @@ VARIANTS = [
     {"kind": "dense"},
     {"halves": False, "phase_rotation": False, "dim": 32},
     {"memory": "reversible"},
+    {"ngrams": "2:50x3,4:40x5", "feed_forward": False, "depth": 3},
+    {"ngrams": "3:50x8", "feed_forward": False, "memory": "reversible", "depth": 3},
+    {"ngrams": "9:50x8", "kind": "dense", "feed_forward": False, "halves": False, "phase_rotation": False, "dim": 32},
 ]
 
 
@@ -70,28 +73,29 @@ def test_both_cut_into_chunks_is_one_window(mixer):
     assert not torch.allclose(whole[:, 8:16], model(x[:, 8:16])), "what came before counts"
 
 
-@pytest.mark.parametrize("changes", [{"mixer": mixer} for mixer in ("state", "both")] + VARIANTS[1:3])
+@pytest.mark.parametrize("changes", [{"mixer": mixer} for mixer in ("state", "both")] + VARIANTS[1:3] + VARIANTS[6:7])
 def test_the_reversible_backward_takes_a_state_in_and_out(changes):
     found = []
     x, generator = torch.randint(256, (2, 8)), torch.Generator().manual_seed(1)
-    weights = torch.randn(2, 2, 32, generator=generator, dtype=torch.float64)
+    weights = torch.randn(2, 4, 32, generator=generator, dtype=torch.float64)
     for memory in ("store", "reversible"):
         model = lively(memory=memory, **changes).double()
         start = (0.5 * torch.ones_like(model.new_state(2))).requires_grad_()
         reset = torch.zeros(2, 8, dtype=torch.bool)
         reset[1, 3] = True
         logits, state = model(x, state=start, reset=reset)
-        (logits.square().mean() + (state * weights).sum()).backward()
+        (logits.square().mean() + (state * weights[:, : state.shape[1]]).sum()).backward()
         gradients = [parameter.grad for parameter in model.parameters()]
         assert all(gradient is not None for gradient in gradients)
         found.append([logits, state, start.grad, *gradients])
     for store, reversible in zip(*found):
         torch.testing.assert_close(store, reversible, rtol=1e-8, atol=1e-10)
-    assert found[0][2][0].abs().min() > 0, "the first lane remembers its start"
+    assert found[0][2][0, : changes.get("depth", 2)].abs().min() > 0, "the first lane remembers its start"
 
 
-def test_a_reset_is_a_fresh_start():
-    model = lively().double()
+@pytest.mark.parametrize("changes", [{}, *VARIANTS[6:]])
+def test_a_reset_is_a_fresh_start(changes):
+    model = lively(**changes).double()
     x, reset = torch.randint(256, (2, 12)), torch.zeros(2, 12, dtype=torch.bool)
     reset[0, 5] = True
     logits, _ = model(x, state=torch.ones_like(model.new_state(2)), reset=reset)

@@ -24,8 +24,8 @@ SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_
 @pytest.mark.parametrize("kind", ["hamilton", "dense", "monarch"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str, tied: bool) -> None:
-    model = ByteModel(ModelConfig(kind=kind, tied_embeddings=tied, **SMALL))  # type: ignore[arg-type]
-    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.1))
+    model = ByteModel(ModelConfig(kind=kind, tied_embeddings=tied, ngrams="2:30x3", **SMALL))
+    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.1, table_decay=0.3))
     grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in model.parameters()}
     assert len(grouped) == len({id(parameter) for parameter in grouped})
@@ -34,16 +34,17 @@ def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str, tied:
         for parameter in group["params"]:
             name = names[id(parameter)]
             spared = "norm" in name or "bias" in name or "emb" in name
-            assert (group["weight_decay"] == 0) == spared, name
+            assert group["weight_decay"] == (0 if spared else 0.3 if "tables" in name else 0.1), name
 
 
-def test_bank_and_factors_have_their_own_learning_rates() -> None:
-    model = ByteModel(ModelConfig(**SMALL))
-    optimizer = build_optimizer(model, TrainingConfig(bank_lr=0.5, factor_lr=3.0))
+def test_bank_factors_embeddings_and_tables_have_their_own_learning_rates() -> None:
+    model = ByteModel(ModelConfig(ngrams="2:30x3", **SMALL))
+    rates_of = {"bank": 0.5, "factors": 3.0, "emb": 2.0, "tables": 6.0}
+    optimizer = build_optimizer(model, TrainingConfig(bank_lr=0.5, factor_lr=3.0, embedding_lr=2.0, table_lr=6.0))
     set_learning_rate(optimizer, 1e-2)
     rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
-        factor = 0.5 if name.startswith("bank") else 3.0 if name.endswith("factors") else 1.0
+        factor = next((rate for part, rate in rates_of.items() if part in name), 1.0)
         assert rates[id(parameter)] == pytest.approx(1e-2 * factor), name
 
 

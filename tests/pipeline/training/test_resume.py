@@ -151,9 +151,9 @@ def test_how_the_learning_rate_goes_on_is_said_and_may_be_chosen(tmp_path: Path,
     _, _, said = train(resumed(folder, steps=24))
     assert "learning rate 0.001 → 0.0061, along the cosine schedule of 24 steps; with --training.schedule" in said
     _, _, said = train(resumed(folder, steps=36, schedule="warm-down"))
-    assert "learning rate from 0.001 down to a tenth of it at step 36" in said
+    assert "learning rate from 0.001 down to 0.1 of it at step 36" in said
     _, _, said = train(resumed(folder, steps=40))
-    assert "learning rate from 0.0001 down to a tenth of it at step 40" in said
+    assert "learning rate from 0.0001 down to 0.1 of it at step 40" in said
     rates = dict(zip(*series(read_journal(folder.journal), "learning_rate")))
     assert rates[10] == pytest.approx(learning_rate(10, TrainingConfig(steps=12, warmup=2, learning_rate=1e-2)))
     assert rates[12] == pytest.approx(learning_rate(12, TrainingConfig(steps=24, warmup=2, learning_rate=1e-2)))
