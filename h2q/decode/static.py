@@ -139,7 +139,7 @@ class _StaticBlock:
         self._heads, self._size, self._rotates = config.heads, config.width // config.heads, config.phase_rotation
         self._dtype, self._kernels = dtype, kernels
         self._few = kernels is not None and streams <= kernels.few
-        self._norm1: nn.Module = block.norm1
+        self._norm1 = block.norm1
 
         def affine(layers: list, matrices: Tensor | None) -> _Affine:
             bias = torch.cat([layer.bias.detach() for layer in layers]).to(dtype)
@@ -149,7 +149,7 @@ class _StaticBlock:
         self._outward = affine([attention.o_proj], for_attention)
         self.feeds = block.ffn is not None
         if block.ffn is not None and block.norm2 is not None:
-            self._norm2: nn.Module = block.norm2
+            self._norm2 = block.norm2
             self._fc1, self._fc2 = affine([block.ffn.fc1], for_ffn), affine([block.ffn.fc2], for_ffn)
         self._slopes = attention.slopes()
         self._places = torch.arange(config.seq_len, device=model.device)

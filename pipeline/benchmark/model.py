@@ -217,7 +217,9 @@ class PublishedFormulation(nn.Module):
         return self._linear(attention.o_proj, rotate_phase_ref(y) if attention.phase_rotation else y)
 
     def _feed(self, block: Block, x: Tensor) -> Tensor:
-        return self._linear(block.ffn.fc2, functional.gelu(self._linear(block.ffn.fc1, block.norm2(x))))
+        assert block.norm2 is not None
+        widening, narrowing = block.hidden
+        return self._linear(narrowing, functional.gelu(self._linear(widening, block.norm2(x))))
 
     def _linear(self, layer: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(layer, HamiltonLinear) and self.model.bank is not None
