@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import tarfile
@@ -61,6 +62,9 @@ class Stream:
         part, self._ahead = self._ahead[:size], self._ahead[size:]
         return part
 
+    def close(self) -> None:
+        """As Arrow asks of a file that it has read; whoever opened it closes it."""
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -110,14 +114,38 @@ def _zip_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
         raise ValueError(f"a zip archive that is a {PurePosixPath(label).suffix} file is not read")
     if stream.whole is None:
         raise ValueError("a zip archive inside another file is not read")
-    with zipfile.ZipFile(stream.whole) as archive:
+    with zipfile.ZipFile(_Seekable(stream.whole)) as archive:
         for info in archive.infolist():
             if info.is_dir():
                 continue
+            if info.flag_bits & 1:
+                raise ValueError(f"{info.filename} in it is encrypted")
             if info.compress_type not in _ZIP_METHODS:
                 raise ValueError(f"{info.filename} is compressed in a way that is not read ({info.compress_type})")
             with archive.open(info) as member:
                 yield info.filename, Stream(member.read)
+
+
+class _Seekable(io.RawIOBase):
+    """A file of Arrow's as zipfile wants one, which tries places before the beginning and takes an OSError for no."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        start = (0, self._file.tell(), self._file.size())[whence]
+        if start + offset < 0:
+            raise OSError("a place before the beginning of the file")
+        return self._file.seek(start + offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._file.read(None if size == -1 else size)
+
+    def seekable(self) -> bool:
+        return True
 
 
 def _tar_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:

@@ -51,8 +51,9 @@ def not_plain(files: list[ListedFile], invalid: Invalid) -> list[ListedFile]:
 
     def is_plain(file: ListedFile) -> bool:
         head = storage.head(file.path, _head_size(file.label))
-        packed = packing_of(head) is not None
-        return not packed and not _is_binary(file.label) and _shape(head, file.label, invalid) == (None, None)
+        if packing_of(head) is not None:
+            return False
+        return _is_binary(file.label) or _shape(head, file.label, invalid) == (None, None)
 
     if not files or not isinstance(files[0].path, UriPath):
         return [file for file in files if not is_plain(file)]
@@ -100,6 +101,11 @@ class Unpacking:
                 return [self._write(leaf, path, folder, number) for number, leaf in enumerate(found)]
         except UserError:
             raise
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not the {error.encoding.upper()} that it begins as: {error.reason}; mend or remove the "
+                "file, or give --corpus.invalid replace (U+FFFD)"
+            ) from None
         except BROKEN as error:
             raise UserError(f"{path} cannot be unpacked: {first_line(error)}; mend or remove the file") from None
 

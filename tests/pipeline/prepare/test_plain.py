@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import gc
 import gzip
 import io
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from h2q.errors import UserError
@@ -20,7 +22,7 @@ from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.prepare.encodings import encoding_of
 from pipeline.prepare.packing import Stream, leaves, packing_of
-from pipeline.prepare.plain import run_unpacking, unpackings
+from pipeline.prepare.plain import not_plain, run_unpacking, unpackings
 from pipeline.prepare.prepare import prepare
 from pipeline.storage.listing import find
 
@@ -65,6 +67,11 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     "tar": lambda data: tarred({"text.txt": data}),
     "tgz": lambda data: gzip.compress(tarred({"./text.txt": data})),
 }
+
+
+ENCRYPTED = bytearray(zipped({"a": TEXT}))
+"""Says so of its one file, there and in its directory."""
+ENCRYPTED[6] = ENCRYPTED[ENCRYPTED.index(b"PK\x01\x02") + 8] = 1
 
 
 def made(tmp_path: Path, path: Path | None = None, local: bool = True, **options) -> Corpus:
@@ -148,6 +155,16 @@ def test_what_packs_itself_is_refused(tmp_path: Path, folder: Path) -> None:
         ("a.pdf", b"%PDF-1.7\n" + bytes(99), "a PDF file is not read"),
         ("a.gz", gzip.compress(zipped({"a": b"text"})), "a zip archive inside another file is not read"),
         ("a.zip", zipped({"a": b"text"}, zipfile.ZIP_LZMA), "compressed in a way that is not read"),
+        ("a.zip", b"PK\x03\x04", "a.zip cannot be unpacked: File is not a zip file"),
+        ("a.zip", b"PK\x05\x06" + bytes(9), "a.zip cannot be unpacked: File is not a zip file"),
+        ("a.zip", zipped({"a": TEXT})[:999], "a.zip cannot be unpacked: File is not a zip file"),
+        ("a.zip", zipped({}), "found 0 bytes in a.zip"),
+        ("a.zip", ENCRYPTED, "a.zip cannot be unpacked: a in it is encrypted"),
+        ("a.gz", gzip.compress(TEXT)[:10], "a.gz cannot be unpacked: Compressed file ended"),
+        ("a.zst", b"", "found 0 bytes"),
+        ("a.zst", PACKED["zst"](TEXT)[:4], "a.zst cannot be unpacked: Truncated"),
+        ("a.tar", tarred({"a": TEXT})[:1500], "a.tar cannot be unpacked: unexpected end of data"),
+        ("a.txt", TEXT.decode().encode("utf-16")[:-1], "a.txt is not the UTF-16-LE that it begins as: truncated data"),
         ("a.gz", gzip.compress(b""), "found 0 bytes in a.gz"),
         ("a.zip", zipped({"a": b""}), "found 0 bytes in a.zip"),
         ("a.zip", zipped({"x/bad.txt": b"text\xff"}), "in/a.zip, x/bad.txt at byte 4 is not valid UTF-8"),
@@ -159,7 +176,8 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(
     (folder / name).write_bytes(data)
     with pytest.raises(UserError) as told:
         made(tmp_path)
-    assert said in str(told.value) and "\n" not in str(told.value) and name in str(told.value)
+    assert said in str(told.value) and "\n" not in str(told.value)
+    assert name in str(told.value) or not data
 
 
 def test_archives_hold_splits_tables_and_files_to_be_left_out(tmp_path: Path, folder: Path) -> None:
@@ -186,6 +204,22 @@ def test_compressed_tables_are_tables(tmp_path: Path, folder: Path) -> None:
     (folder / "c.tsv").write_bytes(b"id\ttext\n1\tplain\n")
     corpus = made(tmp_path)
     assert corpus.manifest["documents"] == 601 and corpus.manifest["bytes"] == 2 * len("".join(rows)) + 5
+
+
+def test_parquet_is_read_where_it_lies(tmp_path: Path, folder: Path) -> None:
+    pq.write_table(pa.table({"text": [f"row {number}" for number in range(300)]}), folder / "a.parquet")
+    assert not_plain(find(str(folder)), "error") == []
+    assert not any("read as" in note for note in made(tmp_path).notes)
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_unpacking_says_nothing_on_the_terminal(
+    tmp_path: Path, folder: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / f"text.{kind}").write_bytes(PACKED[kind](TEXT))
+    made(tmp_path)
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_bytes_are_never_unpacked(tmp_path: Path, folder: Path) -> None:
@@ -224,7 +258,7 @@ def test_tables_in_utf16_are_read(tmp_path: Path, folder: Path, name: str) -> No
 
 def test_half_a_surrogate_pair_in_utf16_is_refused_or_replaced(tmp_path: Path, folder: Path) -> None:
     (folder / "a.txt").write_bytes(codecs.BOM_UTF16_LE + "text ".encode("utf-16-le") * 9 + b"\x00\xd8a\x00")
-    with pytest.raises(UserError, match="cannot be unpacked: 'utf-16-le' codec can't decode"):
+    with pytest.raises(UserError, match="not the UTF-16-LE that it begins as: illegal UTF-16 surrogate"):
         made(tmp_path)
     assert "\ufffd" in content(made(tmp_path, invalid="replace")).decode()
 
