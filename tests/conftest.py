@@ -56,14 +56,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
     """Puts a store that MLflow made, still empty, into a folder; its URI. Making one takes MLflow two seconds."""
-    from mlflow.tracking import MlflowClient
-
     template = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{template}").search_experiments()
 
     def put(folder: Path) -> str:
         path = folder / "mlflow.db"
         if not path.exists():
+            if not template.exists():
+                from mlflow.tracking import MlflowClient
+
+                MlflowClient(f"sqlite:///{template}").search_experiments()
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(template, path)
         return f"sqlite:///{path}"

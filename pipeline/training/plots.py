@@ -46,9 +46,12 @@ def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, 
         chosen = [record for record in records if name in record]
         return [at(record) for record in chosen], [record[name] for record in chosen]
 
-    figure = Figure(figsize=(8, 6.5), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.add_gridspec(2, 3, height_ratios=(3, 1))
+    # Fixed margins: to find better ones, matplotlib draws everything once more.
+    figure = Figure(figsize=(8, 6.5))
+    figure.suptitle(title, y=0.985)
+    grid = figure.add_gridspec(
+        2, 3, height_ratios=(3, 1), left=0.08, right=0.985, top=0.94, bottom=0.04, hspace=0.27, wspace=0.26
+    )
     top = figure.add_subplot(grid[0, :])
     _bits(top, seen("train/bpb"), seen("validation/bpb"), seen("test/bpb"), references)
     axes = [figure.add_subplot(grid[1, column]) for column in range(3)]
@@ -110,12 +113,15 @@ def _range(values: list[float], references: list[float]) -> tuple[float | None, 
 
 
 def _energy_map(records: list[Record], path: Path, title: str) -> None:
+    from matplotlib.figure import Figure
+
     names = sorted({name for record in records for name in record if name.startswith("energy/")})
     if not names:
         return
-    figure, axes = new_figure(1, 1, title)
-    figure.set_size_inches(7, 4.2)
-    axis = axes[0, 0]
+    figure = Figure(figsize=(7, 4.2))  # margins as above
+    figure.suptitle(title, y=0.985)
+    margins = {"left": 0.08, "right": 0.9, "top": 0.84, "bottom": 0.11, "wspace": 0.06}
+    axis, scale = figure.subplots(1, 2, width_ratios=(25, 1), gridspec_kw=margins)
     steps, _ = series(records, names[0])
     image = axis.pcolormesh(
         steps, range(len(names)), [series(records, name)[1] for name in names], shading="nearest", cmap="viridis"
@@ -124,7 +130,7 @@ def _energy_map(records: list[Record], path: Path, title: str) -> None:
     axis.set_ylabel("block")
     axis.set_yticks(range(0, len(names), max(1, len(names) // 12)))
     axis.set_title(_judged([record for record in records if names[0] in record]), fontsize=8, loc="left")
-    figure.colorbar(image, label="energy: mean L2 norm of the residual stream")
+    figure.colorbar(image, cax=scale, label="energy: mean L2 norm of the residual stream")
     save_figure(figure, path)
 
 

@@ -11,12 +11,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, StringIO
 from pathlib import Path
 from typing import IO, Any
+from unittest.mock import patch
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import psutil
@@ -31,10 +32,10 @@ from pipeline.training.summary import Summary
 
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three splits of real English, as WikiText names them: 24, 3 and 3 kB."""
+    """Three splits of real English, as WikiText names them: 24, 1 and 1 kB."""
     folder = tmp_path_factory.mktemp("text")
     text = "".join(pydoc_data.topics.topics.values()).encode()
-    for name, start, stop in (("train", 0, 24_000), ("valid", 24_000, 27_000), ("test", 27_000, 30_000)):
+    for name, start, stop in (("train", 0, 24_000), ("valid", 24_000, 25_000), ("test", 25_000, 26_000)):
         (folder / f"wiki.{name}.raw").write_bytes(text[start:stop])
     return folder
 
@@ -43,7 +44,10 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(
     text_folder: Path, tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path], str]
 ) -> Callable[..., RunConfig]:
-    """Makes the config of a run of seconds in this process; keywords replace fields: `training={"steps": 4}`."""
+    """Makes the config of a run of a second in this process; keywords replace fields: `training={"steps": 4}`.
+
+    It is not tracked, which takes MLflow longer than the run; `tracking={"enabled": True}` tracks it.
+    """
     prepared = tmp_path_factory.mktemp("prepared")
 
     def make(storage: Path, *, growing: bool = False, **changes: Any) -> RunConfig:
@@ -59,7 +63,7 @@ def tiny(
                 steps=12, lanes=4, warmup=2, learning_rate=1e-2, log_every=2, evaluate_every=6, save_every=4, keep=9
             ),
             growth=GrowthConfig(enabled=growing, warmup=3, interval=3, window=1, lookback=2, threshold=0.01),
-            tracking=TrackingConfig(uri=f"sqlite:///{storage / 'mlflow.db'}"),
+            tracking=TrackingConfig(uri=f"sqlite:///{storage / 'mlflow.db'}", enabled=False),
         )
         for name, change in changes.items():
             part = getattr(config, name)
@@ -71,16 +75,18 @@ def tiny(
     return make
 
 
-@pytest.fixture
-def train() -> Callable[[RunConfig], tuple[Summary, RunFolder, str]]:
-    """Trains a run; gives its summary, its folder, and what was said meanwhile."""
+@pytest.fixture(scope="session")
+def train() -> Callable[..., tuple[Summary, RunFolder, str]]:
+    """Trains a run; gives its summary, its folder, and what was said meanwhile. Its pictures, which take longer than
+    the run, are drawn with `pictures=True`."""
 
-    def run(config: RunConfig) -> tuple[Summary, RunFolder, str]:
+    def run(config: RunConfig, *, pictures: bool = False) -> tuple[Summary, RunFolder, str]:
         from pipeline.training.driver import train as train_run
 
         said = StringIO()
         console = Console(file=said, width=200)
-        summary, folder, _ = train_run(config, preset="tiny", command="python jobs/train.py tiny", console=console)
+        with nullcontext() if pictures else patch("pipeline.training.driver.draw"):
+            summary, folder, _ = train_run(config, preset="tiny", command="python jobs/train.py tiny", console=console)
         summary.show(console, folder.path)
         return summary, folder, said.getvalue()
 

@@ -72,7 +72,7 @@ def test_no_password_or_key_is_told(
     variables = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"), hidden[1:], strict=True))
     address, running = tracking_server
     uri = address.replace("://", f"://someone:{hidden[0]}@")
-    config = tiny(tmp_path, tracking={"uri": uri})
+    config = tiny(tmp_path, tracking={"enabled": True, "uri": uri})
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), *options_of(config, PRESETS["laptop"])]
     with running():
         done = subprocess.run(

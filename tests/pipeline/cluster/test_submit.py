@@ -242,7 +242,9 @@ def test_a_submitted_job_trains_over_two_nodes_and_says_so(cluster: Cluster, tmp
     from mlflow.tracking import MlflowClient
 
     storage = tmp_path / "shared"
-    config = replace(tiny(tmp_path, tracking={"uri": None}), local=False, workers=2, storage=str(storage))
+    config = replace(
+        tiny(tmp_path, tracking={"enabled": True, "uri": None}), local=False, workers=2, storage=str(storage)
+    )
     config = replace(config, corpus=replace(config.corpus, prepared="data"))
     # That the project can be imported at all, by the driver and on both nodes, is due to the uploaded folder.
     done = cluster.submit("trains", config)
@@ -346,7 +348,8 @@ def test_a_sweep_has_a_trial_on_each_node_at_once(cluster: Cluster, tmp_path: Pa
     from mlflow.tracking import MlflowClient
 
     long = {"steps": 2000, "evaluate_every": 1000, "save_every": 1000, "log_every": 50}
-    config = replace(tiny(tmp_path, training=long), local=False, storage=str(tmp_path / "shared"), name="sweep")
+    config = tiny(tmp_path, training=long, tracking={"enabled": True}, local=False, name="sweep")
+    config = replace(config, storage=str(tmp_path / "shared"))
     searching = "--search.space training.learning_rate=1e-3,3e-3 --search.algorithm grid --search.scheduler none"
     done = cluster.submit("sweeps", config, *searching.split(), job="jobs/tune.py")
     assert (done.returncode, cluster.status("sweeps")) == (0, "SUCCEEDED"), cluster.logs("sweeps")

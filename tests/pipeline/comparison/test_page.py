@@ -18,7 +18,7 @@ Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
 
 
 def test_the_page_needs_nothing_and_believes_nothing(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, growing=True, tracking={"enabled": False}))
+    _, folder, _ = train(tiny(tmp_path, growing=True))
     run = from_folder(folder)
     comparison = compare([run, replace(run, name="<script>alert(1)</script>", sample="</pre><b>")])
     png = picture(comparison)

@@ -20,17 +20,13 @@ Runs = tuple[str, TrackingConfig, list[RunFolder]]
 
 
 @pytest.fixture(scope="module")
-def runs(tiny: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tiny: Callable[..., RunConfig], train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Two real runs, the second of which trained longer."""
-    from rich.console import Console
-
-    from pipeline.training.driver import train
-
     storage = tmp_path_factory.mktemp("runs")
     folders = []
     for name, steps in (("short", 2), ("long", 12)):
-        config = tiny(storage, name=name, training={"steps": steps})
-        _, folder, _ = train(config, preset="tiny", command="", console=Console(quiet=True))
+        config = tiny(storage, name=name, training={"steps": steps}, tracking={"enabled": True})
+        _, folder, _ = train(config)
         folders.append(folder)
     return config.storage, config.tracking, folders
 

@@ -32,7 +32,7 @@ from pipeline.storage.path import UriPath, locate
 from pipeline.training.summary import Summary
 
 Make = Callable[..., RunConfig]
-Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
+Train = Callable[..., tuple[Summary, RunFolder, str]]
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "commit.json")
 
 
@@ -229,8 +229,8 @@ def test_a_run_on_a_uri_is_trained_resumed_and_found_as_one_on_a_disk(
 
     _, disk, _ = train(tiny(tmp_path))
     uri = store.uri("bucket/runs")
-    config = replace(tiny(tmp_path), storage=uri)
-    summary, whole, said = train(config)
+    config = replace(tiny(tmp_path, tracking={"enabled": True}), storage=uri)
+    summary, whole, said = train(config, pictures=True)
     assert same(disk, whole)
     assert whole.name == "run" and "run s3://bucket/runs/run" in said
     for name in ("config.json", "summary.json", "plots/curves.png", "plots/energy.png", "samples/step-000000012.txt"):

@@ -31,19 +31,12 @@ PROMPT = "for every "
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunConfig]) -> Registered:
+def registered(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunConfig], train: Callable) -> Registered:
     """A run that registered itself at its end: its folder, store, run id and what was said."""
-    from io import StringIO
-
-    from rich.console import Console
-
-    from pipeline.training.driver import train
-
-    config = tiny(tmp_path_factory.mktemp("registered"), tracking={"register": "tiny model"})
-    said = StringIO()
-    summary, folder, _ = train(config, preset="tiny", command="a command", console=Console(file=said, width=200))
+    config = tiny(tmp_path_factory.mktemp("registered"), tracking={"enabled": True, "register": "tiny model"})
+    summary, folder, said = train(config)
     assert summary.mlflow_run_id
-    return folder, MLflowStore(config.tracking), summary.mlflow_run_id, said.getvalue()
+    return folder, MLflowStore(config.tracking), summary.mlflow_run_id, said
 
 
 def test_the_version_holds_the_best_checkpoint_and_no_pickle(registered: Registered) -> None:

@@ -25,7 +25,8 @@ from pipeline.tracking.store import MLflowStore
 from pipeline.training.summary import Summary
 
 Make = Callable[..., RunConfig]
-Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
+Trained = tuple[Summary, RunFolder, str]
+Train = Callable[..., Trained]
 
 TIMES = {"time", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes", "mfu"}
 
@@ -54,8 +55,19 @@ def assert_same(one: RunFolder, other: RunFolder) -> None:
     assert history(one) == history(other)
 
 
-def test_a_run_leaves_all_that_it_promises(tmp_path: Path, tiny: Make, train: Train) -> None:
-    summary, folder, said = train(tiny(tmp_path))
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tracked")
+
+
+@pytest.fixture(scope="module")
+def tracked(place: Path, tiny: Make, train: Train) -> Trained:
+    """A run with all that a run leaves."""
+    return train(tiny(place, tracking={"enabled": True}), pictures=True)
+
+
+def test_a_run_leaves_all_that_it_promises(place: Path, tiny: Make, tracked: Trained) -> None:
+    summary, folder, said = tracked
     promised = (
         "name preset corpus corpus_sha256 parameters steps bytes_seen train_bpb validation_bpb test_bpb "
         "bytes_per_second peak_memory_bytes seconds world_size device precision checkpoint "
@@ -69,7 +81,7 @@ def test_a_run_leaves_all_that_it_promises(tmp_path: Path, tiny: Make, train: Tr
     for name in ("config.json", "plots/curves.png", "plots/energy.png", "samples/step-000000012.txt"):
         assert (folder.path / name).stat().st_size > 0, name
     assert RunConfig.from_dict(json.loads((folder.path / "config.json").read_text())["config"]) == replace(
-        tiny(tmp_path), threads=torch.get_num_threads()
+        tiny(place, tracking={"enabled": True}), threads=torch.get_num_threads()
     )
     for word in ("order-0 entropy", "gzip", "xz", summary.corpus_sha256[:16], "mlflow ui --backend-store-uri"):
         assert word in said
@@ -78,10 +90,10 @@ def test_a_run_leaves_all_that_it_promises(tmp_path: Path, tiny: Make, train: Tr
         assert name in last, name
 
 
-def test_every_metric_is_in_mlflow_once(tmp_path: Path, tiny: Make, train: Train) -> None:
+def test_every_metric_is_in_mlflow_once(tracked: Trained) -> None:
     from mlflow.tracking import MlflowClient
 
-    summary, folder, _ = train(tiny(tmp_path))
+    summary, folder, _ = tracked
     client = MlflowClient(summary.mlflow_tracking_uri)
     run = client.get_run(summary.mlflow_run_id or "")
     for name in ("train/bpb", "validation/bpb", "test/bpb", "energy/block_01", "learning_rate", "memory/peak_bytes"):
@@ -163,7 +175,7 @@ def test_growth_happened_where_growth_is_tested(tmp_path: Path, tiny: Make, trai
 def test_a_resumed_run_is_one_run_in_mlflow(tmp_path: Path, tiny: Make, train: Train) -> None:
     from mlflow.tracking import MlflowClient
 
-    config = tiny(tmp_path)
+    config = tiny(tmp_path, tracking={"enabled": True})
     first, folder, _ = train(config)
     for path in list_checkpoints(folder.checkpoints)[:-1]:
         shutil.rmtree(path)  # as if it had been killed after its first checkpoint
@@ -181,7 +193,7 @@ def test_a_store_that_mlflow_refuses_starts_nothing(tmp_path: Path, tiny: Make, 
     with closing(sqlite3.connect(tmp_path / "old.db")) as database:
         database.execute("update alembic_version set version_num = '451aebb31d03'")
         database.commit()
-    config = tiny(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/old.db"})
+    config = tiny(tmp_path, tracking={"enabled": True, "uri": f"sqlite:///{tmp_path}/old.db"})
     with pytest.raises(UserError, match=r"old\.db.*out-of-date database schema.*move .*old\.db away"):
         train(config)
     assert not list((tmp_path / "runs").iterdir())
@@ -291,7 +303,7 @@ def test_an_evaluation_that_is_not_finite_is_a_divergence_and_never_saved(
 def test_weights_that_diverged_before_the_evaluation_at_the_end_are_not_kept(
     tmp_path: Path, tiny: Make, train: Train
 ) -> None:
-    config = tiny(tmp_path, training={"steps": 4, "schedule": "constant"}, tracking={"enabled": False})
+    config = tiny(tmp_path, training={"steps": 4, "schedule": "constant"})
     _, folder, _ = train(config)
     exploding = {"learning_rate": 1e30, "rollback_limit": 1, "steps": 6, "evaluate_every": 60, "save_every": 60}
     with pytest.raises(UserError, match=r"diverged 2 times, last at step 6, where validation took nan bits"):
@@ -323,7 +335,7 @@ def test_a_stop_before_the_first_step_leaves_a_run_that_can_go_on(
     tmp_path: Path, tiny: Make, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.training.loop.stop_signal", lambda folder: nullcontext(StopSignal(wanted=True)))
-    config = tiny(tmp_path, tracking={"enabled": False})
+    config = tiny(tmp_path)
     assert train(config)[0].steps == 1
     monkeypatch.undo()
     assert train(replace(config, resume=True))[0].status == "finished"
@@ -336,7 +348,7 @@ def test_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     monkeypatch.setattr("pipeline.runs.stop._SECONDS", 0.01)
     evaluations = {"steps": 4, "log_every": 1, "evaluate_every": at, "save_every": 99}
     corpus = text_to_validate_on(tmp_path, 1500)
-    config = tiny(tmp_path, training=evaluations, corpus=corpus, tracking={"enabled": False})
+    config = tiny(tmp_path, training=evaluations, corpus=corpus)
     assert_stops_while_it_evaluates(config, at, train)
 
 
@@ -345,7 +357,7 @@ def test_under_ray_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     tmp_path: Path, tiny: Make, train: Train
 ) -> None:
     corpus = text_to_validate_on(tmp_path, 6000)
-    config = tiny(tmp_path, training={"steps": 4}, corpus=corpus, tracking={"enabled": False})
+    config = tiny(tmp_path, training={"steps": 4}, corpus=corpus)
     assert_stops_while_it_evaluates(replace(config, local=False, workers=2, threads=1), 4, train)
 
 

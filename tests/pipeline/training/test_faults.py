@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from rich.console import Console
 
 from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
@@ -62,12 +60,9 @@ LONG = {"steps": 300, "log_every": 20, "evaluate_every": 300, "save_every": 20}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def undisturbed(tiny: Make, train: Train, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The long run without a fault."""
-    config = tiny(tmp_path_factory.mktemp("undisturbed"), training=LONG)
-    from pipeline.training.driver import train
-
-    return train(config, preset="laptop", command="a test", console=Console(file=StringIO()))[1]
+    return train(tiny(tmp_path_factory.mktemp("undisturbed"), training=LONG))[1]
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["local", "ray"])
@@ -183,7 +178,7 @@ def test_a_full_disk_is_one_line_and_what_was_saved_is_whole(
     tmp_path: Path, tiny: Make, train: Train, small_disk: Path
 ) -> None:
     saves = {"steps": 40, "save_every": 2, "evaluate_every": 40, "keep": 50}
-    config = tiny(small_disk, training=saves, tracking={"enabled": False})
+    config = tiny(small_disk, training=saves)
     process = start(config, tmp_path)
     _, complaints = process.communicate()
     assert process.returncode == 2
@@ -193,7 +188,7 @@ def test_a_full_disk_is_one_line_and_what_was_saved_is_whole(
     assert found is not None and found[2] == [] and 2 <= found[0].state["step"] < 40
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     train(replace(config, resume=True))
-    _, peace, _ = train(tiny(tmp_path, training=saves, tracking={"enabled": False}))
+    _, peace, _ = train(tiny(tmp_path, training=saves))
     for name, mine in weights(peace).items():
         assert torch.equal(weights(folder)[name], mine), name
 
@@ -276,7 +271,7 @@ def test_a_tracking_server_that_goes_away_and_comes_back_misses_nothing(
     from mlflow.tracking import MlflowClient
 
     uri, running = tracking_server
-    config = tiny(tmp_path, training=LONG | {"steps": 400}, tracking={"uri": uri})
+    config = tiny(tmp_path, training=LONG | {"steps": 400}, tracking={"enabled": True, "uri": uri})
     folder = RunFolder(tmp_path / "runs" / "run")
     with running():
         process = start(config, tmp_path)

@@ -91,7 +91,9 @@ def test_a_run_begins_with_the_weights_of_another_on_another_corpus(tmp_path: Pa
     text = tmp_path / "other.txt"
     text.write_bytes(b"Quite another text, line after line.\n" * 300)
     still = {"steps": 1, "learning_rate": 1e-30, "weight_decay": 0.0, "axiom_lambda": 0.0}
-    config = tiny(tmp_path, name="second", init_from="run", training=still, corpus={"path": str(text)})
+    config = tiny(
+        tmp_path, name="second", init_from="run", training=still, corpus={"path": str(text)}, tracking={"enabled": True}
+    )
     summary, second, said = train(config)
     assert all(torch.equal(weights(first)[name], tensor) for name, tensor in weights(second).items())
     assert newest_valid(second.checkpoints)[0].optimizer["step/bank.components"].item() == 1  # type: ignore[index]

@@ -54,11 +54,8 @@ def go_back(folder: RunFolder, step: int) -> None:
     folder.summary_file.unlink()
 
 
-UNTRACKED = {"enabled": False}
-
-
 def test_what_a_resume_was_given_is_kept(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     _, _, said = train(resumed(folder, steps=20))
     assert "from here on: training.steps 12 → 20" in said
     _, _, said = train(resumed(folder, steps=24, axiom_lambda=0.5))
@@ -72,7 +69,7 @@ def test_what_a_resume_was_given_is_kept(tmp_path: Path, tiny: Make, train: Trai
 
 
 def test_an_extension_that_was_interrupted_goes_on_to_its_own_end(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     train(resumed(folder, steps=24))
     go_back(folder, 16)
     summary, _, _ = train(resumed(folder))
@@ -84,7 +81,7 @@ def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make
     """Also by MLflow, which holds its options with the step from which each holds; and it can still be registered."""
     from mlflow.tracking import MlflowClient
 
-    _, folder, _ = train(tiny(tmp_path))
+    _, folder, _ = train(tiny(tmp_path, tracking={"enabled": True}))
     first, _, _ = train(resumed(folder, steps=20, lanes=8))
     before = contents(folder)
     client = MlflowClient(first.mlflow_tracking_uri)
@@ -107,7 +104,7 @@ def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make
 
 
 def test_a_finished_run_is_sent_to_the_store_that_a_resume_names(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     config, elsewhere = resumed(folder), TrackingConfig(uri=f"sqlite:///{tmp_path}/other.db")
     train(replace(config, tracking=elsewhere))
     store = MLflowStore(elsewhere)
@@ -119,7 +116,7 @@ def test_a_finished_run_is_sent_to_the_store_that_a_resume_names(tmp_path: Path,
 
 @pytest.mark.parametrize("steps", [1, 11])
 def test_an_end_behind_the_checkpoint_is_refused(tmp_path: Path, tiny: Make, train: Train, steps: int) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     before = contents(folder)
     with pytest.raises(UserError, match=rf"training.steps must be at least 12, the steps that run .* got {steps}:"):
         train(resumed(folder, steps=steps))
@@ -128,7 +125,7 @@ def test_an_end_behind_the_checkpoint_is_refused(tmp_path: Path, tiny: Make, tra
 
 def test_times_count_over_all_starts(tmp_path: Path, tiny: Make, train: Train) -> None:
     began = time.time()
-    first, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    first, folder, _ = train(tiny(tmp_path))
     second, _, _ = train(resumed(folder, steps=14))
     passed = time.time() - began
     assert first.wall_seconds and second.wall_seconds
@@ -139,7 +136,7 @@ def test_times_count_over_all_starts(tmp_path: Path, tiny: Make, train: Train) -
 
 
 def test_half_precision_with_a_loss_scale_may_begin_at_a_resume(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     for precision, steps, fresh in (("fp16", 14, True), ("fp16", 16, False)):
         summary, _, said = train(replace(resumed(folder, steps=steps), precision=precision))
         assert summary.status == "finished"
@@ -147,7 +144,7 @@ def test_half_precision_with_a_loss_scale_may_begin_at_a_resume(tmp_path: Path, 
 
 
 def test_how_the_learning_rate_goes_on_is_said_and_may_be_chosen(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     _, _, said = train(resumed(folder, steps=24))
     assert "learning rate 0.001 → 0.0061, along the cosine schedule of 24 steps; with --training.schedule" in said
     _, _, said = train(resumed(folder, steps=36, schedule="warm-down"))
@@ -162,14 +159,14 @@ def test_how_the_learning_rate_goes_on_is_said_and_may_be_chosen(tmp_path: Path,
 
 
 def test_a_start_without_any_checkpoint_says_that_it_begins_at_0(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     go_back(folder, 0)
     summary, _, said = train(resumed(folder))
     assert "no checkpoint yet: starting at step 0" in said and summary.steps == 12
 
 
 def test_a_run_that_trains_is_trained_by_nobody_else(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path, tracking=UNTRACKED))
+    _, folder, _ = train(tiny(tmp_path))
     before = contents(folder)
     with held(folder.lock_file), pytest.raises(UserError) as refused:
         train(resumed(folder, steps=20))
@@ -179,7 +176,7 @@ def test_a_run_that_trains_is_trained_by_nobody_else(tmp_path: Path, tiny: Make,
 
 
 def test_unnamed_runs_of_one_second_all_start(tmp_path: Path, tiny: Make, train: Train) -> None:
-    config = tiny(tmp_path, name=None, training={"steps": 1}, tracking=UNTRACKED)
+    config = tiny(tmp_path, name=None, training={"steps": 1})
     folders = {train(config)[1].name for _ in range(3)}
     assert len(folders) == 3
     assert all(json.loads((tmp_path / "runs" / name / "config.json").read_text()) for name in folders)

@@ -215,9 +215,9 @@ def test_what_needs_a_state_says_so(changes: dict, named: str) -> None:
 
 
 def test_a_run_with_a_state_says_what_it_is_worth(
-    tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable[[RunConfig], tuple]
+    tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable[..., tuple]
 ) -> None:
-    summary, folder, said = train(tiny(tmp_path, model={"mixer": "state"}))
+    summary, folder, said = train(tiny(tmp_path, model={"mixer": "state"}), pictures=True)
     assert summary.test_bpb and summary.test_bpb_reset and summary.test_bpb != summary.test_bpb_reset
     assert f"{summary.test_bpb_reset:.3f}" in said and "state" in said
     record = folder.journal.read_text()
