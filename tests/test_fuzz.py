@@ -1,6 +1,6 @@
 """Whatever a file or an option holds: one line and an exit code, or it works. No traceback, no hang, no signal.
 
-500 cases by default, 5000 with `-m slow`; a case is its number, which seeds all that is drawn in it.
+500 cases by default, 100 of them in the quick loop, 5000 more with `-m slow`; a case is its number, which seeds all that is drawn in it.
 """
 
 import json
@@ -291,8 +291,9 @@ def run_cases(numbers: range, whole: Path, tmp_path: Path, monkeypatch: pytest.M
         shutil.rmtree(place, ignore_errors=True)
 
 
-def test_500_cases(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_cases(range(500), whole, tmp_path, monkeypatch)
+@pytest.mark.parametrize("hundred", [0, *(pytest.param(number, marks=pytest.mark.ray) for number in range(1, 5))])
+def test_500_cases(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hundred: int) -> None:
+    run_cases(range(100 * hundred, 100 * hundred + 100), whole, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

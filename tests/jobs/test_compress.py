@@ -11,24 +11,24 @@ import pytest
 
 from pipeline.compression.archive import read_archive
 
-TEXT = "Wörter, words, mots: over and over, and over again.\n".encode() * 30
+TEXT = "Wörter, words, mots: over and over, and over again.\n".encode() * 12
 
 
 def tone() -> bytes:
-    """A second of a sine in 8 bits, as a WAV file."""
+    """A third of a second of a sine in 8 bits, as a WAV file."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(1)
         sound.setframerate(1000)
-        sound.writeframes((128 + 100 * np.sin(np.arange(1000) / 5)).astype(np.uint8).tobytes())
+        sound.writeframes((128 + 100 * np.sin(np.arange(333) / 5)).astype(np.uint8).tobytes())
     return file.getvalue()
 
 
 FILES = {
     "text": TEXT,
     "sound.wav": tone(),
-    "random": np.random.default_rng(0).bytes(700),
+    "random": np.random.default_rng(0).bytes(300),
     "empty": b"",
     "single": b"x",
 }

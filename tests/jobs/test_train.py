@@ -97,8 +97,9 @@ def text(tmp_path: Path) -> Path:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_clear_line_and_starts_nothing(
-    tmp_path: Path, options: list[str], rule: str, call_job: Callable
+    tmp_path: Path, options: list[str], rule: str, call_job: Callable, empty_store: Callable[[Path], str]
 ) -> None:
+    empty_store(tmp_path)
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("too short\n" * 20)
     (tmp_path / "text.txt").write_text("enough, and not in ASCII: é\n" * 2000)

@@ -55,7 +55,7 @@ def contexts(window: int, start: int, count: int) -> list[bytes]:
 def test_logits_are_those_of_the_full_forward_across_slides(changes, factored):
     model = lively(changes)
     window = model.config.seq_len
-    asked = contexts(window, min(3, window), 3 * window)
+    asked = contexts(window, min(3, window), 2 * window)
     lengths = [len(context) for context in asked]
     assert max(lengths) == window and (window == 1 or any(b < a for a, b in pairwise(lengths)))
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
@@ -75,7 +75,7 @@ def test_grown_ranks_take_part(ranks):
         naive = Recomputing(model)
         for form in ("factors", "weights"):
             cached = decoder(model, form)
-            for context in contexts(12, 2, 20):
+            for context in contexts(12, 2, 14):
                 torch.testing.assert_close(cached(context), naive(context), rtol=1e-12, atol=1e-12)
         grown.append(naive(b"abc"))
     assert not torch.allclose(grown[1], grown[2])

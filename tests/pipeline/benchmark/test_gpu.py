@@ -21,7 +21,7 @@ def test_every_part_gives_rows_on_a_cpu_and_says_what_it_leaves_out():
         lanes=2,
         times=(1, 2),
         precisions=("fp32", "fp16"),
-        seconds=0.02,
+        seconds=0.005,
         rounds=2,
         streams=2,
         rows=2,

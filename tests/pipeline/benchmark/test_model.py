@@ -59,8 +59,8 @@ def test_the_model_benchmark_times_every_case():
 
 
 def test_memory_of_the_reversible_stack_is_flat_in_depth():
-    config = ModelConfig(**{**TINY.to_dict(), "dim": 128, "seq_len": 64})
-    result = run_memory(MemoryOptions(model=config, lanes=8, depths=(4, 16), rounds=1, device="cpu"))
+    config = ModelConfig(**{**TINY.to_dict(), "dim": 64, "seq_len": 64})
+    result = run_memory(MemoryOptions(model=config, lanes=8, depths=(3, 15), rounds=1, device="cpu"))
     shallow, deep = result["rows"]
     assert deep["store MiB"] > 3 * shallow["store MiB"]
     assert deep["reversible MiB"] < 1.15 * shallow["reversible MiB"]

@@ -36,7 +36,7 @@ def test_what_was_coded_is_decoded(size: int, lanes: int) -> None:
 
 
 def test_the_code_is_as_long_as_the_model_says(tmp_path: Path) -> None:
-    byte_model, size = model(), 3000
+    byte_model, size = model(), 1000
     (tmp_path / "file").write_bytes((b"The same words, again and again. " * 200)[:size])
     file = RawFile(tmp_path / "file")
     encoder = Encoder(file.read(0, size))
@@ -48,7 +48,7 @@ def test_the_code_is_as_long_as_the_model_says(tmp_path: Path) -> None:
 
 
 def test_a_model_that_learns_is_followed_by_one_that_learns_alike() -> None:
-    data = np.frombuffer(b"Once more, and once more. " * 40, np.uint8)
+    data = np.frombuffer(b"Once more, and once more. " * 20, np.uint8)
 
     def learning(seen: list) -> tuple[ByteModel, Learn]:
         byte_model = model()

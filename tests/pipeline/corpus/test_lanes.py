@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from h2q.errors import UserError
@@ -38,14 +38,15 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8, 12, 24])
 def test_any_number_of_workers_sees_the_same_global_batch(split: Split, kind, world_size: int) -> None:
     lanes = Lanes(split, lanes=24, seq_len=32, windows=kind)
-    for step in range(25):
+    for step in (0, 1, 8, 9, 10, 24):  # a pass takes 10 steps
         x, y = lanes.batch(step)
         parts = [lanes.batch(step, rank, world_size) for rank in range(world_size)]
         assert torch.equal(torch.cat([part[0] for part in parts]), x)
         assert torch.equal(torch.cat([part[1] for part in parts]), y)
 
 
-@given(size=st.integers(40, 400), lanes=st.integers(1, 8), seq_len=st.integers(1, 9))
+@settings(max_examples=50)  # each writes a split
+@given(size=st.integers(40, 160), lanes=st.integers(1, 8), seq_len=st.integers(1, 9))
 def test_every_byte_of_a_lane_is_an_input_once_in_every_pass(
     tmp_path_factory, size: int, lanes: int, seq_len: int
 ) -> None:
@@ -63,6 +64,7 @@ def test_every_byte_of_a_lane_is_an_input_once_in_every_pass(
         assert torch.cat([y[lane] for y in ys]).tolist() == ring[1:].tolist()
 
 
+@settings(max_examples=50)
 @given(size=st.integers(2, 300), seq_len=st.integers(1, 40), batch=st.integers(1, 5), world_size=st.integers(1, 5))
 def test_windows_score_every_byte_but_the_first_once_in_order(
     tmp_path_factory, size: int, seq_len: int, batch: int, world_size: int

@@ -29,7 +29,7 @@ def config(tiny: Callable[..., RunConfig], tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def text(text_folder: Path) -> bytes:
-    return (text_folder / "wiki.valid.raw").read_bytes()[:503]
+    return (text_folder / "wiki.valid.raw").read_bytes()[:251]
 
 
 def file(folder: Path, content: bytes) -> RawFile:

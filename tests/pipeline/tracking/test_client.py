@@ -53,6 +53,7 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ray
 def test_several_first_runs_at_once_share_one_store(tmp_path: Path) -> None:
     """Beside what a process left that was killed while it made one. In a folder whose name must be encoded."""
     folder = tmp_path / "100%25 of what? #1"
