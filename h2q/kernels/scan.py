@@ -132,9 +132,9 @@ def adjoint(a: Tensor, g: Tensor) -> Tensor:
     if not takes_steps(a.device):
         shifted = torch.cat((torch.zeros_like(a[:1]), a[1:].flip(0)))
         return compose(shifted, g.flip(0), torch.zeros_like(g[0]), torch.mul).flip(0)
-    behind, rates = None, a.unbind()
-    for t in range(len(rates) - 1, -1, -1):
-        behind = g[t] if behind is None else g[t].addcmul_(rates[t + 1], behind)
+    rates, steps = a.unbind(), g.unbind()
+    for t in range(len(rates) - 2, -1, -1):
+        steps[t].addcmul_(rates[t + 1], steps[t + 1])
     return g
 
 

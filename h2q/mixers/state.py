@@ -73,9 +73,12 @@ class GatedState(nn.Module):
     def forward(self, x: Tensor, matrices: Source, state: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, D), state (B, D) → (B, T, D), the state behind the last byte."""
         p = project(x, self.inward, matrices)
-        mix = gated_scan if self.rotation == "none" else self._rotate
-        y, state = mix(p, state, keep)
+        y, state = self.mix(p, state, keep)
         return project(y, [self.outward], matrices), state
+
+    def mix(self, p: Tensor, state: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """p = [v | c | z] (B, T, 3 D), state (B, D) → what goes outward (B, T, D), the state behind the last byte."""
+        return gated_scan(p, state, keep) if self.rotation == "none" else self._rotate(p, state, keep)
 
     def _rotate(self, p: Tensor, state: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         """`gated_scan` with rotations."""

@@ -8,6 +8,7 @@ Shapes: `L` lanes, `T` bytes of a window, `V` alphabet.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Protocol
 
 import constriction
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from h2q.decode.lanes import SteppedLanes
 from h2q.decode.static import StaticDecoder
 from h2q.errors import require
 from h2q.model import ByteModel
@@ -23,8 +25,8 @@ from pipeline.evaluation.windows import lane_edges
 
 ALPHABET = 256
 
-Learn = Callable[[int, np.ndarray], None]
-"""A step and the rows (L, length + 1) just coded: what a model that learns makes of them."""
+Learn = Callable[[int, np.ndarray], Tensor]
+"""A step and the rows (L, length + 1) just coded: what a model that learns makes of them, and the state behind them."""
 
 
 class Coder(Protocol):
@@ -72,8 +74,8 @@ def follow(
     """Go through a file of `size` bytes with the coder; the bytes, uint8.
 
     Lanes are coded side by side, as `pipeline.evaluation.prequential.schedule` cuts them into windows: a full window
-    goes on `stride` bytes further. The first byte of a lane, which nothing predicts, costs 8 bits. A model that learns
-    does so behind every window (`stride` its length).
+    goes on `stride` bytes further; a state goes on from byte to byte. The first byte of a lane, which nothing predicts,
+    costs 8 bits. A model that learns does so behind every window (`stride` its length).
 
     Raises: UserError for fewer than two bytes a lane where there are several, or a model whose logits are not finite.
     """
@@ -82,6 +84,9 @@ def follow(
     for start in lane_edges(size, lanes)[:-1] if size else []:
         data[start] = coder.code(start, even)
     if size < 2:
+        return data
+    if model.config.carries:
+        _carried(model, data, coder, lanes, learn, progress)
         return data
     window, streams = model.config.seq_len, None
     for step, batches in enumerate(schedule(size, window=window, stride=stride, lanes=lanes)):
@@ -94,6 +99,27 @@ def follow(
         if learn is not None and len(batches) == 1 and done < size:
             learn(step, np.stack([data[start : start + batches[0].length + 1] for start in batches[0].starts]))
     return data
+
+
+def _carried(
+    model: ByteModel, data: np.ndarray, coder: Coder, lanes: int, learn: Learn | None, progress: Callable[[int], None]
+) -> None:
+    """Code the lanes of a model with a state, byte by byte; all but perhaps the last byte of each together."""
+    edges, window = lane_edges(len(data), lanes), model.config.seq_len
+    starts, longest = edges[:-1], max(stop - start for start, stop in pairwise(edges))
+    streams = SteppedLanes(model.eval(), model.new_state(lanes))
+    for at in range(longest - 1):
+        if at and at % window == 0:
+            progress(at * lanes)
+            if learn is not None:
+                rows = np.stack([data[start + at - window : start + at + 1] for start in starts])
+                state = learn(at // window - 1, rows)
+                streams = SteppedLanes(model.eval(), state)
+        logits = streams.read(torch.from_numpy(data[[start + at for start in starts]].astype(np.int64)))
+        for start, stop, likely in zip(starts, edges[1:], _probabilities(logits), strict=True):
+            if start + at + 1 < stop:
+                data[start + at + 1] = coder.code(start + at + 1, likely)
+    progress(len(data))
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from h2q.baselines import parameters
 from h2q.config import GrowthConfig, ModelConfig
@@ -75,15 +76,16 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
     else:
         config = PRESETS[options.preset or "laptop"]
         name = f"a new {options.preset or 'laptop'}, learning"
-        model, learn = _learner(config)
         lanes, told = config.training.lanes, config.to_dict()
         parts = {part: told[part] for part in ("model", "training", "growth")}
-        archive = replace(archive, config=parts, stride=model.config.seq_len)
+        archive = replace(archive, config=parts, stride=config.model.seq_len)
+        lanes = max(1, min(options.lanes or lanes, len(data) // 2))
+        model, learn = _learner(config, lanes)
     check_alphabet(histogram(data), model.config.vocab, options.file) if len(data) else None
     require(
-        model.config.mixer == "attention" and model.config.head_layout == "split",
-        f"compressing takes a model that attends within a window, in the head layout split, and that of {name} has "
-        f"model.mixer {model.config.mixer} and head layout {model.config.head_layout}: name another --run",
+        model.config.mixer in ("attention", "state") and model.config.head_layout == "split",
+        f"compressing takes a model with model.mixer attention or state, in the head layout split, and that of {name} "
+        f"has model.mixer {model.config.mixer} and head layout {model.config.head_layout}: name another --run",
     )
     archive = replace(archive, lanes=max(1, min(options.lanes or lanes, len(data) // 2)))
     encoder = Encoder(data)
@@ -111,7 +113,7 @@ def decompress(options: CompressionConfig, progress: Progress) -> Outcome:
         )
     else:
         name = "a new model, learning"
-        model, learn = _learner(_config_of(archive, source))
+        model, learn = _learner(_config_of(archive, source), archive.lanes)
     data = _follow(model, archive, Decoder(archive.code), learn, progress)
     if hashlib.sha256(data.data).hexdigest() != archive.sha256:
         raise UserError(
@@ -143,13 +145,17 @@ def _trained(run: str, storage: str) -> tuple[ByteModel, str, str]:
     return model_of(checkpoint)[0], folder.name, hashlib.sha256((path / MODEL).read_bytes()).hexdigest()
 
 
-def _learner(config: RunConfig) -> tuple[ByteModel, Learn]:
+def _learner(config: RunConfig, lanes: int) -> tuple[ByteModel, Learn]:
     """A new model, and how it learns from a window that was coded. See `pipeline.evaluation.prequential.online`."""
     train_state = learner(config, None, torch.device("cpu"))
+    train_state.carried = train_state.model.new_state(lanes)
     rate = learning_rates(config, None, None)
-    return train_state.model, lambda step, rows: train_on(
-        train_state, rows, config, contextlib.nullcontext, rate(step), step
-    )
+
+    def learn(step: int, rows: np.ndarray) -> Tensor:
+        train_on(train_state, rows, config, contextlib.nullcontext, rate(step), step)
+        return train_state.carried
+
+    return train_state.model, learn
 
 
 def _config_of(archive: Archive, source: Path) -> RunConfig:

@@ -40,23 +40,27 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None
     make_run(folder / "runs", "one")
     make_run(folder / "runs", "other", dim=32, factor=4)
     make_run(folder / "runs", "few", vocab=100)
-    make_run(folder / "runs", "carrying", mixer="state")
+    make_run(folder / "runs", "carrying", mixer="state", ngrams="2:30x4,4:30x4", feed_forward=False)
+    make_run(folder / "runs", "attending", mixer="both")
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     return folder
 
 
+@pytest.mark.parametrize("run", ["one", "carrying"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_comes_back_from_the_code_of_a_run(place: Path, name: str, call_job: Callable) -> None:
-    done = call_job("compress", place, name, "--run", "one")
+def test_a_file_comes_back_from_the_code_of_a_run(
+    place: Path, tmp_path: Path, name: str, run: str, call_job: Callable
+) -> None:
+    archive = tmp_path / f"{name}.h2q"
+    done = call_job("compress", place, name, "--run", run, "--output", str(archive))
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    archive = place / f"{name}.h2q"
     held = read_archive(archive)
     assert held.sha256 == hashlib.sha256(FILES[name]).hexdigest() and held.model and held.config is None
     assert f"{archive.stat().st_size:,}" in done.stdout and ("xz -9e" in done.stdout) == (name != "empty")
-    back = call_job("compress", place, "--decompress", f"{name}.h2q", "--output", f"{name}.back")
+    back = call_job("compress", place, "--decompress", str(archive), "--output", str(tmp_path / "back"))
     assert back.returncode == 0 and back.stderr == "", back.stderr
-    assert (place / f"{name}.back").read_bytes() == FILES[name]
+    assert (tmp_path / "back").read_bytes() == FILES[name]
 
 
 @pytest.mark.parametrize("name", ["text", "empty", "single"])
@@ -97,7 +101,7 @@ def coded(place: Path) -> Path:
         (["runs"], "is a folder"),
         (["text", "--run", "nobody", "--output", "x"], "no run is called 'nobody'"),
         (["text", "--run", "few", "--output", "x"], "the model's alphabet ends at 99"),
-        (["text", "--run", "carrying", "--output", "x"], "model.mixer state"),
+        (["text", "--run", "attending", "--output", "x"], "has model.mixer both"),
         (["text", "--run", "one", "--preset", "laptop"], "leave one of them out"),
         (["text", "--preset", "lapptop"], "preset must be one of laptop"),
         (["text", "--lanes", "0"], "lanes must be at least 1"),

@@ -27,12 +27,27 @@ def model(**changes) -> ByteModel:
     return made.eval()
 
 
+STATE = {"mixer": "state", "ngrams": "2:30x4,4:30x4", "feed_forward": False}
+
+
+@pytest.mark.parametrize("changes", [{}, STATE], ids=["attention", "state"])
 @pytest.mark.parametrize(("size", "lanes"), [(0, 1), (1, 1), (2, 1), (17, 1), (100, 1), (101, 4), (64, 7)])
-def test_what_was_coded_is_decoded(size: int, lanes: int) -> None:
+def test_what_was_coded_is_decoded(size: int, lanes: int, changes: dict) -> None:
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    encoder, both = Encoder(data), model(**changes)
+    assert (follow(both, size, encoder, stride=8, lanes=lanes) == data).all()
+    assert (follow(both, size, Decoder(encoder.result()), stride=8, lanes=lanes) == data).all()
+
+
+def test_the_code_of_a_state_is_as_long_as_the_model_says() -> None:
+    byte_model, data = model(**STATE), np.frombuffer((b"The same words, again and again. " * 200)[:3000], np.uint8)
     encoder = Encoder(data)
-    assert (follow(model(), size, encoder, stride=8, lanes=lanes) == data).all()
-    assert (follow(model(), size, Decoder(encoder.result()), stride=8, lanes=lanes) == data).all()
+    follow(byte_model, len(data), encoder, stride=8, lanes=1)
+    x = torch.from_numpy(data.astype(np.int64))
+    with torch.no_grad():
+        likely = byte_model(x[None, :-1])[0].double().log_softmax(-1)
+    bits = -float(likely.gather(1, x[1:, None]).sum()) / np.log(2)
+    assert 32 * len(encoder.result()) == pytest.approx(8 + bits, rel=0.001, abs=32)
 
 
 def test_the_code_is_as_long_as_the_model_says(tmp_path: Path) -> None:
@@ -47,16 +62,18 @@ def test_the_code_is_as_long_as_the_model_says(tmp_path: Path) -> None:
     assert 32 * len(encoder.result()) == pytest.approx(8 + tally.bits, rel=0.001, abs=32)
 
 
-def test_a_model_that_learns_is_followed_by_one_that_learns_alike() -> None:
+@pytest.mark.parametrize("changes", [{}, STATE], ids=["attention", "state"])
+def test_a_model_that_learns_is_followed_by_one_that_learns_alike(changes: dict) -> None:
     data = np.frombuffer(b"Once more, and once more. " * 20, np.uint8)
 
     def learning(seen: list) -> tuple[ByteModel, Learn]:
-        byte_model = model()
+        byte_model = model(**changes)
 
-        def learn(step: int, rows: np.ndarray) -> None:
+        def learn(step: int, rows: np.ndarray) -> torch.Tensor:
             seen.append((step, rows.tobytes()))
             with torch.no_grad():
                 byte_model.head.bias.add_(torch.from_numpy(np.bincount(rows.ravel(), minlength=256)) * 0.02)
+            return byte_model.new_state(2)
 
         return byte_model, learn
 
@@ -69,7 +86,7 @@ def test_a_model_that_learns_is_followed_by_one_that_learns_alike() -> None:
     assert (decoded == data).all()
     assert learnt[0] == learnt[1] and len(learnt[0]) > 10
     plain = Encoder(data)
-    follow(model(), len(data), plain, stride=16, lanes=2)
+    follow(model(**changes), len(data), plain, stride=16, lanes=2)
     assert len(encoder.result()) < len(plain.result())
 
 
