@@ -7,6 +7,7 @@ from pathlib import Path
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.named import named_run
 from pipeline.runs.folder import check_folder
 from pipeline.storage.path import UriPath
 from pipeline.threads import wait_asleep_where_busy
@@ -17,6 +18,7 @@ PROG = "python jobs/evaluate.py"
 def main(args: Sequence[str]) -> int:
     """Print the result, write it down, and log it to the run."""
     options = parse(EvaluationConfig, args, default=EvaluationConfig(), prog=PROG)
+    named_run(options)
     wait_asleep_where_busy()
     from rich.console import Console
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 
-from h2q.errors import require
 from h2q.model import ByteModel
 from pipeline.config import PRESETS, RunConfig
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.named import named_run
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint, model_of
-from pipeline.tracking.find import find_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +35,10 @@ class Subject:
 
 def find_subject(options: EvaluationConfig) -> Subject:
     """Raises: UserError for a run that is not there, or has no checkpoint that verifies."""
-    if options.preset is not None:
+    folder = named_run(options)
+    if folder is None:
+        assert options.preset is not None
         return new_weights(options.preset, PRESETS[options.preset])
-    require(options.run != "", "name the run to evaluate: its name or folder, latest, or best")
-    folder = find_run(options.run, storage=options.storage, tracking=options.tracking)
     checkpoint, path = load_checkpoint(folder)
     model, config = model_of(checkpoint)
     if options.fresh:

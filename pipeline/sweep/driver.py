@@ -21,7 +21,6 @@ from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.folder import check_new, claim_sweep, note_again, only_one, sweep_folder
 from pipeline.sweep.plots import draw_sweep
 from pipeline.sweep.progress import SweepProgress
-from pipeline.sweep.ray_searcher import SweepSearcher, TrialWatch
 from pipeline.sweep.report import Report, report_on
 from pipeline.sweep.sweep import Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
@@ -93,6 +92,7 @@ def search(sweep: Sweep, capacity: Capacity, corpus: Corpus, tracking: SweepTrac
     """Ray Tune runs the trials that are left."""
     from ray import tune as ray_tune
 
+    from pipeline.sweep.ray_searcher import SweepSearcher, TrialWatch
     from pipeline.sweep.ray_trainable import TrialTraining
 
     notes = sweep.folder.path / "ray"

@@ -177,3 +177,17 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stdout.endswith("HEAVY []\n"), done.stderr
     for word in ("--stride", "prequential", "best", "--no-compressors"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("job", "options"), [("evaluate", ("nobody",)), ("tune", ("--corpus.path", "nowhere"))], ids=lambda value: value[0]
+)
+def test_what_is_not_there_is_said_before_libraries_are_loaded(tmp_path: Path, job: str, options: list[str]) -> None:
+    code = f"import sys, runpy\nmain = runpy.run_path({str(ROOT / 'jobs' / job) + '.py'!r})['main']\n"
+    code += f"try:\n    main({list(options)!r})\nexcept ValueError as error:\n"
+    code += "    print(error, *sorted({'torch', 'ray', 'mlflow', 'matplotlib'} & sys.modules.keys()), sep='|')"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert "|" not in done.stdout and ("nobody" in done.stdout or "nowhere" in done.stdout), done.stdout + done.stderr
