@@ -56,7 +56,7 @@ def describe(
         "options": options_of(config),
         "fingerprint": fingerprint,
         "command": command(config),
-        "notes": list(contents.notes),
+        "notes": [*contents.notes, *(byte_statistics(entries["train"]["histogram"]) if config.kind == "bytes" else ())],
         "bytes": sum(split["bytes"] for split in splits.values()),
         "documents": sum(split["documents"] for split in splits.values()),
         "sha256": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
@@ -112,6 +112,14 @@ def entropy(counts: np.ndarray) -> float | None:
     total = int(np.sum(counts))
     shares = [int(count) / total for count in counts if count] if total else []
     return -math.fsum(share * math.log2(share) for share in shares) + 0.0 if shares else None
+
+
+def byte_statistics(histogram: list[int]) -> tuple[str, ...]:
+    """In a sentence, how often which byte occurs: what there is to say of bytes that are no text. None of none."""
+    total, present = sum(histogram), [byte for byte, count in enumerate(histogram) if count]
+    often = sorted(present, key=lambda byte: -histogram[byte])[:4]
+    listed = ", ".join(f"{byte:#04x} {histogram[byte] / total:.1%}" for byte in often)
+    return (f"{len(present)} of the 256 byte values occur in train, most often {listed}",) if total else ()
 
 
 def fingerprint_of(source: Source, config: CorpusConfig) -> str:

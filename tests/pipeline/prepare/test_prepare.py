@@ -163,6 +163,10 @@ def test_sounds_and_images_come_back_file_by_file(tmp_path: Path) -> None:
     with wave.open(str(back / "03.wav")) as sound:
         assert sound.getnframes() == 503
     assert corpus.validation.bytes > 0 and corpus.test.bytes > 0
+    train = np.frombuffer(content(corpus, "train"), np.uint8)
+    values, counts = np.unique(train, return_counts=True)
+    said = f"{len(values)} of the 256 byte values occur in train, most often {values[counts.argmax()]:#04x} "
+    assert [note for note in corpus.notes if said in note and f" {counts.max() / len(train):.1%}" in note]
 
 
 @pytest.mark.parametrize("local", [True, False])
