@@ -36,7 +36,7 @@ def _by_position(axis: Any, bpb: list[float | None], scored: list[int]) -> None:
     axis.set_xlabel("bytes of context (position in the window)")
     axis.set_ylabel("bits per byte")
     axis.set_xlim(0.5, len(bpb) + 0.5)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.1 * max((rate for _, rate in found), default=1))
     axis.grid(alpha=0.3)
 
 

@@ -1,6 +1,7 @@
 """The pictures a run leaves: its curves, a map of the energy of every block, and how long each one remembers."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pipeline.figures import bytes_axis, new_figure, save_figure
@@ -63,7 +64,7 @@ def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, 
     axes[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[1].yaxis.set_major_formatter(FuncFormatter(lambda norm, _: f"{norm:g}"))
     axes[1].yaxis.set_minor_formatter(NullFormatter())
-    axes[2].set_ylim(bottom=0)
+    axes[2].set_ylim(0, 1.1 * max(seen("bytes_per_second")[1], default=1))
     axes[2].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: human_bytes(rate)))
     drawn = [at(record) for record in records]
     for axis in axes:
@@ -102,12 +103,13 @@ def _bits(axis: Any, train: Series, validation: Series, test: Series, references
 
 
 def _range(values: list[float], references: list[float]) -> tuple[float | None, float | None]:
-    """What matters: from the best to the worst reference, or to the worst value where a run never gets below that."""
+    """What matters: from the best to the worst reference, and at least the better half of the values; all of them where
+    a run never gets below that reference."""
     if not values:
         return None, None
     lowest = min(*values, *references, values[0])
     highest = max(references, default=max(values))
-    highest = max(values) if min(values) > highest else highest
+    highest = max(values) if min(values) > highest else max(highest, median(values))
     margin = _MARGIN * (highest - lowest) or 0.1
     return lowest - margin, highest + margin
 
@@ -126,6 +128,8 @@ def _energy_map(records: list[Record], path: Path, title: str) -> None:
     image = axis.pcolormesh(
         steps, range(len(names)), [series(records, name)[1] for name in names], shading="nearest", cmap="viridis"
     )
+    if len(steps) > 1:
+        axis.set_xlim(steps[0], steps[-1])
     axis.set_xlabel("step")
     axis.set_ylabel("block")
     axis.set_yticks(range(0, len(names), max(1, len(names) // 12)))

@@ -29,6 +29,8 @@ def test_what_matters_is_in_the_picture_and_the_start_is_not() -> None:
     lowest, highest = _range([7.5, 6.0, 5.0], references)  # above the worst reference all the time
     assert lowest is not None and highest is not None
     assert lowest < 2.2 and highest > 7.5
+    lowest, highest = _range([7.5, 6.0, 5.0, 4.4], references)  # below it at the very end
+    assert highest is not None and 5.5 < highest < 6.0
     assert _range([], references) == (None, None)
 
 
