@@ -1,6 +1,7 @@
 """Whatever a file or an option holds: one line and an exit code, or it works. No traceback, no hang, no signal.
 
-500 cases by default, 100 of them in the quick loop, 5000 more with `-m slow`; a case is its number, which seeds all that is drawn in it.
+500 cases by default, 100 of them in the quick loop, 5000 more with `-m slow`; a case is its number, which seeds all
+that is drawn in it.
 """
 
 import json
