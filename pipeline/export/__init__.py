@@ -1,0 +1,1 @@
+"""Trained models for where no Python is: one file, and what runs it."""

@@ -1,0 +1,144 @@
+"""The tensors of a model in the order of a file, each as the views that a file holds: what is written is what is read.
+
+Shapes: `D` width of a half (or of the stream), `R` rank, `S` blocks, `F` factor size, `I` inputs, `O` outputs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from h2q.errors import require
+from h2q.layers.source import weight_of
+from h2q.mixers.attention import Attention
+from h2q.model import ByteModel
+
+Kind = Literal["bank", "table", "layer", "vector"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of a file."""
+
+    name: str
+    kind: Kind
+    """`table`: its rows are looked up, or multiplied as rows; `layer`: (R, I, O); `bank`: (R, 4, s, s)."""
+    views: list[Tensor]
+    """Below one another they are the tensor; each a view of a parameter."""
+
+    @property
+    def tensor(self) -> Tensor:
+        """A copy, (rows, columns); of a layer (R, I, O)."""
+        if self.kind == "layer":
+            return self.views[0].detach().clone()
+        if self.kind == "bank":
+            return self.views[0].detach().reshape(-1, self.views[0][0, 0].numel()).clone()
+        return torch.cat([view.detach().reshape(-1, view.shape[-1]) for view in self.views])
+
+    @torch.no_grad()
+    def fill(self, tensor: Tensor) -> None:
+        """Put what a file holds into the model."""
+        sizes = [view.numel() for view in self.views]
+        for view, values in zip(self.views, tensor.flatten().split(sizes), strict=True):
+            view.copy_(values.view(view.shape))
+
+
+def plain(model: ByteModel) -> ByteModel:
+    """The same model in layers that the runtimes know: Hamilton layers whose blocks share their factors stay, and those
+    of any other family become ordinary matrices, their weights.
+
+    Raises: UserError for what no runtime knows.
+    """
+    config = model.config
+    require(
+        config.head_layout == "split",
+        "the published head layout cannot be exported: what a position sees there depends on the length of the window, "
+        "so there is no step from byte to byte; train a model of the head layout split",
+    )
+    require(
+        config.mixer in ("attention", "state", "both"),
+        f"the mixers attention, state and both can be exported, not model.mixer {config.mixer}",
+    )
+    if is_plain(model):
+        return model
+    changes: dict[str, Any] = {"kind": "dense", "memory": "store"}
+    changes |= {"factors": "shared"} if hasattr(config, "factors") else {}
+    with torch.random.fork_rng(devices=[]):
+        made = ByteModel(replace(config, **changes)).eval()
+    shared = made.state_dict().keys() & model.state_dict().keys()
+    made.load_state_dict({name: model.state_dict()[name] for name in shared}, strict=False)
+    with torch.no_grad():
+        for (_, old, rank), (_, new, _) in zip(_layers(model), _layers(made), strict=True):
+            matrices = None if model.bank is None else model.bank.matrices(rank)
+            new.weight.copy_(weight_of([old], matrices, model.dtype))
+            new.bias.copy_(old.bias)
+    return made
+
+
+def is_plain(model: ByteModel) -> bool:
+    """Whether the runtimes know its layers."""
+    if model.config.kind != "hamilton":
+        return model.config.kind == "dense"
+    return all(layer.factors.dim() == 3 for _, layer, _ in _layers(model))
+
+
+def parts(model: ByteModel) -> Iterator[Part]:
+    """All tensors of a plain model, in the order of a file; of Hamilton layers the ranks that are active."""
+    if model.bank is not None:
+        yield Part("bank", "bank", [model.bank.components[: model.rank]])
+    yield Part("token_emb", "table", [model.token_emb.weight])
+    for number, weight in enumerate(_tables(model)):
+        yield Part(f"tables.{number}", "table", [weight])
+    if model.pos_emb is not None:
+        yield Part("pos_emb", "table", [model.pos_emb[0]])
+    for number, block in enumerate(model.blocks):
+        yield from _block_parts(block, f"blocks.{number}", model)
+    if isinstance(model.norm, nn.LayerNorm):
+        yield _norm("norm", model.norm)
+    if not model.config.tied_embeddings:
+        yield Part("head", "table", [model.head.weight])
+    yield Part("head.bias", "vector", [model.head.bias])
+
+
+def _block_parts(block: Any, name: str, model: ByteModel) -> Iterator[Part]:
+    yield _norm(f"{name}.norm1", block.norm1)
+    for mixer in block.mixer.parts:
+        if isinstance(mixer, Attention) and mixer.log_slopes is not None:
+            yield Part(f"{name}.log_slopes", "vector", [mixer.log_slopes])
+        for layer in (*mixer.inward, mixer.outward):
+            yield from _layer_parts(layer, model, model.mixer_rank)
+    if block.ffn is not None:
+        yield _norm(f"{name}.norm2", block.norm2)
+        for layer in (block.ffn.fc1, block.ffn.fc2):
+            yield from _layer_parts(layer, model, model.ffn_rank)
+
+
+def _layer_parts(layer: Any, model: ByteModel, rank: int) -> Iterator[Part]:
+    name = next(name for name, module in model.named_modules() if module is layer)
+    weight = layer.weight[None] if model.bank is None else layer.factors[:rank]
+    yield Part(name, "layer", [weight.transpose(1, 2)])
+    yield Part(f"{name}.bias", "vector", [layer.bias])
+
+
+def _norm(name: str, norm: nn.LayerNorm) -> Part:
+    return Part(name, "vector", [norm.weight, norm.bias])
+
+
+def _tables(model: ByteModel) -> list[Tensor]:
+    tables = getattr(model, "tables", None)
+    return [] if tables is None else list(tables.weights)
+
+
+def _layers(model: ByteModel) -> Iterator[tuple[str, Any, int]]:
+    """Name, layer and active ranks of all layers."""
+    names: dict[Any, str] = {module: name for name, module in model.named_modules()}
+    for block in model.blocks:
+        assert hasattr(block, "mixer")
+        held: Any = block
+        for mixer in held.mixer.parts:
+            for layer in (*mixer.inward, mixer.outward):
+                yield names[layer], layer, model.mixer_rank
+        for layer in () if held.ffn is None else (held.ffn.fc1, held.ffn.fc2):
+            yield names[layer], layer, model.ffn_rank
