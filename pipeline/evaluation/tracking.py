@@ -1,4 +1,4 @@
-"""An evaluation in MLflow: in the run that it is of."""
+"""An evaluation, or what was exported, in MLflow: in the run that it is of."""
 
 from pathlib import Path
 
@@ -9,9 +9,16 @@ from pipeline.storage.store_address import is_missing
 
 
 def log_evaluation(
-    folder: RunFolder, tracking: TrackingConfig, metrics: dict[str, float], step: int, files: list[Path]
+    folder: RunFolder,
+    tracking: TrackingConfig,
+    metrics: dict[str, float],
+    step: int,
+    files: list[Path],
+    *,
+    under: str = "evaluation",
 ) -> str | None:
-    """Log metrics, each value once however often it is repeated, and files, replacing what has their name.
+    """Log metrics, each value once however often it is repeated, and files, replacing what has their name `under` that
+    folder of the run's artifacts.
 
     Returns why nothing was logged, for people, or None. The run's status is left as it is.
     """
@@ -32,8 +39,8 @@ def log_evaluation(
             if (step, value) not in logged:
                 client.log_metric(run_id, name, value, step=step)
         for file in files:
-            client.log_artifact(run_id, str(file), "evaluation")
+            client.log_artifact(run_id, str(file), under)
     except (MlflowException, UserError) as error:
         reason = first_line(error)
-        return f"MLflow did not take the evaluation ({reason}): repeat it when {uri} answers"
+        return f"MLflow did not take the {under} ({reason}): repeat it when {uri} answers"
     return None

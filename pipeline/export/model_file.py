@@ -30,7 +30,7 @@ _ORDERS = ("none", "learned", "relative")
 def write_model(model: ByteModel, told: dict[str, Any], precision: str, halves: frozenset[str] = frozenset()) -> bytes:
     """The file of a plain model (see `pipeline.export.parts.plain`) in `precision` fp32 or int8; `told`: what is known
     of it; `halves`: names of parts that an int8 file keeps in fp16."""
-    tables = _tables(model.config)
+    tables = model.config.tables
     text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
     head = [*_header(model), len(tables), len(text), *(number for table in tables for number in table)]
     body = np.array(head, "<u4").tobytes() + text + bytes(-len(text) % 4)
@@ -49,8 +49,13 @@ def read_model(path: Path) -> tuple[ByteModel, dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    _verify(content, str(path))
-    reader = Reader(content[:-32], len(MAGIC) + 8, str(path))
+    return read_content(content, str(path))
+
+
+def read_content(content: bytes, name: str) -> tuple[ByteModel, dict[str, Any]]:
+    """As `read_model`, of a file's bytes; `name`: what to call them."""
+    _verify(content, name)
+    reader = Reader(content[:-32], len(MAGIC) + 8, name)
     numbers, (count, told_bytes) = reader.words(12, "its header"), reader.words(2, "its header")
     tables = [tuple(reader.words(3, "its tables")) for _ in range(min(count, 64))]
     try:
@@ -58,14 +63,14 @@ def read_model(path: Path) -> tuple[ByteModel, dict[str, Any]]:
         # A number takes a byte at least, and a size that cannot be must not ask for memory; 8: ranks that layers lack.
         require(parameters(config) <= 8 * len(content), "its sizes are larger than the file")
         told = json.loads(reader.take(told_bytes, "what is told of it"))
-    except (ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}): export it again") from error
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{name} is damaged ({first_line(error)}): export it again") from error
     with torch.random.fork_rng(devices=[]):
         model = ByteModel(config).eval()
     model.set_ranks(mixer=numbers[6] or 1, ffn=numbers[7] or 1)
     for part in parts(model):
         part.fill(reader.record(part))
-    require(reader.left == 0, f"{path} is damaged: {reader.left} bytes too many; export it again")
+    require(reader.left == 0, f"{name} is damaged: {reader.left} bytes too many; export it again")
     return model, told
 
 
@@ -85,13 +90,13 @@ def _header(model: ByteModel) -> list[int]:
     config = model.config
     flags = _HALVES * config.halves + _ATTENTION * (config.mixer != "state") + _STATE * config.carries
     flags += _PHASE * config.phase_rotation + _NORM * config.final_norm + _TIED * config.tied_embeddings
-    hamilton, feeds = model.bank is not None, getattr(config, "feed_forward", True)
+    hamilton = model.bank is not None
     return [
         *(getattr(config, name) for name in _SIZES),
         config.factor if hamilton else 0,
         model.mixer_rank if hamilton else 0,
         model.ffn_rank if hamilton else 0,
-        config.ffn_expansion if feeds else 0,
+        config.ffn_expansion if config.feed_forward else 0,
         flags,
         _ROTATIONS.index(config.rotation),
         _ORDERS.index(config.order),
@@ -104,10 +109,10 @@ def _config(numbers: list[int], tables: list[tuple[int, ...]]) -> ModelConfig:
     mixers = {_ATTENTION: "attention", _STATE: "state", _ATTENTION | _STATE: "both"}
     known: dict[str, Any] = dict(zip(_SIZES, numbers[:5], strict=True))
     require(flags < 64 and bool(flags & (_ATTENTION | _STATE)), f"flags must be below 64 and name a mixer, got {flags}")
-    known |= {"feed_forward": False} if hidden == 0 else {}
-    known |= {"ngrams": ",".join(f"{order}:{rows}x{width}" for order, rows, width in tables)} if tables else {}
     return ModelConfig(
         kind="hamilton" if factor else "dense",
+        feed_forward=hidden > 0,
+        ngrams=",".join(f"{order}:{rows}x{width}" for order, rows, width in tables),
         mixer=mixers[flags & (_ATTENTION | _STATE)],
         rotation=_ROTATIONS[rotation],  # type: ignore[arg-type]
         factor=factor or 1,
@@ -122,7 +127,3 @@ def _config(numbers: list[int], tables: list[tuple[int, ...]]) -> ModelConfig:
         dropout=0.0,
         **known,
     )
-
-
-def _tables(config: ModelConfig) -> list[tuple[int, int, int]]:
-    return [(table.order, table.rows, table.width) for table in getattr(config, "tables", ())]

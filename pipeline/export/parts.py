@@ -70,7 +70,7 @@ def plain(model: ByteModel) -> ByteModel:
     shared = made.state_dict().keys() & model.state_dict().keys()
     made.load_state_dict({name: model.state_dict()[name] for name in shared}, strict=False)
     with torch.no_grad():
-        for (_, old, rank), (_, new, _) in zip(_layers(model), _layers(made), strict=True):
+        for (old, rank), (new, _) in zip(_layers(model), _layers(made), strict=True):
             matrices = None if model.bank is None else model.bank.matrices(rank)
             new.weight.copy_(weight_of([old], matrices, model.dtype))
             new.bias.copy_(old.bias)
@@ -81,7 +81,7 @@ def is_plain(model: ByteModel) -> bool:
     """Whether the runtimes know its layers."""
     if model.config.kind != "hamilton":
         return model.config.kind == "dense"
-    return all(layer.factors.dim() == 3 for _, layer, _ in _layers(model))
+    return all(layer.factors.dim() == 3 for layer, _ in _layers(model))
 
 
 def parts(model: ByteModel) -> Iterator[Part]:
@@ -89,7 +89,7 @@ def parts(model: ByteModel) -> Iterator[Part]:
     if model.bank is not None:
         yield Part("bank", "bank", [model.bank.components[: model.rank]])
     yield Part("token_emb", "table", [model.token_emb.weight])
-    for number, weight in enumerate(_tables(model)):
+    for number, weight in enumerate(model.tables.weights if model.tables is not None else ()):
         yield Part(f"tables.{number}", "table", [weight])
     if model.pos_emb is not None:
         yield Part("pos_emb", "table", [model.pos_emb[0]])
@@ -109,9 +109,9 @@ def _block_parts(block: Any, name: str, model: ByteModel) -> Iterator[Part]:
             yield Part(f"{name}.log_slopes", "vector", [mixer.log_slopes])
         for layer in (*mixer.inward, mixer.outward):
             yield from _layer_parts(layer, model, model.mixer_rank)
-    if block.ffn is not None:
+    if block.hidden:
         yield _norm(f"{name}.norm2", block.norm2)
-        for layer in (block.ffn.fc1, block.ffn.fc2):
+        for layer in block.hidden:
             yield from _layer_parts(layer, model, model.ffn_rank)
 
 
@@ -126,19 +126,11 @@ def _norm(name: str, norm: nn.LayerNorm) -> Part:
     return Part(name, "vector", [norm.weight, norm.bias])
 
 
-def _tables(model: ByteModel) -> list[Tensor]:
-    tables = getattr(model, "tables", None)
-    return [] if tables is None else list(tables.weights)
-
-
-def _layers(model: ByteModel) -> Iterator[tuple[str, Any, int]]:
-    """Name, layer and active ranks of all layers."""
-    names: dict[Any, str] = {module: name for name, module in model.named_modules()}
-    for block in model.blocks:
-        assert hasattr(block, "mixer")
-        held: Any = block
-        for mixer in held.mixer.parts:
-            for layer in (*mixer.inward, mixer.outward):
-                yield names[layer], layer, model.mixer_rank
-        for layer in () if held.ffn is None else (held.ffn.fc1, held.ffn.fc2):
-            yield names[layer], layer, model.ffn_rank
+def _layers(model: ByteModel) -> Iterator[tuple[Any, int]]:
+    """All layers, and their active ranks."""
+    blocks: Any = model.blocks
+    for block in blocks:
+        yield from (
+            (layer, model.mixer_rank) for mixer in block.mixer.parts for layer in (*mixer.inward, mixer.outward)
+        )
+        yield from ((layer, model.ffn_rank) for layer in block.hidden)

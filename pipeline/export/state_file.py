@@ -55,7 +55,9 @@ def read_session(model: ByteModel, session: Session, content: bytes, sha256: byt
     saved = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in session.saved().items()}
     sizes = [config.depth * config.width, config.depth * position * 2 * config.width, config.vocab]
     wanted = 4 * (5 + history + sum(sizes))
-    require(len(content) == wanted, f"{_NAME} is damaged: {len(content)} bytes, {wanted} were written; begin without it")
+    require(
+        len(content) == wanted, f"{_NAME} is damaged: {len(content)} bytes, {wanted} were written; begin without it"
+    )
     require(position < config.seq_len, f"{_NAME} is damaged: {position} bytes of a chunk; begin without it")
     numbers = torch.from_numpy(np.frombuffer(content[20 + 4 * history :], "<f4").copy())
     state, kept, logits = numbers.split(sizes)
@@ -73,7 +75,7 @@ def read_session(model: ByteModel, session: Session, content: bytes, sha256: byt
 
 def _history(model: ByteModel) -> int:
     """Bytes of the longest n-gram, 0 without tables."""
-    return max((table.order for table in getattr(model.config, "tables", ())), default=0)
+    return max((table.order for table in model.config.tables), default=0)
 
 
 def _head(sha256: bytes, position: int) -> bytes:

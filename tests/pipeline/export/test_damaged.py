@@ -21,7 +21,7 @@ def signed(content: bytes) -> bytes:
 
 
 def damaged(content: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """Cut, lengthened, flipped, with words of the header and of records that cannot be; of models most of them signed."""
+    """Cut, lengthened, flipped, with words that cannot be; of models most of them signed."""
     random = Random(seed)
     for _ in range(count):
         spoilt = bytearray(content)
@@ -84,7 +84,9 @@ def test_the_runtime_never_trips_over_a_damaged_file(
     for place, spoilt in enumerate(files):
         (tmp_path / f"{place:05d}").write_bytes(spoilt)
     names = sorted(path.name for path in tmp_path.glob("0*"))
-    done = subprocess.run(["sh", "-c", f"{fuzz} whole {' '.join(names)}"], cwd=tmp_path, capture_output=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", f"{fuzz} whole {' '.join(names)}"], cwd=tmp_path, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     opened, restored = map(int, done.stdout.split())
     assert 1 <= opened < len(files) / 2 and restored >= 1  # the whole ones, and few of the others

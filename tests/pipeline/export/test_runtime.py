@@ -36,11 +36,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "dense state": {"kind": "dense", "mixer": "state", "halves": False},
     "built": {"factor": 2, "fixed_rank": 7},
     "odd sizes": {"dim": 88, "factor": 11, "vocab": 200, "heads": 1, "fixed_rank": 1, "seq_len": 7},
+    "leapfrog": {"mixer": "state", "feed_forward": False, "depth": 3},
+    "tables": {"mixer": "state", "ngrams": "2:97x8,3:101x4,5:64x3"},
+    "tables of a window": {"ngrams": "2:allx3,7:50x8", "feed_forward": False, "seq_len": 6},
 }
-if "feed_forward" in ModelConfig.__dataclass_fields__:
-    MODELS["leapfrog"] = {"mixer": "state", "feed_forward": False, "depth": 3}
-    MODELS["tables"] = {"mixer": "state", "ngrams": "2:97x8,3:101x4,5:64x3"}
-    MODELS["tables of a window"] = {"ngrams": "2:allx3,7:50x8", "feed_forward": False, "seq_len": 6}
 if "factors" in ModelConfig.__dataclass_fields__:
     MODELS["per block"] = {"factors": "per-block"}
     MODELS["low rank"] = {"kind": "low_rank", "mixer": "both"}
@@ -111,8 +110,6 @@ def test_a_grown_model_is_exported_at_the_rank_it_reached(where: Any, new_model:
 
 @pytest.mark.parametrize("name", ["attention", "relative", "tables of a window"])
 def test_a_window_goes_on_in_the_other(name: str, new_model: Callable, open_c: Callable) -> None:
-    if name not in MODELS:
-        pytest.skip("no tables here")
     model, greedy = new_model(**MODELS[name]), SamplingConfig(temperature=0)
     content = write_model(model, {}, "fp32")
     wanted = generate(model, PLACE[:9], 60, temperature=0)
@@ -128,8 +125,6 @@ def test_a_window_goes_on_in_the_other(name: str, new_model: Callable, open_c: C
 
 @pytest.mark.parametrize("name", ["state", "both", "both, turning", "tables"])
 def test_a_state_goes_on_in_the_other(name: str, new_model: Callable, open_c: Callable) -> None:
-    if name not in MODELS:
-        pytest.skip("no tables here")
     model, greedy = new_model(**MODELS[name]), SamplingConfig(temperature=0)
     content = write_model(model, {}, "fp32")
     wanted = generate(model, PLACE[:23], 60, temperature=0)

@@ -1,0 +1,145 @@
+"""An export from its options to its file: found, made, measured, written, noted in MLflow."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h2q.errors import UserError, first_line, require
+from h2q.model import ByteModel
+from pipeline.config import RunConfig
+from pipeline.corpus.shards import histogram
+from pipeline.evaluation.file_stream import RawFile
+from pipeline.evaluation.progress import EvaluationProgress
+from pipeline.evaluation.scoring import check_alphabet
+from pipeline.evaluation.tracking import log_evaluation
+from pipeline.evaluation.windows import Stream
+from pipeline.export.config import ExportConfig
+from pipeline.export.measure import Cost, cost_of
+from pipeline.export.model_file import read_content, write_model
+from pipeline.export.parts import parts, plain
+from pipeline.prepare.prepare import prepare
+from pipeline.runs.checkpoint import MODEL, Checkpoint
+from pipeline.runs.find import corpus_of
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.load import load_checkpoint, model_of
+from pipeline.storage.uri import write_atomic
+from pipeline.tracking.find import find_run
+
+Writer = Callable[[ByteModel, dict[str, Any], ExportConfig], bytes]
+"""A plain model and what is told of it → the bytes of a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was written."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    cost: Cost | None
+    """Of int8, where it was measured."""
+    notes: list[str]
+    """What else there is to know, a line each."""
+
+
+def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
+    """Export as the options say. Raises: UserError for whatever the user can mend; nothing is written then."""
+    path = Path(options.to)
+    _check_target(path, force=options.force)
+    progress.stage("loading the model")
+    folder = find_run(options.run, storage=options.storage, tracking=options.tracking)
+    checkpoint, place = load_checkpoint(folder)
+    trained, config = model_of(checkpoint)
+    model, notes, cost = plain(trained), [], None
+    if model is not trained:
+        notes.append(f"{config.model.kind} layers are written as the weights they make: no runtime knows their cores")
+    if options.precision == "int8":
+        _check_halves(model, options)
+        try:
+            cost = _measure(model, config, checkpoint, options, progress) if options.measure else None
+        except UserError as error:
+            notes.append(f"what int8 costs was not measured: {first_line(error)}; --data FILE measures it on a file")
+    told = _told(folder, checkpoint, place, model, options, cost)
+    progress.stage("writing")
+    content = _writer(options.format)(model, told, options)
+    write_atomic(path, content)
+    metrics = {} if cost is None else {"export/bpb": cost.after}
+    reason = log_evaluation(folder, options.tracking, metrics, checkpoint.state["step"], [path], under="export")
+    notes += [reason] if options.tracking.enabled and reason else []
+    digest = hashlib.sha256(content).hexdigest()
+    return Outcome(path=path, bytes=len(content), sha256=digest, cost=cost, notes=notes)
+
+
+def write_h2q(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> bytes:
+    """The file for the runtime in C."""
+    return write_model(model, told, options.precision, frozenset(options.half))
+
+
+def _writer(name: str) -> Writer:
+    return {"h2q": write_h2q}[name]
+
+
+def _check_target(path: Path, *, force: bool) -> None:
+    require(not path.is_dir(), f"{path} is a folder: name a file in it")
+    require(force or not path.exists(), f"{path} exists already: give --to another file, or replace it with --force")
+    require(path.absolute().parent.is_dir(), f"the folder of {path} does not exist: make it, or name another file")
+
+
+def _check_halves(model: ByteModel, options: ExportConfig) -> None:
+    known = [part.name for part in parts(model) if part.kind in ("table", "layer")]
+    unknown = sorted(set(options.half) - set(known))
+    require(not unknown, f"half must name parts of the model, got {' '.join(unknown)}; they are {', '.join(known)}")
+
+
+def _measure(
+    model: ByteModel, config: RunConfig, checkpoint: Checkpoint, options: ExportConfig, progress: EvaluationProgress
+) -> Cost:
+    progress.stage("reading the data")
+    name = f"the {options.split} split"
+    if options.data is not None:
+        data: Stream = RawFile(options.data)
+        name = data.name
+    else:
+        require(
+            checkpoint.state.get("corpus_sha256") is not None, "nothing tells which corpus the model was trained on"
+        )
+        corpus = prepare(config.corpus, local=True, on_event=progress.preparing)
+        require(corpus.sha256 == checkpoint.state["corpus_sha256"], "the corpus of the run is another now")
+        data = corpus.splits[options.split]
+    require(len(data) >= 2, f"{name} must hold at least 2 bytes, found {len(data)}")
+    counts = sum((histogram(block) for block in data.stream()), np.zeros(256, np.int64))
+    check_alphabet(counts, model.config.vocab, name)
+    progress.stage("measuring what int8 costs")
+    halves = frozenset(options.half)
+    rounded, _ = read_content(write_model(model, {}, "int8", halves), "the file")
+    return cost_of(model, rounded, data, name, halves, progress.through(len(data)))
+
+
+def _told(
+    folder: RunFolder,
+    checkpoint: Checkpoint,
+    place: Path,
+    model: ByteModel,
+    options: ExportConfig,
+    cost: Cost | None,
+) -> dict[str, Any]:
+    """What a file says of its model."""
+    corpus, corpus_sha256 = corpus_of(folder)
+    best = checkpoint.state.get("best")
+    return {
+        "name": folder.name,
+        "step": checkpoint.state["step"],
+        "corpus": corpus,
+        "corpus_sha256": corpus_sha256,
+        "validation_bpb": best["bpb"] if best else None,
+        "measured": None if cost is None else {"data": cost.data, "bpb": cost.after, "fp32_bpb": cost.before},
+        "alphabet": model.config.vocab,
+        "parameters": sum(view.numel() for part in parts(model) for view in part.views),
+        "weights_sha256": hashlib.sha256((place / MODEL).read_bytes()).hexdigest(),
+        "precision": options.precision,
+        "licence": options.licence,
+    }

@@ -1,0 +1,91 @@
+"""The command line of exporting: what a file holds, and one clear line for every mistake."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.export.model_file import read_model
+
+TEXT = "Wörter, words, mots: over and over, and over again.\n".encode() * 30
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None]) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    make_run(folder / "runs", "one")
+    make_run(folder / "runs", "carrying", mixer="state", ngrams="2:50x4")
+    make_run(folder / "runs", "published", head_layout="published")
+    make_run(folder / "runs", "few", vocab=100)
+    make_run(folder / "runs", "empty")
+    shutil.rmtree(folder / "runs" / "empty" / "checkpoints")
+    (folder / "text").write_bytes(TEXT)
+    (folder / "there").write_text("a file of mine")
+    return folder
+
+
+@pytest.mark.parametrize("run", ["one", "carrying"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_run_becomes_a_file(place: Path, run: str, precision: str, call_job: Callable) -> None:
+    path = place / f"{run}.{precision}"
+    done = call_job("export", place, run, "--to", path.name, "--precision", precision, "--data", "text")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    model, told = read_model(path)
+    assert f"{path.stat().st_size:,} bytes" in done.stdout
+    assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] in done.stdout
+    assert told["name"] == run and told["step"] == 3 and told["licence"] == "not stated" and told["alphabet"] == 256
+    assert told["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert ("int8 costs" in done.stdout) == (precision == "int8") == (told["measured"] is not None)
+    assert "the run was not tracked" in done.stdout
+
+
+def test_int8_is_a_third_of_fp32_and_halves_are_between(place: Path, call_job: Callable) -> None:
+    sizes = {}
+    for name, options in {
+        "whole": ["--precision", "fp32"],
+        "small": ["--no-measure"],
+        "mixed": ["--no-measure", "--half", "token_emb"],
+    }.items():
+        assert call_job("export", place, "one", "--to", name, *options).returncode == 0
+        sizes[name] = (place / name).stat().st_size
+    assert sizes["small"] < 0.4 * sizes["whole"] and sizes["small"] < sizes["mixed"] < sizes["whole"]
+
+
+def test_what_cannot_be_measured_is_said_and_the_file_is_written(place: Path, call_job: Callable) -> None:
+    done = call_job("export", place, "one", "--to", "unmeasured")
+    assert done.returncode == 0 and "was not measured" in done.stdout and (place / "unmeasured").exists()
+
+
+def test_a_file_is_replaced_where_that_is_asked_for(place: Path, call_job: Callable) -> None:
+    (place / "old").write_text("an old file")
+    assert call_job("export", place, "one", "--to", "old", "--no-measure").returncode == 2
+    assert (place / "old").read_text() == "an old file"
+    assert call_job("export", place, "one", "--to", "old", "--no-measure", "--force").returncode == 0
+    assert read_model(place / "old")[1]["name"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ([], "name the run to export"),
+        (["one"], "name the file to write"),
+        (["nobody", "--to", "x"], "no run is called 'nobody'"),
+        (["empty", "--to", "x"], "has no checkpoint yet"),
+        (["published", "--to", "x"], "published head layout cannot be exported"),
+        (["one", "--to", "there"], "there exists already"),
+        (["one", "--to", "runs"], "runs is a folder"),
+        (["one", "--to", "nowhere/x"], "the folder of nowhere/x does not exist"),
+        (["one", "--to", "x", "--half", "head"], "half must name parts of the model, got head"),
+        (["one", "--to", "x", "--half", "token_emb", "--precision", "fp32"], "leave it out"),
+        (["one", "--to", "x", "--format", "gguf"], "gguf"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_clear_line(place: Path, options: list[str], rule: str, call_job: Callable) -> None:
+    before = sorted(path.name for path in place.iterdir())
+    done = call_job("export", place, *options)
+    assert done.returncode == 2, done.stdout
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ") and rule in done.stderr
+    assert sorted(path.name for path in place.iterdir()) == before
