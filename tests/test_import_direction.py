@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"h2q"},
-    {"config", "cli", "guard", "suggestions", "shown", "events", "terminal", "figures", "threads"},
+    {"config", "cli", "guard", "suggestions", "shown", "events", "terminal", "figures", "threads", "columns"},
     {"storage"},
     {"runs", "cluster", "corpus"},
     {"prepare", "tracking"},

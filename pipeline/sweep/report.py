@@ -1,13 +1,14 @@
 """The result of a sweep: the ranked table, on the terminal and as CSV, and the command that trains the best."""
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from pipeline.columns import Column, fitted, narrow
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep.configuration import Configuration, ranked
 from pipeline.sweep.folder import TABLE
@@ -50,7 +51,11 @@ class Report:
     def show(self, console: Console, folder: RunFolder) -> None:
         """The table, the best configuration, and where the pictures are."""
         console.print()
-        console.print(self._table())
+        table, hidden = self._table(console.width)
+        console.print(table)
+        if hidden:
+            where = folder.path / TABLE
+            console.print(f"no room for {', '.join(hidden)}: all of it is in {where}", highlight=False, soft_wrap=True)
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
         console.print(
             f"trials: {counts}" + (f"; {self.skipped} draws skipped" if self.skipped else ""), highlight=False
@@ -79,32 +84,33 @@ class Report:
             {"name": self.name, "best": best, "command": self.command, "trials": self.counts, "errors": self.errors}
         )
 
-    def _table(self) -> Table:
-        table = Table(title=f"{self.name}: validation bits per byte", title_justify="left", title_style="bold")
+    def _table(self, width: int) -> tuple[Table, list[str]]:
+        """As much of it as fits a terminal of so many columns, and the names of the other columns."""
+        tried = [row.configuration for row in self.rows]
         two = len(self.objectives) > 1
-        names = ("", *(field.rpartition(".")[2] for field in self.fields), "bpb", "parameters", "rank", "B/s", "time")
-        for name in (*names, "step", "state", "trial"):
-            table.add_column(name, justify="left" if name in ("state", "trial") else "right")
-        for row in self.rows:
-            tried = row.configuration
-            mark = f"{row.position or ''}{' *' if two and row.front else ''}"
-            rate, seconds, parameters = (tried.mean(name) for name in ("bytes_per_second", "seconds", "parameters"))
-            table.add_row(
-                mark,
-                *(escape(show(tried.values[field])) for field in self.fields),
-                bits(tried),
-                "–" if parameters is None else f"{parameters:,.0f}",
-                _number(tried.mean("rank")),
-                "–" if rate is None else human_bytes(rate),
-                "–" if seconds is None else human_seconds(seconds),
-                str(tried.step),
-                tried.state,
-                ", ".join(f"{trial.number:02d}" for trial in tried.trials),
-                style="bold" if row.position == 1 else "" if tried.state == "finished" else "dim",
-            )
+        marks = [f"{row.position or ''}{' *' if two and row.front else ''}" for row in self.rows]
+        lasts = [field.rpartition(".")[2] for field in self.fields]
+        columns = [
+            Column("", marks),
+            *(
+                Column(field, [show(one.values[field]) for one in tried], 4 + number, narrow(last))
+                for number, (field, last) in enumerate(zip(self.fields, lasts, strict=True))
+            ),
+            Column("bpb", [bits(one) for one in tried], 0),
+            Column("parameters", _all(tried, "parameters", lambda value: f"{value:,.0f}"), 92),
+            Column("rank", _all(tried, "rank", lambda value: f"{value:g}"), 94),
+            Column("B/s", _all(tried, "bytes_per_second", human_bytes), 93),
+            Column("time", _all(tried, "seconds", human_seconds), 91),
+            Column("step", [str(one.step) for one in tried], 3),
+            Column("state", [one.state for one in tried], 1, left=True),
+            Column("trial", [", ".join(f"{trial.number:02d}" for trial in one.trials) for one in tried], 2, left=True),
+        ]
+        styles = ["bold" if row.position == 1 else "" if row.position else "dim" for row in self.rows]
+        table, hidden = fitted(columns, width, styles)
+        table.title, table.title_justify, table.title_style = f"{self.name}: validation bits per byte", "left", "bold"
         if two:
             table.caption = f"* on the Pareto front of {' and '.join(self.objectives)}"
-        return table
+        return table, hidden
 
 
 def report_on(sweep: Sweep) -> Report:
@@ -168,5 +174,6 @@ def _cells(report: Report, row: Row) -> list[Any]:
     return [row.position, *values, *results, tried.step, tried.state, row.front, trials, errors]
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
+def _all(tried: list[Configuration], name: str, shown: Callable[[float], str]) -> list[str]:
+    """A result of every configuration, for people."""
+    return ["–" if (value := one.mean(name)) is None else shown(value) for one in tried]

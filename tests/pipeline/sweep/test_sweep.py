@@ -1,12 +1,14 @@
 """What a sweep does next, from the files that it has; and what its table says. No training: results are written."""
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from h2q.baselines import parameters
 from h2q.config import ModelConfig
@@ -197,3 +199,18 @@ def test_a_sweep_has_one_process(opened: Open) -> None:
 
 def test_values_are_described_in_few_letters() -> None:
     assert describe({"model.fixed_rank": 4, "training.axiom_lambda": 0.0123456}) == "fixed_rank 4, axiom_lambda 0.01235"
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_table_fits_the_terminal_and_names_what_it_leaves_out(opened: Open, width: int) -> None:
+    sweep = opened("model.fixed_rank=1,2", "training.axiom_lambda=0.1", "training.learning_rate=0.00123,0.00456")
+    for state in ("finished", "pruned"):
+        trial = sweep.next()
+        assert trial
+        end(sweep, trial, state, 2.345)
+    said = io.StringIO()
+    report_on(sweep).show(Console(file=said, width=width), sweep.folder)
+    table = said.getvalue().partition("trials:")[0].partition("no room for")[0].splitlines()
+    assert all(len(line) <= width for line in table) and "…" not in said.getvalue()
+    assert "finished" in said.getvalue() and "2.345" in said.getvalue()
+    assert ("no room for" in said.getvalue() and "table.csv" in said.getvalue()) == (width < 160)
