@@ -56,6 +56,21 @@ class TrainingResult(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Start:
+    """What was asked for, and what is known of it before anything starts."""
+
+    config: RunConfig
+    preset: str
+    command: str
+    storage: Path
+    earlier: EarlierRun | None
+    """The run to go on with, if one is."""
+
+    began: float
+    """When the run began: so long before now as its earlier starts took, too."""
+
+
+@dataclass(frozen=True)
 class _Run:
     """A run that is about to train: its config as it may be noted down, and where it is kept and tracked."""
 
@@ -91,9 +106,10 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             earlier = find_earlier(storage, config.name)
             hold(earlier.folder, held, progress.say)
             check_resumable(earlier, config)
-            if (result := earlier.result(config)) is not None:
-                return _leave(earlier, result, config, command, connecting.result(), progress)
             began -= earlier.seconds
+        start = _Start(config, preset, without_secrets(command), storage, earlier, began)
+        if earlier is not None and (result := earlier.result(config)) is not None:
+            return _leave(start, earlier, result, connecting.result(), progress)
         # Ray takes a while to end, too.
         with session(config, progress, aside=aside):
             store = connecting.result()
@@ -105,7 +121,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
                 check_same_corpus(earlier, corpus)
             # Of another number of threads the last bits would differ: the run keeps to this one.
             config = replace(config, threads=resources.threads)
-            run = _begin(config, storage, corpus, preset, command, earlier, held, store, began, progress)
+            run = _begin(replace(start, config=config), corpus, store, held, progress)
             stopping = _follow(run, resources, progress, private=private, began=began)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
         from pipeline.training.summary import summarise
@@ -135,44 +151,28 @@ def _resources(config: RunConfig, progress: Progress, busy: float) -> Resources:
     return resources
 
 
-def _begin(
-    config: RunConfig,
-    storage: Path,
-    corpus: Corpus,
-    preset: str,
-    command: str,
-    earlier: EarlierRun | None,
-    held: ExitStack,
-    store: MLflowStore | None,
-    began: float,
-    progress: Progress,
-) -> _Run:
+def _begin(start: _Start, corpus: Corpus, store: MLflowStore | None, held: ExitStack, progress: Progress) -> _Run:
     """Claim the folder of a new run, or note how the earlier one goes on; nothing of it holds a password."""
-    config, command = public(replace(config, resume=False)), without_secrets(command)
-    if earlier is not None:
-        folder, preset = earlier.folder, earlier.preset
-        go_on(earlier, config, command, progress)
+    config, preset = public(replace(start.config, resume=False)), start.preset
+    if start.earlier is not None:
+        folder, preset = start.earlier.folder, start.earlier.preset
+        go_on(start.earlier, config, start.command, progress)
     else:
-        folder = claim_folder(storage, config, preset, command)
+        folder = claim_folder(start.storage, config, preset, start.command)
         hold(folder, held, progress.say)
         if config.init_from:
             progress.say(f"begins with the weights of {config.init_from}")
     progress.say(f"run {folder.path}")
-    tracker = track_run(store, folder, config, corpus.name, corpus.sha256, command, preset, began=began)
+    tracker = track_run(store, folder, config, corpus.name, corpus.sha256, start.command, preset, began=start.began)
     progress.stage("waiting for the first step")
     return _Run(config, preset, folder, corpus, store, tracker)
 
 
 def _leave(
-    earlier: EarlierRun,
-    result: "Summary",
-    config: RunConfig,
-    command: str,
-    store: MLflowStore | None,
-    progress: Progress,
+    start: _Start, earlier: EarlierRun, result: "Summary", store: MLflowStore | None, progress: Progress
 ) -> TrainingResult:
     """A run that has nothing left to train stays as it is; MLflow is sent what it lacks, and registers if asked to."""
-    folder, tracking, command = earlier.folder, config.tracking, without_secrets(command)
+    folder, tracking, command = earlier.folder, start.config.tracking, start.command
     # What else was asked for would have changed the training alone.
     kept = public(replace(earlier.config, tracking=tracking))
     if changes(earlier.config, kept):
