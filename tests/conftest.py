@@ -27,18 +27,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SERVERS = {"ray_cluster", "cluster", "tracking_server", "server"}
 """Fixtures that start Ray, a cluster or a server: a test that uses one is marked `ray`."""
 
+LONGEST = ("test_submit.py", "test_faults.py", "test_driver.py", "test_tune.py", "test_readmes.py", "test_train.py")
+"""Files that take a minute or more: they come first, so that the end does not wait for one."""
+
 ON_REQUEST = ("slow", "gpu")
 """Marks of tests that run only where `-m` names the mark."""
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest itself chooses by -m afterwards
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what starts Ray, leave out what `-m` does not ask for, and skip GPU paths where there is no GPU."""
+    """Mark what starts Ray, begin with what takes longest, leave out what `-m` does not name, skip what needs a GPU."""
     for item in items:
         if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
     asked = re.findall(r"\w+", config.option.markexpr)
     unasked = [name for name in ON_REQUEST if name not in asked]
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in unasked)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -23,9 +23,9 @@ def short_attention(qkv: Tensor, slopes: Tensor | None = None) -> Tensor:
 
 def distance_bias(slopes: Tensor, length: int) -> Tensor:
     """−slope × distance of every pair of positions, −∞ for what lies ahead: slopes (H,) → (H, T, T)."""
-    place = torch.arange(length, device=slopes.device, dtype=slopes.dtype)
+    position = torch.arange(length, device=slopes.device, dtype=slopes.dtype)
     ahead = slopes.new_full((length, length), float("-inf")).triu(1)
-    return torch.addcmul(ahead, slopes[:, None, None], place - place[:, None])
+    return torch.addcmul(ahead, slopes[:, None, None], position - position[:, None])
 
 
 class _ShortAttention(Function):
@@ -69,8 +69,8 @@ class _ShortAttention(Function):
             torch.bmm(to_scores.transpose(1, 2), query[some], out=to_key[some])
         to_slopes = None
         if slopes is not None:
-            place = torch.arange(probabilities.shape[1], dtype=slopes.dtype)
-            to_slopes = (by_pair * (place - place[:, None])).sum((1, 2))
+            position = torch.arange(probabilities.shape[1], dtype=slopes.dtype)
+            to_slopes = (by_pair * (position - position[:, None])).sum((1, 2))
         return gradients.permute(1, 3, 0, 2, 4).contiguous(), to_slopes
 
 

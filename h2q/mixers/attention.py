@@ -129,7 +129,7 @@ def attend_ref(qkv: Tensor, heads: int, slopes: Tensor | None = None) -> Tensor:
     """`attend` head by head, with the score written as Re(q · conj(k)); (B, T, 3D) → (B, T, D)."""
     length = qkv.shape[1]
     seen = torch.ones(length, length, dtype=torch.bool, device=qkv.device).tril()
-    place, outputs = torch.arange(length, device=qkv.device), []
+    position, outputs = torch.arange(length, device=qkv.device), []
     parts = zip(*(part.chunk(heads, dim=-1) for part in qkv.chunk(3, dim=-1)))
     for head, (query, key, value) in enumerate(parts):
         q, k = (x.unflatten(-1, (-1, 4)) for x in (query[:, :, None], key[:, None]))
@@ -137,7 +137,7 @@ def attend_ref(qkv: Tensor, heads: int, slopes: Tensor | None = None) -> Tensor:
         real = q[..., 0] * conjugate[..., 0] - (q[..., 1:] * conjugate[..., 1:]).sum(-1)
         scores = real.sum(-1) / query.shape[-1] ** 0.5
         if slopes is not None:
-            scores = scores - slopes[head] * (place[:, None] - place)
+            scores = scores - slopes[head] * (position[:, None] - position)
         outputs.append(scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value)
     return torch.cat(outputs, dim=-1)
 

@@ -21,8 +21,8 @@ class InOrder:
         """What of the block goes to which split."""
         task, begin, dealt = self._task, 0, dict[str, Block]()
         while self._split < len(task.cuts) and task.cuts[self._split] < self._at + len(data):
-            place = max(task.cuts[self._split] - self._at, begin)
-            end = line_start(data[place : place + task.reach], starts[starts >= place] - place) + place
+            cut = max(task.cuts[self._split] - self._at, begin)
+            end = line_start(data[cut : cut + task.reach], starts[starts >= cut] - cut) + cut
             dealt[task.to[self._split]] = _between(data, starts, begin, end)
             begin, self._split = end, self._split + 1
         dealt[task.to[self._split]] = _between(data, starts, begin, len(data))

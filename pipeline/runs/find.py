@@ -73,9 +73,9 @@ def unknown(reference: str, storage: str, also: str = "") -> UserError:
 
 def list_runs(storage: str) -> list[RunFolder]:
     """The runs in a storage folder and the trials of the sweeps there, in the order of their start."""
-    place = locate(storage)
-    found = run_folders(place)
-    for sweep in place.glob(f"*/{SWEEP}"):
+    folder = locate(storage)
+    found = run_folders(folder)
+    for sweep in folder.glob(f"*/{SWEEP}"):
         found += run_folders(sweep.parent)
     return sorted(found, key=lambda folder: (folder.config_file.stat().st_mtime, folder.path))
 

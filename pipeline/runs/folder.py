@@ -207,17 +207,17 @@ def check_folder(text: str, option: str) -> Path:
         text.isprintable() and text != "",
         f"{option} must be a path of printable UTF-8, got {text!r}: name another with --{option}",
     )
-    place = locate(text)
-    probe = place / f".write-{uuid.uuid4().hex}"
+    folder = locate(text)
+    probe = folder / f".write-{uuid.uuid4().hex}"
     try:
-        make_folder(place, f"--{option}")
+        make_folder(folder, f"--{option}")
         write_atomic(probe, b"")
         remove(probe)
     except UserError as error:
         raise UserError(
-            f"{option} must be a folder that can be written, got {place} ({error}): name another with --{option}"
+            f"{option} must be a folder that can be written, got {folder} ({error}): name another with --{option}"
         ) from error
-    return place
+    return folder
 
 
 def check_new(storage: Path, config: RunConfig) -> None:

@@ -42,22 +42,22 @@ from pipeline.training.worker import Worker, find_worker
 from pipeline.training.worker_config import WorkerConfig
 
 
-def train_loop_per_worker(job: WorkerConfig) -> None:
+def train_loop_per_worker(config: WorkerConfig) -> None:
     """Train a run to its last step; where it diverges, again from the last checkpoint with half the learning rate.
 
     Raises: UserError if it diverges more often than `training.rollback_limit`, or does not fit into memory.
     """
-    run = job.run
-    worker = find_worker(use_gpu=job.use_gpu, threads=job.threads)
-    check_here(RunFolder(job.folder).config_file, job.corpus / MANIFEST)
-    corpus = open_corpus(job.corpus, run.corpus)
+    run = config.run
+    worker = find_worker(use_gpu=config.use_gpu, threads=config.threads)
+    check_here(RunFolder(config.folder).config_file, config.corpus / MANIFEST)
+    corpus = open_corpus(config.corpus, run.corpus)
     for rollbacks in range(run.training.rollback_limit + 1):
         try:
-            return train(job, corpus, worker, rollbacks)
+            return train(config, corpus, worker, rollbacks)
         except Diverged as error:
             diverged = error.with_traceback(None)  # which would keep the model in memory
             if worker.first and error.unfit is not None:
-                remove_checkpoint(RunFolder(job.folder).checkpoints, error.unfit)
+                remove_checkpoint(RunFolder(config.folder).checkpoints, error.unfit)
         except RuntimeError as error:
             if ran_out(error):
                 raise too_large(run, worker.name) from error
@@ -68,11 +68,11 @@ def train_loop_per_worker(job: WorkerConfig) -> None:
     )
 
 
-def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> None:
+def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> None:
     """Train from the newest valid checkpoint, or from the start, to the last step or until a stop is wanted."""
-    run, folder, training = job.run, RunFolder(job.folder), job.run.training
+    run, folder, training = config.run, RunFolder(config.folder), config.run.training
     autocast = setup_precision(run.precision, worker.device)
-    train_state = new_train_state(run, worker.device, about=job.about | worker.describe(), workers=worker.world_size)
+    train_state = new_train_state(run, worker.device, about=config.about | worker.describe(), workers=worker.world_size)
     counters = restore(train_state, folder, run, worker, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size, mixer=run.model.mixer)
     take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
@@ -81,7 +81,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
 
     def save() -> None:
         train_state.gather(worker, losses)
-        counters.seconds, counters.wall_seconds = clock.seconds, time.time() - job.began
+        counters.seconds, counters.wall_seconds = clock.seconds, time.time() - config.began
         writer.write(train_state)
         ray.train.report({"step": counters.step, **counters.record})
 
@@ -103,7 +103,7 @@ def train(job: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> 
                 if last and unsaved and due:  # which may take long
                     save()
                     unsaved = False
-                news, cut_short = evaluate(train_state, due, corpus, worker, autocast, job, stop)
+                news, cut_short = evaluate(train_state, due, corpus, worker, autocast, config, stop)
                 stopping = stopping or cut_short
                 if news or (unsaved and (last or stopping or step % training.save_every == 0)):
                     save()
@@ -177,7 +177,7 @@ def evaluate(
     corpus: Corpus,
     worker: Worker,
     autocast: Autocast,
-    job: WorkerConfig,
+    config: WorkerConfig,
     stop: StopSignal,
 ) -> tuple[bool, bool]:
     """What is due: bits per byte of splits into the record, a sample into the run's folder.
@@ -185,20 +185,20 @@ def evaluate(
     Whether a checkpoint must hold it (the best validation so far, or the test), and whether a stop left some of it due.
     Raises: Diverged if a split has no finite one.
     """
-    model, counters, folder = train_state.model, train_state.counters, RunFolder(job.folder)
+    model, counters, folder = train_state.model, train_state.counters, RunFolder(config.folder)
     news, began = False, time.perf_counter()
     splits = [name for name in due if name in corpus.splits]
     try:
         with StageNote(folder.stage_file, active=worker.first) as note:
             for split in splits:
                 data, progress = corpus.splits[split], partial(note.show, split)
-                size, stopped = job.run.training.scored(len(data)), stop.is_wanted
+                size, stopped = config.run.training.scored(len(data)), stop.is_wanted
                 told = {"size": size, "on_progress": progress, "stopped": stopped}
                 bpb = counters.record[f"{split}/bpb"] = bits_per_byte(model, data, worker, autocast, **told)
                 if not math.isfinite(bpb):
                     where = f"last at step {counters.step}, where {split} took {bpb} bits per byte"
                     raise Diverged(where, unfit=counters.step)
-                if model.config.carries and counters.step == job.run.training.steps:  # what the state is worth
+                if model.config.carries and counters.step == config.run.training.steps:  # what the state is worth
                     counters.record[f"{split}/bpb_reset"] = bits_per_byte(
                         model, data, worker, autocast, **told, carry=False
                     )
@@ -209,7 +209,7 @@ def evaluate(
     if splits:
         counters.record["evaluation_seconds"] = time.perf_counter() - began
     if "sample" in due:
-        to, step, kind = folder.samples, counters.step, job.run.corpus.kind
+        to, step, kind = folder.samples, counters.step, config.run.corpus.kind
         if worker.any(worker.first and not write_sample(to, step, model, corpus.test, kind, stop.is_wanted)):
             return news, True
         counters.evaluated["sample"] = step

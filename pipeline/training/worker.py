@@ -15,7 +15,7 @@ from pipeline.training.allocator import keep_freed_memory
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """One worker's place among all workers."""
+    """Which of the workers one is, and what it computes on."""
 
     world_rank: int
     world_size: int
@@ -85,7 +85,7 @@ class Worker:
 
 
 def find_worker(*, use_gpu: bool, threads: int) -> Worker:
-    """This worker's place, as Ray Train tells it, and its process made ready for it: torch computes with `threads` CPU
+    """Which worker this is, as Ray Train says, and its process made ready for it: torch computes with `threads` CPU
     threads, and a local run keeps its memory."""
     torch.set_num_threads(threads)
     context = ray.train.get_context()

@@ -85,7 +85,10 @@ def train() -> Callable[..., tuple[Summary, RunFolder, str]]:
 
         said = StringIO()
         console = Console(file=said, width=200)
-        with nullcontext() if pictures else patch("pipeline.training.driver.draw"):
+        with (
+            nullcontext() if pictures else patch("pipeline.training.driver.draw"),
+            patch("pipeline.threads._LOOK_SECONDS", 0.01),
+        ):
             summary, folder, _ = train_run(config, preset="tiny", command="python jobs/train.py tiny", console=console)
         summary.show(console, folder.path)
         return summary, folder, said.getvalue()

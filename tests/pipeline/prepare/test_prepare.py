@@ -93,7 +93,7 @@ def test_a_corpus_that_cannot_be_used_is_one_clear_line(tmp_path: Path, make, sa
         prepare(CorpusConfig(path=str(tmp_path / "corpus"), prepared=str(tmp_path / "data")), local=True)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)  # a job of Ray Data each
 @given(
     documents=st.lists(
         st.one_of(st.just(b""), st.text(st.characters(codec="utf-8"), max_size=60).map(str.encode), st.just(b"\r\n\n")),

@@ -347,7 +347,7 @@ def test_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr("pipeline.runs.stop._SECONDS", 0.01)
     evaluations = {"steps": 4, "log_every": 1, "evaluate_every": at, "save_every": 99}
-    corpus = text_to_validate_on(tmp_path, 1500)
+    corpus = text_to_validate_on(tmp_path, 800)
     config = tiny(tmp_path, training=evaluations, corpus=corpus)
     assert_stops_while_it_evaluates(config, at, train)
 

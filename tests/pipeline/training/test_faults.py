@@ -65,7 +65,7 @@ def undisturbed(tiny: Make, train: Train, tmp_path_factory: pytest.TempPathFacto
     return train(tiny(tmp_path_factory.mktemp("undisturbed"), training=LONG))[1]
 
 
-@pytest.mark.parametrize("local", [True, False], ids=["local", "ray"])
+@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["local", "ray"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_sums_up_and_the_run_can_go_on(
     tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder, local: bool, number: int, code: int
@@ -119,7 +119,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     assert steps == list(range(0, 301, 20))
 
 
-@pytest.mark.parametrize("victim", ["TrainController", "driver"])
+@pytest.mark.parametrize("victim", ["TrainController", pytest.param("driver", marks=pytest.mark.slow)])
 def test_a_killed_controller_or_driver_costs_one_more_start(
     tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder, victim: str
 ) -> None:
