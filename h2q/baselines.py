@@ -74,9 +74,8 @@ def multiply_adds(config: ModelConfig) -> int:
     A family without a structure is counted as if dense, any other mixer as if attention. What a state takes for each
     channel is left out.
     """
-    layers = sum(_cost(config, *widths)[0] for widths in _layers(config))
     pairs = 2 * config.seq_len * config.width if config.mixer != "state" else 0
-    return config.depth * (layers + pairs) + config.dim * config.vocab
+    return config.depth * (products(config) + pairs) + config.dim * config.vocab
 
 
 def generation(config: ModelConfig) -> int:
@@ -85,8 +84,8 @@ def generation(config: ModelConfig) -> int:
 
 
 def products(config: ModelConfig) -> int:
-    """Products of a block with a square matrix of its width, for each byte."""
-    return sum(inputs * outputs for inputs, outputs in _layers(config)) // config.width**2
+    """Multiply-adds of the layers of a block, for each byte."""
+    return sum(_cost(config, *widths)[0] for widths in _layers(config))
 
 
 def _layers(config: ModelConfig) -> list[tuple[int, int]]:

@@ -31,10 +31,9 @@ BF16_PEAKS = {
 
 def model_flops(config: ModelConfig) -> float:
     """FLOP of a training step for each byte."""
-    projections = products(config) * config.width**2
     # Scores and mixture, each over half the context on average.
     attention = config.width * (config.seq_len + 1) if config.mixer != "state" else 0
-    return 6 * (config.depth * (projections + attention) + config.dim * config.vocab)
+    return 6 * (config.depth * (products(config) + attention) + config.dim * config.vocab)
 
 
 def bf16_peak(device: str) -> float | None:
