@@ -1,4 +1,4 @@
-"""A trained model as one file that needs no Python: `python jobs/export.py RUN --to FILE [--format page]`."""
+"""A trained model as one file that needs no Python: `python jobs/export.py RUN --to FILE [--format onnx]`."""
 
 from collections.abc import Sequence
 

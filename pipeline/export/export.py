@@ -20,6 +20,7 @@ from pipeline.evaluation.windows import Stream
 from pipeline.export.config import ExportConfig
 from pipeline.export.measure import Cost, cost_of
 from pipeline.export.model_file import read_content, write_model
+from pipeline.export.onnx_file import write_onnx
 from pipeline.export.parts import parts, plain
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import MODEL, Checkpoint
@@ -65,7 +66,7 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
             notes.append(f"what int8 costs was not measured: {first_line(error)}; --data FILE measures it on a file")
     told = _told(folder, checkpoint, place, model, options, cost)
     progress.stage("writing")
-    content = _writer(options.format)(model, told, options)
+    content = WRITERS[options.format](model, told, options)
     write_atomic(path, content)
     metrics = {} if cost is None else {"export/bpb": cost.after}
     reason = log_evaluation(folder, options.tracking, metrics, checkpoint.state["step"], [path], under="export")
@@ -79,8 +80,12 @@ def write_h2q(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> 
     return write_model(model, told, options.precision, frozenset(options.half))
 
 
-def _writer(name: str) -> Writer:
-    return {"h2q": write_h2q}[name]
+def write_graph(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> bytes:
+    """A graph for ONNX Runtime."""
+    return write_onnx(model, told, options.precision, frozenset(options.half))
+
+
+WRITERS: dict[str, Writer] = {"h2q": write_h2q, "onnx": write_graph}
 
 
 def _check_target(path: Path, *, force: bool) -> None:

@@ -53,6 +53,15 @@ def test_int8_is_a_third_of_fp32_and_halves_are_between(place: Path, call_job: C
     assert sizes["small"] < 0.4 * sizes["whole"] and sizes["small"] < sizes["mixed"] < sizes["whole"]
 
 
+def test_a_run_becomes_a_graph_for_onnx(place: Path, call_job: Callable) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    done = call_job("export", place, "carrying", "--to", "m.onnx", "--format", "onnx", "--no-measure")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    told = {entry.key: entry.value for entry in onnx.load(place / "m.onnx").metadata_props}
+    assert told["name"] == '"carrying"' and told["precision"] == '"int8"'
+
+
 def test_what_cannot_be_measured_is_said_and_the_file_is_written(place: Path, call_job: Callable) -> None:
     done = call_job("export", place, "one", "--to", "unmeasured")
     assert done.returncode == 0 and "was not measured" in done.stdout and (place / "unmeasured").exists()
