@@ -13,7 +13,7 @@ from h2q.config import SamplingConfig
 from h2q.decode.cache import NextLogits, decoder
 from h2q.decode.graph import Writer
 from h2q.decode.session import Session
-from h2q.errors import require
+from h2q.errors import UserError, require
 from h2q.model import ByteModel
 
 
@@ -77,19 +77,50 @@ class Memory:
     """What a model with a state knows of a text that it continues, and where its random numbers stand."""
 
     def __init__(self, model: ByteModel, seed: int) -> None:
-        self.session = Session(model)
+        self._model, self.session = model, Session(model)
         self.random = Random(seed)
         self.unread = b""
-        """Bytes of the text that the session has not read yet: the last one drawn, or a prompt behind which nothing
-        was drawn."""
+        """The last byte of the text, which the session has not read yet; none at the beginning."""
+
+    def take(self, prompt: bytes) -> None:
+        """Go on behind the prompt, of which the last byte stays unread. Raises: UserError as `stream`."""
+        _check(self._model, self.unread + prompt, 0)
+        self.session.read((self.unread + prompt)[:-1])
+        self.unread = (self.unread + prompt)[-1:]
 
     def write(self, prompt: bytes, length: int, config: SamplingConfig) -> Iterator[int]:
         """`length` bytes behind the text and the prompt."""
-        self.unread += prompt
+        self.take(prompt)
         for _ in range(length):
             byte = sample(self.session.read(self.unread), config, self.random)
             self.unread = bytes((byte,))
             yield byte
+
+    def saved(self) -> dict[str, Tensor]:
+        """All of it as tensors by name, see `resume`."""
+        _, words, _ = self.random.getstate()
+        own = {"unread": torch.tensor(list(self.unread), dtype=torch.uint8), "random": torch.tensor(words)}
+        return self.session.saved() | own
+
+    def resume(self, saved: dict[str, Tensor], seed: int = 0) -> None:
+        """Go on from what another memory of the same model saved, bit for bit as if it had not stopped; with a `seed`
+        other than 0, with random numbers of its own.
+
+        Raises: UserError for what is not of this model, or damaged.
+        """
+        parts = dict(saved)
+        words, unread = (parts.pop(name, torch.empty(0)) for name in ("random", "unread"))
+        self.session.resume(parts)
+        try:
+            self.random.setstate((3, tuple(words.tolist()), None))
+            self.unread = bytes(unread.tolist())
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError("the state is damaged: begin without it") from error
+        require(
+            len(self.unread) == 1, f"the state must have 1 byte to read, found {len(self.unread)}: begin without it"
+        )
+        if seed:
+            self.random.seed(seed)
 
 
 def generate_batch(

@@ -3,6 +3,8 @@
 Shapes: `D` width of a half (or of the stream), `V` alphabet, `T` bytes of a chunk.
 """
 
+import hashlib
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -92,12 +94,9 @@ class Session:
 
     @torch.inference_mode()
     def saved(self) -> dict[str, Tensor]:
-        """All that goes on, by name; see `resume`."""
-        saved = {"state": self.state.clone()}
-        if self._attends:
-            saved["position"] = torch.tensor([self._position])
-            saved["keys_and_values"] = self._cache.all.clone()
-        return saved
+        """All that goes on, by name, in host memory of its own, with the sha256 of the model; see `resume`."""
+        parts = self._parts(self._position)
+        return {name: part.to("cpu", copy=True).contiguous() for name, part in parts.items()}
 
     @torch.inference_mode()
     def resume(self, saved: dict[str, Tensor]) -> None:
@@ -105,22 +104,41 @@ class Session:
 
         Raises: UserError for what is not of this model.
         """
-        own = self.saved()
+        keys = saved.get("keys_and_values")
+        position = keys.shape[1] if keys is not None and keys.dim() > 1 else 0
+        own = self._parts(min(position, self._model.config.seq_len - 1))
         for name in sorted(own.keys() | saved.keys()):
-            wanted, found = (list(of[name].shape) if name in of else "none" for of in (own, saved))
+            wanted, found = (_kind(of.get(name)) for of in (own, saved))
             require(
                 wanted == found,
-                f"the state is of another model: its {name} has shape {found}, here {wanted}; name the run that it is "
-                "of",
+                f"the state is of another model: its {name} is {found}, here {wanted}; name the run that it is of",
             )
+        (wanted, found), size = (_hex(of["model"]) for of in (own, saved)), 16
         require(
-            all(bool(tensor.isfinite().all()) for tensor in saved.values()),
-            "the state is not finite: begin without it",
+            wanted == found,
+            f"the state is of another model, with sha256 {found[:size]}, here {wanted[:size]}: name the run that it is "
+            "of",
         )
-        self.state.copy_(saved["state"])
-        if self._attends:
-            self._position = int(saved["position"]) % self._model.config.seq_len
-            self._cache.all.copy_(saved["keys_and_values"])
+        require(
+            all(bool(part.isfinite().all()) for part in saved.values()), "the state is not finite: begin without it"
+        )
+        for name, part in own.items():
+            part.copy_(saved[name])
+        self._position = position
+
+    def _parts(self, position: int) -> dict[str, Tensor]:
+        """What goes on at a position of the chunk, by name, where it lies."""
+        attended = {"keys_and_values": self._cache.all[:, :position]} if self._attends else {}
+        return {"model": self._fingerprint, "state": self.state, **attended}
+
+    @cached_property
+    def _fingerprint(self) -> Tensor:
+        """sha256 of the model's weights, (32,) uint8."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
     def _step(self, byte: int) -> Tensor:
         """One more byte."""
@@ -158,3 +176,11 @@ class Session:
             model.train(training)
         self.state.copy_(state[0])
         return logits[0, -1]
+
+
+def _kind(part: Tensor | None) -> str:
+    return "missing" if part is None else f"{part.dtype} {list(part.shape)}"
+
+
+def _hex(digest: Tensor) -> str:
+    return bytes(digest.tolist()).hex()

@@ -163,6 +163,7 @@ def _signature() -> "ModelSignature":
             [
                 ColSpec(DataType.string, "prompt", required=False),
                 ColSpec(DataType.binary, "prompt_bytes", required=False),
+                ColSpec(DataType.string, "state", required=False),
             ]
         ),
         outputs=Schema(
@@ -170,6 +171,7 @@ def _signature() -> "ModelSignature":
                 ColSpec(DataType.string, "text", required=False),
                 ColSpec(DataType.string, "base64", required=False),
                 ColSpec(Array(DataType.double), "probabilities", required=False),
+                ColSpec(DataType.string, "state", required=False),
             ]
         ),
         params=ParamSchema(
@@ -180,6 +182,7 @@ def _signature() -> "ModelSignature":
                 ParamSpec("top_p", DataType.double, 1.0),
                 ParamSpec("min_p", DataType.double, 0.0),
                 ParamSpec("seed", DataType.long, 0),
+                ParamSpec("keep_state", DataType.boolean, False),
             ]
         ),
     )
@@ -199,6 +202,8 @@ curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\
 A row has `prompt` (text) or `prompt_bytes` (base64), 1 MiB in all. Parameters: length (bytes, 4096 at most over all
 rows), temperature (0: the likeliest byte),
 top_k (0: off), top_p (1: off), min_p (0: off), seed. The answer has `text` and, exactly, `base64`; or `probabilities`.
+Of a model with a state (`model.mixer` state or both) it has with keep_state also `state`, which a row brings back, with
+a prompt or without, to go on as if it had not stopped (32 MiB in all).
 `mlflow models serve` starts `uvicorn` by name: activate the environment first. In Python:
 
 ```python

@@ -67,6 +67,33 @@ def test_what_is_saved_goes_on_as_if_it_had_not_stopped(changes):
         assert torch.equal(going.read(bytes((byte,))), again.read(bytes((byte,))))
 
 
+def test_a_memory_goes_on_from_tensors_and_refuses_what_is_damaged():
+    model, config = lively({"mixer": "both"}), SamplingConfig(seed=3)
+    memory = Memory(model, seed=3)
+    first = bytes(stream(model, b"The ", 10, config, memory=memory))
+    saved = memory.saved()
+    again = Memory(model, seed=0)
+    again.resume(saved)
+    second = bytes(stream(model, b"", 10, config, memory=again))
+    assert first + second == bytes(stream(model, b"The ", 20, config))
+    another = Memory(model, seed=0)
+    another.resume(saved, seed=4)
+    assert bytes(stream(model, b"", 10, config, memory=another)) != second
+    for damage in (
+        {"random": -saved["random"]},
+        {"random": saved["random"][:5]},
+        {"random": saved["random"].float()},
+        {"unread": saved["unread"].repeat(2)},
+        {"unread": saved["unread"].long() + 999},
+        {"more": saved["unread"]},
+    ):
+        with pytest.raises(UserError, match="the state") as error:
+            Memory(model, seed=0).resume(saved | damage)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="the state"):
+        Memory(model, seed=0).resume({name: saved[name] for name in saved if name != "random"})
+
+
 @pytest.mark.parametrize("mixer", ["state", "both"])
 def test_writing_in_pieces_is_writing_at_once(mixer):
     model, config = lively({"mixer": mixer}), SamplingConfig(seed=3)
@@ -93,8 +120,12 @@ def test_what_is_of_another_model_is_refused_in_one_line():
         with pytest.raises(UserError, match="the state is of another model") as error:
             Session(lively(other)).resume(saved)
         assert "\n" not in str(error.value)
+    retrained = lively({})
+    retrained.norm.weight.data[0] += 1
+    with pytest.raises(UserError, match=r"of another model, with sha256 [0-9a-f]{16}, here [0-9a-f]{16}"):
+        Session(retrained).resume(saved)
     with pytest.raises(UserError, match="not finite"):
-        Session(lively({})).resume({"state": saved["state"] * float("nan")})
+        Session(lively({})).resume(saved | {"state": saved["state"] * float("nan")})
     with pytest.raises(UserError, match=r"model\.mixer is attention"):
         Session(lively({"mixer": "attention"}))
     with pytest.raises(UserError, match="carries a state"):

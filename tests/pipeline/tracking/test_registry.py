@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from h2q.errors import UserError
-from h2q.generate import generate
+from h2q.generate import Memory, generate
+from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint, load_model
@@ -233,3 +235,67 @@ def test_a_malformed_request_is_one_too(server: str, body: bytes) -> None:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=60)
         assert 400 <= refused.value.code < 500, (kind, refused.value.read())
+
+
+@pytest.fixture(scope="module")
+def stateful(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunConfig]) -> Any:
+    """A model with a state, as MLflow loads it."""
+    from io import StringIO
+
+    import mlflow
+    from rich.console import Console
+
+    from pipeline.training.driver import train
+
+    config = tiny(tmp_path_factory.mktemp("stateful"), tracking={"register": "remembering"}, model={"mixer": "both"})
+    _, folder, _ = train(config, preset="tiny", command="a command", console=Console(file=StringIO(), width=200))
+    mlflow.set_tracking_uri(config.tracking.uri)
+    try:
+        return mlflow.pyfunc.load_model("models:/remembering/1"), load_model(folder)[0]
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def test_a_state_goes_out_and_comes_back(stateful: Any) -> None:
+    served, model = stateful
+    whole = generate(model, PROMPT.encode(), 30, temperature=0.8, seed=3)
+    written, row = b"", {"prompt": PROMPT}
+    for params in ({"seed": 3}, {}, {}):
+        answer = served.predict([row], {"length": 10, "keep_state": True, **params}).iloc[0]
+        written, row = written + base64.b64decode(answer["base64"]), {"state": answer["state"]}
+    assert written == whole
+    other = served.predict([row], {"length": 10, "seed": 4}).iloc[0]
+    assert "state" not in other and base64.b64decode(other["base64"]) != whole[20:]
+    [after] = served.predict([row], {"length": 0})["probabilities"]
+    with torch.no_grad():
+        text = PROMPT.encode() + whole
+        wanted = model(torch.tensor([list(text)]), state=model.new_state(1))[0][0, -1].double().softmax(-1)
+    assert np.allclose(after, wanted, rtol=1e-4)
+    begun = served.predict([{"prompt": PROMPT}], {"length": 0, "keep_state": True, "seed": 3}).iloc[0]
+    behind = served.predict([{"state": begun["state"]}], {"length": 30}).iloc[0]
+    assert base64.b64decode(behind["base64"]) == whole
+
+
+def test_a_foreign_state_is_answered_with_the_rule(stateful: Any, registered: Registered) -> None:
+    from mlflow.exceptions import MlflowException
+
+    served, model = stateful
+    other = load_model(registered[0])[0]  # It attends: no state at all.
+    twin = ByteModel(model.config)
+    parts = Memory(twin, 0)
+    parts.take(b"a")
+    foreign = base64.b64encode(save(parts.saved())).decode()
+    cut = base64.b64encode(save({"state": parts.saved()["state"]})).decode()
+    for state, rule in (
+        (foreign, "the state is of another model, with sha256"),
+        (cut, "the state is of another model: its keys_and_values is missing"),
+        ("not base64!", "state must be what an answer gave"),
+        ("YWJj", "state must be what an answer gave"),
+        ("a" * (1 + (32 << 20)), "the states must have at most"),
+    ):
+        with pytest.raises(MlflowException) as refused:
+            served.predict([{"prompt": "a", "state": state}], {"length": 1})
+        assert rule in refused.value.message and "\n" not in refused.value.message
+        assert refused.value.get_http_status_code() == 400
+    with pytest.raises(UserError, match=r"model\.mixer is attention"):
+        Memory(other, 0)
