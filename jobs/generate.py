@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -14,6 +14,10 @@ from h2q.config import SamplingConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 from pipeline.shown import marked_off, printable
+
+if TYPE_CHECKING:  # They load torch.
+    from h2q.generate import Memory
+    from h2q.model import ByteModel
 
 PROG = "python jobs/generate.py"
 
@@ -34,6 +38,11 @@ class GenerateOptions(SamplingConfig):
     bytes: bool = False
     """Write the new bytes as they are, as a run on a corpus of bytes does to a file anyway. Otherwise text, behind the
     prompt: what is not UTF-8, and control characters, as U+FFFD."""
+    save_state: str | None = None
+    """Of a model with a state: the file that gets all it knows at the end; a file that is there is replaced."""
+    from_state: str | None = None
+    """Of a model with a state: the file of an earlier --save-state, behind whose text it goes on, with the prompt if
+    one is given, as if it had not stopped. With another --seed than 0 it draws anew from there."""
     storage: str = "runs"
     """Folder that holds the folders of runs."""
 
@@ -54,15 +63,17 @@ def main(args: Sequence[str]) -> int:
     prompt = read_prompt(options, text=text, vocab=config.model.vocab)
     from h2q.generate import stream
     from pipeline.runs.load import load_model
+    from pipeline.runs.saved_state import write_state
 
     model, _ = load_model(folder)
+    memory = open_memory(options, model)
     stop = None if options.stop is None else os.fsencode(options.stop)
-    if options.prompt is None:
+    if options.prompt is None and prompt:
         behind = "a line end" if prompt == b"\n" else f"the byte {prompt[0]}"
         print(f"{folder.name} writes behind {behind}; --prompt TEXT gives it another start", file=sys.stderr)
     written, began = 0, time.perf_counter()
     try:
-        drawn = stream(model, prompt, options.length, options, stop=stop)
+        drawn = stream(model, prompt, options.length, options, stop=stop, memory=memory)
         if text:
             show_prompt("" if options.prompt is None else prompt.decode(errors="replace"))
             written = show_text(drawn)
@@ -71,16 +82,36 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(flush=True)
         return 130
+    if memory and options.save_state:
+        write_state(options.save_state, memory.saved())
     if sys.stderr.isatty():
         print(f"{written / (time.perf_counter() - began):,.0f} bytes/s", file=sys.stderr)
     return 0
 
 
+def open_memory(options: GenerateOptions, model: "ByteModel") -> "Memory | None":
+    """What the model goes on from, where it is to be saved or was; None elsewhere. Raises: UserError if it cannot."""
+    from h2q.generate import Memory
+    from pipeline.runs.saved_state import check_target, read_state
+
+    if options.save_state is None and options.from_state is None:
+        return None
+    memory = Memory(model, options.seed)
+    if options.save_state is not None:
+        check_target(options.save_state)
+    if options.from_state is not None:
+        memory.resume(read_state(options.from_state), options.seed)
+    return memory
+
+
 def read_prompt(options: GenerateOptions, *, text: bool, vocab: int) -> bytes:
-    """The prompt as bytes; where none was given, a line end, or the byte 0 where no text is written.
+    """The prompt as bytes; where none was given, a line end, or the byte 0 where no text is written, and none behind a
+    state.
 
     Raises: UserError if it is empty, or, of `text`, given on the command line and not UTF-8.
     """
+    if options.prompt is None and options.from_state is not None:
+        return b""
     if options.prompt is None:
         return b"\n" if text and vocab > ord("\n") else b"\0"
     if options.prompt == "-":

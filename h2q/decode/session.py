@@ -122,6 +122,9 @@ class Session:
         require(
             all(bool(part.isfinite().all()) for part in saved.values()), "the state is not finite: begin without it"
         )
+        recent = saved["state"][-1] if self._tables is not None else self.state.new_zeros(1)
+        symbols = bool(((recent >= 0) & (recent <= self._model.config.vocab)).all())
+        require(symbols, "the state is damaged, its last bytes are none: begin without it")
         for name, part in own.items():
             part.copy_(saved[name])
         self._position = position

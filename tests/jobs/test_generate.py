@@ -28,6 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Non
     for path in list_checkpoints(folder / "runs" / "damaged" / "checkpoints"):
         (path / "model.safetensors").write_bytes(b"no longer")
     make_run(folder / "runs", "sounds", corpus="bytes")
+    for name, mixer in (("remembering", "state"), ("both", "both")):
+        make_run(folder / "runs", name, mixer=mixer)
     return folder
 
 
@@ -153,3 +155,32 @@ def test_bad_input_is_one_line(job, args, message):
 def test_invalid_utf8_is_taken_as_bytes_where_bytes_are_asked_for(job):
     done = job("any-bytes", "--prompt", b"ab\xff", "--length", "5", "--bytes")
     assert done.returncode == 0 and len(done.stdout) == 5
+
+
+@pytest.mark.parametrize("run", ["remembering", "both"])
+def test_a_state_that_is_saved_goes_on_as_if_it_had_not_stopped(job, folder, run):
+    whole = job(run, "--prompt", "The ", "--length", "50", "--seed", "3", "--bytes")
+    first = job(run, "--prompt", "The ", "--length", "20", "--seed", "3", "--bytes", "--save-state", "state")
+    second = job(run, "--length", "30", "--bytes", "--from-state", "state", "--save-state", "state")
+    assert (first.stderr, second.stderr, second.returncode) == (b"", b"", 0)
+    assert first.stdout + second.stdout == whole.stdout
+    shown = job(run, "--length", "3", "--prompt", "And ", "--from-state", "state", "--seed", "9")
+    assert shown.stdout.startswith("⟦And ⟧".encode())
+
+
+def test_a_state_that_cannot_be_is_refused_in_one_line(job, folder):
+    assert job("remembering", "--length", "3", "--bytes", "--save-state", "mine").returncode == 0
+    (folder / "text").write_text("no state")
+    for args, rule in (
+        (("both", "--from-state", "mine"), "the state is of another model: its keys_and_values is missing"),
+        (("any-bytes", "--from-state", "mine"), "model.mixer is attention"),
+        (("any-bytes", "--save-state", "new"), "model.mixer is attention"),
+        (("remembering", "--from-state", "text"), "text is no state that --save-state wrote"),
+        (("remembering", "--from-state", "absent"), "cannot read absent: No such file"),
+        (("remembering", "--save-state", "nowhere/state"), "needs a folder that is there"),
+        (("remembering", "--save-state", "runs"), "is a folder: name a file in it"),
+    ):
+        refused = job(*args)
+        assert refused.returncode == 2 and refused.stdout == b"", args
+        assert rule in refused.stderr.decode() and refused.stderr.count(b"\n") == 1, refused.stderr
+    assert not (folder / "new").exists()

@@ -90,6 +90,12 @@ def test_a_memory_goes_on_from_tensors_and_refuses_what_is_damaged():
         with pytest.raises(UserError, match="the state") as error:
             Memory(model, seed=0).resume(saved | damage)
         assert "\n" not in str(error.value)
+    tabled = Session(lively({"ngrams": "2:allx4"}))
+    tabled.read(b"a")
+    wrong = tabled.saved()
+    wrong["state"] = wrong["state"] + 999
+    with pytest.raises(UserError, match="its last bytes are none"):
+        tabled.resume(wrong)
     with pytest.raises(UserError, match="the state"):
         Memory(model, seed=0).resume({name: saved[name] for name in saved if name != "random"})
 
