@@ -8,7 +8,7 @@ import tyro
 from h2q.errors import require
 from pipeline.config import PRESETS, TrackingConfig
 
-Mode = Literal["sliding", "lanes", "prequential"]
+Mode = Literal["carried", "sliding", "lanes", "prequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +22,19 @@ class EvaluationConfig:
     """Which split of the run's corpus."""
     data: str | None = None
     """A file to score instead, as it is, byte for byte."""
-    mode: Mode = "sliding"
-    """`sliding`: a window slides over the data; `lanes`: lanes read side by side, as in training; `prequential`: score
-    the next chunk, then train on it, once through the data: the code length of an online learner."""
+    mode: Mode | None = None
+    """`carried`: a state is carried through the data; `sliding`: a window slides over it; `lanes`: lanes read side by
+    side, window by window; `prequential`: score the next chunk, then train on it, once through the data: the code
+    length of an online learner. None: `carried` for a model with a state, which the windows of the others reset, else
+    `sliding`."""
     window: int | None = None
-    """Bytes of context at most. None: the model's positions."""
+    """Bytes of context at most, any number for a model without positions. None: those of a chunk of its training."""
     stride: int | None = None
     """Bytes by which the window advances: less gives every byte more context, for more time. None: half the window if
     it slides, else the window (side by side, as training evaluates)."""
     lanes: int | None = None
-    """Lanes read side by side. None: as the run trained (sliding: always 1)."""
+    """Lanes read side by side (carried: streams that start cold, for as many workers). None: as the run trained
+    (carried: 1; sliding: always 1)."""
     preset: str | None = None
     """Prequential: start from new weights of this preset, instead of a run."""
     fresh: bool = False
@@ -60,6 +63,11 @@ class EvaluationConfig:
     """Show the messages of Ray and its workers."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    @property
+    def here(self) -> bool:
+        """Whether this process scores, where no others could help it."""
+        return self.local or self.mode == "prequential" or (self.mode == "carried" and self.lanes in (None, 1))
+
     def __post_init__(self) -> None:
         for name in ("window", "stride", "lanes", "workers", "threads"):
             value = getattr(self, name)
@@ -75,6 +83,15 @@ class EvaluationConfig:
         require(
             self.mode != "sliding" or self.lanes in (None, 1),
             f"one window slides over the data: lanes must be 1, got {self.lanes}; use --mode lanes",
+        )
+        require(
+            self.mode != "carried" or (self.window is None and self.stride is None),
+            f"a state is carried through all that came before: leave out --window and --stride, got {self.window} and "
+            f"{self.stride}; or reset it in each window, with --mode sliding",
+        )
+        require(
+            self.mode != "carried" or self.workers in (None, 1) or (self.lanes or 1) > 1,
+            f"one stream is scored by one worker: workers must be 1, got {self.workers}; cut it with --lanes",
         )
         require(
             self.preset is None or self.preset in PRESETS,

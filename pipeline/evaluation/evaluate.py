@@ -9,6 +9,7 @@ import torch
 
 from h2q.errors import require
 from pipeline.cluster.session import ray_session
+from pipeline.evaluation.carried import cold_start_bits, lanes_of
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.machine import Machine, find_workers
 from pipeline.evaluation.prequential import Point, learner, online
@@ -36,6 +37,8 @@ class CodeLength:
     """What each process computed with."""
     seconds: float
     """Of scoring, the start of workers included."""
+    cold_bits: float = 0.0
+    """Of `bits`, what it cost that lanes start without the state of the one before."""
     points: list[Point] | None = None
     """Prequential: where the learner was after each step."""
     curve: list[Milestone] | None = None
@@ -49,7 +52,7 @@ def evaluate(options: EvaluationConfig, progress: EvaluationProgress) -> tuple[E
     """
     setup = set_up(options, progress)
     with compressing(setup.data, wanted=options.compressors) as sizes:
-        code = learn(setup, progress) if options.mode == "prequential" else score(setup, progress)
+        code = learn(setup, progress) if setup.options.mode == "prequential" else score(setup, progress)
         require(
             math.isfinite(code.bits),
             f"{setup.subject.name} has diverged: it gives {setup.data.name} no finite code length",
@@ -64,14 +67,18 @@ def evaluate(options: EvaluationConfig, progress: EvaluationProgress) -> tuple[E
 
 
 def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
-    """Score every window, by this process or by Ray's."""
+    """Score every window, or every lane through which a state is carried, by this process or by Ray's."""
     began = time.perf_counter()
     data, windowing, options, path = setup.data, setup.windowing, setup.options, setup.subject.path
-    windows = plan(len(data), window=windowing.window, stride=windowing.stride, lanes=windowing.lanes)
+    cold = 0.0
+    if options.mode == "carried":
+        windows = lanes_of(len(data), windowing.lanes)
+    else:
+        windows = plan(len(data), window=windowing.window, stride=windowing.stride, lanes=windowing.lanes)
     on_progress, machine = progress.through(len(data)), setup.machine
     assert path is not None
     weights = Weights(setup.subject.config.model, path / MODEL)
-    if options.local:
+    if options.here:
         progress.stage("scoring")
         tally = score_here(weights, data, windows, windowing.window, machine, on_progress)
     else:
@@ -80,7 +87,12 @@ def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
             workers, machine = find_workers(options, machine, len(windows))
             progress.stage(f"starting {workers} worker{'s' if workers > 1 else ''}")
             tally = score_on_ray(weights, data, windows, windowing.window, machine, workers, on_progress)
-    return CodeLength(bits=tally.bits + 8, tally=tally, machine=machine, seconds=time.perf_counter() - began)
+    if options.mode == "carried" and len(windows) > 1:
+        progress.stage("measuring what cold starts cost")
+        autocast = setup_precision(machine.precision, torch.device("cpu"))
+        cold = cold_start_bits(setup.subject.model.eval(), data, lanes_of(len(data), windowing.lanes), autocast)
+    seconds = time.perf_counter() - began
+    return CodeLength(bits=tally.bits + 8, tally=tally, machine=machine, seconds=seconds, cold_bits=cold)
 
 
 def learn(setup: Setup, progress: EvaluationProgress) -> CodeLength:
@@ -90,7 +102,7 @@ def learn(setup: Setup, progress: EvaluationProgress) -> CodeLength:
     torch.set_num_threads(machine.threads)
     config = replace(subject.config, precision=machine.precision)
     autocast = setup_precision(machine.precision, machine.device)
-    train_state = learner(config, subject.checkpoint, machine.device)
+    train_state = learner(config, subject.checkpoint, machine.device, lanes=windowing.lanes)
     progress.stage("scoring and learning")
     on_progress, points, tally = progress.through(len(setup.data)), [], Tally.empty(windowing.window)
     for point, tally in online(
@@ -117,7 +129,7 @@ def result(setup: Setup, code: CodeLength, compressed: dict[str, int]) -> Evalua
     assert order0 is not None
     return Evaluation(
         subject=subject.name,
-        mode=setup.options.mode,
+        mode=str(setup.options.mode),
         data=setup.data.name if setup.options.data else f"{setup.options.split} split",
         label=setup.label,
         bytes=size,
@@ -127,6 +139,7 @@ def result(setup: Setup, code: CodeLength, compressed: dict[str, int]) -> Evalua
         window=setup.windowing.window,
         stride=setup.windowing.stride,
         lanes=setup.windowing.lanes,
+        cold_start_bpb=code.cold_bits / size,
         step=subject.step,
         checkpoint=str(subject.path) if subject.path else None,
         parameters=sum(parameter.numel() for parameter in subject.model.parameters()),

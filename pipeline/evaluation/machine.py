@@ -34,7 +34,7 @@ def find_machine(options: EvaluationConfig, trained_in: str) -> Machine:
     Raises: UserError for a GPU or a precision that this machine has not.
     """
     precision = options.precision or trained_in
-    here = options.local or options.mode == "prequential"
+    here = options.here
     gpu = here and local_resources(options.use_gpu).gpu
     if here and not gpu:
         check_precision(precision, "cpu")

@@ -6,6 +6,8 @@ from typing import Any
 
 from pipeline.figures import new_figure
 
+CONTEXT = "bytes of context (position in the window)"
+
 FEW = 100
 """Bytes at a position below which their mean is noise, and drawn as such."""
 
@@ -16,11 +18,13 @@ def draw_breakdown(
     classes: dict[str, tuple[int, float]],
     path: Path,
     title: str,
+    place: str = CONTEXT,
 ) -> None:
-    """Bits per byte against the position in the window, and by class of the byte."""
+    """Bits per byte against the position in the window, which means `place`, and by class of the byte."""
     figure, axes = new_figure(1, 2, title)
     by_position, by_class = axes.flat
     _by_position(by_position, position_bpb, position_bytes)
+    by_position.set_xlabel(place)
     _by_class(by_class, classes)
     figure.savefig(path, dpi=120)
 
@@ -33,7 +37,6 @@ def _by_position(axis: Any, bpb: list[float | None], scored: list[int]) -> None:
     if few:
         axis.plot(*zip(*few, strict=True), ".", color="0.6", label=f"fewer than {FEW} bytes")
         axis.legend(fontsize=8)
-    axis.set_xlabel("bytes of context (position in the window)")
     axis.set_ylabel("bits per byte")
     axis.set_xlim(0.5, len(bpb) + 0.5)
     axis.set_ylim(0, 1.1 * max((rate for _, rate in found), default=1))

@@ -63,7 +63,8 @@ def online(
         train_state.model.eval()
         rows = [read(data, batch) for batch in batches]
         for batch, bytes_read in zip(batches, rows, strict=True):
-            tally.add(score(train_state.model, bytes_read, batch.skip, window, autocast))
+            state = train_state.carried[batch.lanes]
+            tally.add(score(train_state.model, bytes_read, batch.skip, window, autocast, state))
         if not np.isfinite(tally.bits):
             raise UserError(
                 f"the learner diverged: the code of the first {tally.scored} bytes is not finite; lower --learning-rate"
@@ -79,6 +80,7 @@ class Batch:
     """Windows of several lanes, all of `length` bytes: inputs from each of `starts` on, targets one byte further; the
     first `skip` targets were scored in the step before."""
 
+    lanes: list[int]
     starts: list[int]
     length: int
     skip: int
@@ -98,10 +100,11 @@ def schedule(size: int, *, window: int, stride: int, lanes: int) -> Iterator[lis
     for step in range(1 + max(0, -(-(max(sizes) - 1 - window) // stride))):
         at, skip = step * stride, window - stride if step else 0
         lengths = [min(window, size - 1 - at) for size in sizes]
-        yield [
-            Batch([edges[lane] + at for lane in range(lanes) if lengths[lane] == length], length, skip)
-            for length in sorted({length for length in lengths if length > skip}, reverse=True)
-        ]
+        found = []
+        for length in sorted({length for length in lengths if length > skip}, reverse=True):
+            reading = [lane for lane in range(lanes) if lengths[lane] == length]
+            found.append(Batch(reading, [edges[lane] + at for lane in reading], length, skip))
+        yield found
 
 
 def read(data: Stream, batch: Batch) -> np.ndarray:
@@ -120,14 +123,17 @@ def train_on(
     optimizer_step(train_state, train_state.model, data[:, :-1], data[:, 1:], config, autocast, detailed=False)
 
 
-def learner(config: RunConfig, checkpoint: Checkpoint | None, device: torch.device) -> TrainState:
-    """What learns: new weights drawn from the config's seed, or those of the checkpoint with their moments.
+def learner(
+    config: RunConfig, checkpoint: Checkpoint | None, device: torch.device, *, lanes: int | None = None
+) -> TrainState:
+    """What learns: new weights drawn from the config's seed, or those of the checkpoint with their moments. `lanes`: of
+    the data, where they are not as many as the config's; a state begins in each of them at zero.
 
     A checkpoint that was imported has no moments: AdamW begins without. The rank stays what it is.
     """
-    train_state = new_train_state(config, device)
+    train_state = new_train_state(config, device, lanes=lanes)
     if checkpoint is not None and checkpoint.optimizer:
-        train_state.restore(checkpoint)
+        train_state.restore(replace(checkpoint, carried={}))
     elif checkpoint is not None:
         train_state.model.load_state_dict(checkpoint.model)
     return train_state

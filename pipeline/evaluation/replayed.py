@@ -38,7 +38,7 @@ class _Recorded:
 
         @torch.no_grad()
         def work() -> None:
-            self._nats.copy_(code_lengths(model, self._data, autocast))
+            self._nats.copy_(code_lengths(model, self._data, autocast)[0])
 
         self._work = recorded(work, device)
 

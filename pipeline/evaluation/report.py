@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.evaluation.plots import draw_breakdown, draw_learning
+from pipeline.evaluation.plots import CONTEXT, draw_breakdown, draw_learning
 from pipeline.terminal import human_bytes, human_seconds
 
 
@@ -39,6 +39,8 @@ class Evaluation:
     window: int
     stride: int
     lanes: int
+    cold_start_bpb: float
+    """Of bpb, what it cost that lanes start without the state of the one before."""
     step: int
     """Of the checkpoint."""
     checkpoint: str | None
@@ -100,7 +102,8 @@ class Evaluation:
         if self.curve:
             draw_learning(self.steps or [], [asdict(point) for point in self.curve], picture, title)
         else:
-            draw_breakdown(self.position_bpb, self.position_bytes, self.classes, picture, title)
+            place = "position in the chunk, with all that came before" if self.mode == "carried" else CONTEXT
+            draw_breakdown(self.position_bpb, self.position_bytes, self.classes, picture, title, place)
         if not self.steps:
             return [text, picture]
         self._write_steps(self.steps, steps)
@@ -149,6 +152,10 @@ class Evaluation:
         return table
 
     def _how(self) -> str:
+        if self.mode == "carried":
+            cold = f" in {self.lanes} lanes, whose cold starts cost {self.cold_start_bpb:.4f} bits per byte"
+            through = cold if self.lanes > 1 else " from the first byte to the last"
+            return f"the state carried{through}; every byte scored once"
         side = "side by side" if self.stride == self.window else f"every {self.stride}"
         lanes = f", in {self.lanes} lanes" if self.lanes > 1 else ""
         rate = f" at a learning rate of {self.learning_rate:.3g}" if self.learning_rate else ""

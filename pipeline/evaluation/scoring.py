@@ -71,25 +71,35 @@ def _rates(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def score(model: ByteModel, rows: np.ndarray, skip: int, window: int, autocast: Autocast) -> np.ndarray:
+def score(
+    model: ByteModel,
+    rows: np.ndarray,
+    skip: int,
+    window: int,
+    autocast: Autocast,
+    state: torch.Tensor | None = None,
+) -> np.ndarray:
     """The table (see Tally) of one batch of windows, (B, T + 1) uint8 with T ≤ W, whose first `skip` targets count by
-    position alone.
+    position alone, behind a state if one is carried.
 
     The model must be in evaluation mode; it computes on the device where it lies.
     """
     data = torch.from_numpy(rows.copy()).to(model.device)
-    return tabulate(code_lengths(model, data, autocast), rows, skip, window)
+    return tabulate(code_lengths(model, data, autocast, state)[0], rows, skip, window)
 
 
-def code_lengths(model: ByteModel, data: torch.Tensor, autocast: Autocast) -> torch.Tensor:
-    """Nats of the targets of windows, (B, T + 1) uint8 → (B, T), on the device where both lie."""
+def code_lengths(
+    model: ByteModel, data: torch.Tensor, autocast: Autocast, state: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nats of the targets of windows, (B, T + 1) uint8 → (B, T), on the device where both lie, behind a state (None:
+    behind nothing); and the state behind them."""
     data = data.long()
+    state = model.new_state(len(data)) if state is None else state
     with autocast():
-        logits = model(data[:, :-1])
-    assert isinstance(logits, torch.Tensor)
+        logits, state = model(data[:, :-1], state=state)
     targets = data[:, 1:]
     nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return nats.view(targets.shape)
+    return nats.view(targets.shape), state
 
 
 def tabulate(found: torch.Tensor, rows: np.ndarray, skip: int, window: int) -> np.ndarray:
@@ -105,9 +115,9 @@ def tabulate(found: torch.Tensor, rows: np.ndarray, skip: int, window: int) -> n
 
 def check_window(window: int, model: ByteModel) -> None:
     """Raises: UserError for a window that the model has no positions for."""
-    positions = model.config.seq_len
+    positions = model.config.longest
     require(
-        1 <= window <= positions,
+        1 <= window <= (positions or window),
         f"window must be from 1 to the model's {positions} positions (model.seq_len), got {window}",
     )
 

@@ -1,7 +1,7 @@
 """An evaluation before it starts: model and data found and checked, and what the options leave open filled in."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,7 +49,8 @@ class Setup:
         """What tells this evaluation of a run from others: the same again has the same label."""
         options, windowing = self.options, self.windowing
         data = f"{self.data.name}-{self.data.sha256[:8]}" if options.data else options.split
-        parts = [data, options.mode, f"window-{windowing.window}", f"stride-{windowing.stride}"]
+        parts = [data, str(options.mode)]
+        parts += [] if options.mode == "carried" else [f"window-{windowing.window}", f"stride-{windowing.stride}"]
         parts += [f"lanes-{windowing.lanes}"] if windowing.lanes > 1 else []
         parts += ["untrained"] if options.fresh or options.preset else []
         parts += [f"rate-{options.learning_rate:g}"] if options.learning_rate else []
@@ -61,6 +62,7 @@ def set_up(options: EvaluationConfig, progress: EvaluationProgress) -> Setup:
     """Find and check everything. Raises: UserError for whatever the user can mend."""
     progress.stage("loading the model")
     subject = find_subject(options)
+    options = find_mode(options, subject)
     windowing = find_windowing(options, subject)
     machine = find_machine(options, subject.config.precision)
     progress.stage("reading the data")
@@ -71,13 +73,28 @@ def set_up(options: EvaluationConfig, progress: EvaluationProgress) -> Setup:
     return Setup(options=options, subject=subject, windowing=windowing, machine=machine, data=data, byte_counts=counts)
 
 
+def find_mode(options: EvaluationConfig, subject: Subject) -> EvaluationConfig:
+    """The options with a mode. Raises: UserError for one that the model cannot be scored in."""
+    config = subject.config.model
+    require(
+        options.mode != "carried" or config.carries,
+        f"there is no state to carry: model.mixer of {subject.name} is {config.mixer}; use --mode sliding",
+    )
+    return replace(options, mode=options.mode or ("carried" if config.carries else "sliding"))
+
+
 def find_windowing(options: EvaluationConfig, subject: Subject) -> Windowing:
-    """Raises: UserError for a window longer than the model's positions, or a stride longer than the window."""
+    """Raises: UserError for a window longer than the model's positions, or a stride that does not go with it."""
     window = options.window or subject.config.model.seq_len
     check_window(window, subject.model)
     stride = options.stride or (max(1, window // 2) if options.mode == "sliding" else window)
     check_stride(stride, window)
-    lanes = 1 if options.mode == "sliding" else options.lanes or subject.config.training.lanes
+    require(
+        options.mode != "prequential" or stride == window or not subject.config.model.carries,
+        f"a state is carried from chunk to chunk: stride must be the window's {window} bytes, got {stride}",
+    )
+    alone = options.mode == "sliding" or (options.mode == "carried" and options.lanes is None)
+    lanes = 1 if alone else options.lanes or subject.config.training.lanes
     return Windowing(window=window, stride=stride, lanes=lanes)
 
 

@@ -174,10 +174,15 @@ def _of_older(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_train_state(
-    config: RunConfig, device: torch.device, *, about: dict[str, Any] | None = None, workers: int = 1
+    config: RunConfig,
+    device: torch.device,
+    *,
+    about: dict[str, Any] | None = None,
+    workers: int = 1,
+    lanes: int | None = None,
 ) -> TrainState:
     """A run's model with new weights drawn from its seed, and all that trains it, on the device: that of one worker of
-    so many."""
+    so many. `lanes`: of all workers, where they are not the config's."""
     torch.manual_seed(config.training.seed)
     model = ByteModel(config.model).to(device)
     return TrainState(
@@ -186,7 +191,7 @@ def new_train_state(
         torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),  # type: ignore[attr-defined]
         RankGrowth(config.growth, room=config.model.storage_rank - config.model.fixed_rank),
         about=about or {},
-        rows=config.training.lanes // workers,
+        rows=(lanes or config.training.lanes) // workers,
     )
 
 
