@@ -191,3 +191,36 @@ def test_what_is_not_there_is_said_before_libraries_are_loaded(tmp_path: Path, j
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert "|" not in done.stdout and ("nobody" in done.stdout or "nowhere" in done.stdout), done.stdout + done.stderr
+
+
+def test_a_state_is_carried_unless_windows_are_asked_for(
+    evaluate: Call, tmp_path: Path, make_run: Callable[..., None]
+) -> None:
+    make_run(tmp_path / "runs", "remembering", mixer="state")
+    make_run(tmp_path / "runs", "attending")
+    (tmp_path / "text").write_bytes(bytes(range(256)) * 12)
+    scored = ["--data", "text", "--local", "--no-compressors", "--tracking.no-enabled"]
+
+    def told(*options: str) -> dict:
+        code, out, err = evaluate("remembering", *scored, *options, folder=tmp_path)
+        assert code == 0, err
+        [path] = [line for line in out.splitlines() if line.endswith(".json")]
+        return json.loads(Path(path).read_text()) | {"out": " ".join(out.split())}
+
+    alone, cut = told(), told("--lanes", "3")
+    assert alone["mode"] == "carried" and "the state carried from the first byte to the last" in alone["out"]
+    assert cut["lanes"] == 3 and "in 3 lanes, whose cold starts cost" in cut["out"]
+    assert told("--mode", "sliding", "--window", "100")["window"] == 100
+    online = told("--mode", "prequential", "--lanes", "2")
+    assert online["lanes"] == 2 and 0 < online["bpb"] < 20
+    for name, options, rule in (
+        ("attending", ["--mode", "carried"], "there is no state to carry: model.mixer of attending is attention"),
+        ("attending", ["--window", "17"], "window must be from 1 to the model's 16 positions"),
+        ("remembering", ["--mode", "carried", "--window", "8"], "leave out --window and --stride, got 8 and None"),
+        ("remembering", ["--stride", "8"], "leave out --window and --stride, got None and 8"),
+        ("remembering", ["--mode", "prequential", "--stride", "8"], "stride must be the window's 16 bytes, got 8"),
+    ):
+        code, _, err = evaluate(name, *scored, *options, folder=tmp_path)
+        assert code == 2 and rule in err and err.count("\n") == 1, err
+    code, _, err = evaluate("remembering", "--data", "text", "--workers", "2", folder=tmp_path)
+    assert code == 2 and "one stream is scored by one worker: workers must be 1, got 2" in err

@@ -247,7 +247,11 @@ def stateful(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunCo
 
     from pipeline.training.driver import train
 
-    config = tiny(tmp_path_factory.mktemp("stateful"), tracking={"register": "remembering"}, model={"mixer": "both"})
+    config = tiny(
+        tmp_path_factory.mktemp("stateful"),
+        tracking={"enabled": True, "register": "remembering"},
+        model={"mixer": "both"},
+    )
     _, folder, _ = train(config, preset="tiny", command="a command", console=Console(file=StringIO(), width=200))
     mlflow.set_tracking_uri(config.tracking.uri)
     try:
