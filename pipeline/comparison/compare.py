@@ -10,6 +10,7 @@ RESULTS = {
     "validation bpb": lambda value: f"{value:.4f}",
     "best validation bpb": lambda value: f"{value:.4f}",
     "test bpb": lambda value: f"{value:.4f}",
+    "test bpb, state reset": lambda value: f"{value:.4f}",
     "parameters": lambda value: f"{value:,.0f}",
     "rank": lambda value: f"{value:.0f}",
     "steps": lambda value: f"{value:,.0f}",
@@ -19,6 +20,8 @@ RESULTS = {
 }
 """Results by name, in the order of a table, and how a person reads one. Rank: at the end; seconds: of training."""
 BPB = ("validation bpb", "best validation bpb", "test bpb")
+OF_A_STATE = "test bpb, state reset"
+"""What only models with a state have: of the others nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,11 @@ class Comparison:
     notes: list[str]
     """What a reader must know before comparing."""
     same_corpus: bool
+
+    @property
+    def results(self) -> list[str]:
+        """The results that are told."""
+        return [name for name in RESULTS if name != OF_A_STATE or any(run.results[name] for run in self.runs)]
 
     def best(self, result: str) -> float | None:
         """The best value of a result where runs can be ranked by it: bits per byte, on one corpus, of several runs."""

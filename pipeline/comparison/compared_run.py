@@ -2,6 +2,7 @@
 histories)."""
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class ComparedRun:
     @property
     def bytes_per_step(self) -> int:
         """Bytes of a global batch."""
-        return int(self.fields["training.lanes"]) * int(self.fields["model.seq_len"])
+        return _bytes_per_step(self.fields)
 
 
 def from_folder(folder: RunFolder) -> ComparedRun:
@@ -64,7 +65,7 @@ def from_folder(folder: RunFolder) -> ComparedRun:
         corpus_sha256=known.get("corpus_sha256"),
         fields=_fields(stored["preset"], config),
         results=_results(
-            records, known, config["training"]["lanes"] * config["model"]["seq_len"], config["model"]["fixed_rank"]
+            records, known, _bytes_per_step(_fields(stored["preset"], config)), config["model"]["fixed_rank"]
         ),
         records=records,
         sample=summary.get("sample"),
@@ -81,7 +82,6 @@ def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
                 record[key] = metric.value
     records = [by_step[step] for step in sorted(by_step)]
     tags, fields = run.data.tags, run.data.params | current_options(run.data.tags)
-    bytes_per_step = int(fields["training.lanes"]) * int(fields["model.seq_len"])
     return ComparedRun(
         name=run.info.run_name or run.info.run_id,
         status=UNFINISHED if run.info.status == "RUNNING" else tags.get(STATE_TAG, UNFINISHED),
@@ -91,7 +91,7 @@ def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
         corpus=tags.get("corpus"),
         corpus_sha256=tags.get("corpus_sha256"),
         fields=_fields(tags.get("preset", "–"), fields),
-        results=_results(records, run.data.metrics, bytes_per_step, int(fields["model.fixed_rank"])),
+        results=_results(records, run.data.metrics, _bytes_per_step(fields), int(fields["model.fixed_rank"])),
         records=records,
         sample=None,
     )
@@ -99,6 +99,12 @@ def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
 
 def _fields(preset: str, config: dict[str, Any]) -> dict[str, str]:
     return {"preset": preset} | {name: str(value) for name, value in parameters(config).items()}
+
+
+def _bytes_per_step(fields: dict[str, str]) -> int:
+    """Bytes of a global batch; a run older than `training.horizon` had one chunk a step."""
+    sizes = fields["training.lanes"], fields["model.seq_len"], fields.get("training.horizon", "1")
+    return math.prod(map(int, sizes))
 
 
 def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, rank: int) -> dict[str, float | None]:
@@ -113,6 +119,7 @@ def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, 
         "validation bpb": latest.get("validation/bpb"),
         "best validation bpb": min(validations, default=None),
         "test bpb": latest.get("test/bpb"),
+        "test bpb, state reset": latest.get("test/bpb_reset"),
         "parameters": known.get("parameters"),
         "rank": latest.get("growth/rank", rank),
         "steps": steps,

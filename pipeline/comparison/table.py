@@ -16,7 +16,7 @@ def grid(comparison: Comparison, mark: str = "{}") -> Grid:
     """The table as text, a header row first: what differs, then results; the best of a result inside `mark`."""
     rows = [["run", *(run.name for run in comparison.runs)], ["status", *(run.status for run in comparison.runs)]]
     rows += [[name, *values] for name, values in comparison.differences.items()]
-    rows += [[name, *_texts(comparison, name, mark)] for name in RESULTS]
+    rows += [[name, *_texts(comparison, name, mark)] for name in comparison.results]
     return [list(row) for row in zip(*rows)] if len(comparison.runs) > WIDE else rows
 
 
@@ -33,7 +33,7 @@ def table(comparison: Comparison, width: int) -> tuple[Table, list[str]]:
 
 def _columns(comparison: Comparison) -> list[Column]:
     """What may be shown beside the names, the most telling first."""
-    results = {name: _texts(comparison, name, "{}") for name in RESULTS}
+    results = {name: _texts(comparison, name, "{}") for name in comparison.results}
     telling = [name for name in results if len(comparison.runs) == 1 or len(set(results[name])) > 1]
     if "best validation bpb" in telling and results["best validation bpb"] == results["validation bpb"]:
         telling.remove("best validation bpb")

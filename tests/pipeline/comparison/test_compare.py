@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from h2q.errors import UserError
-from pipeline.comparison.compare import RESULTS, compare
+from pipeline.comparison.compare import OF_A_STATE, RESULTS, compare
 from pipeline.comparison.compared_run import from_folder
 from pipeline.comparison.find import experiment_runs, find_runs
 from pipeline.comparison.page import page
@@ -37,7 +37,10 @@ def test_what_differs_and_what_was_reached(tmp_path: Path, tiny: Make, train: Tr
     assert comparison.same_corpus and comparison.notes == []
     assert comparison.best("test bpb") == min(one.test_bpb or 9, two.test_bpb or 9)
     rows = {row[0]: row[1:] for row in grid(comparison)}
-    assert rows["run"] == ["run", "large"] and list(rows)[-len(RESULTS) :] == list(RESULTS)
+    assert rows["run"] == ["run", "large"]
+    assert (
+        list(rows)[-len(comparison.results) :] == comparison.results == [name for name in RESULTS if name != OF_A_STATE]
+    )
     assert len(grid(compare(runs * 3))) == 1 + 6, "many runs are rows"
 
     # The folder of one is gone: MLflow still knows fields, results and curves, by name and by id.
@@ -106,3 +109,15 @@ def test_a_corpus_that_nobody_noted_is_not_another_one(tmp_path: Path, tiny: Mak
         [note] = comparison.notes
         assert "which corpus killed" in note and "cannot be compared" not in note
         assert comparison.best("test bpb") is None, "it is not ranked either"
+
+
+def test_a_run_with_a_state_tells_what_it_is_worth_and_counts_its_horizon(
+    tmp_path: Path, tiny: Make, train: Train
+) -> None:
+    config = tiny(tmp_path, model={"mixer": "state"}, training={"horizon": 2, "steps": 4, "evaluate_every": 4})
+    summary, folder, _ = train(config)
+    [run] = find_runs([folder.name], storage=config.storage, tracking=config.tracking)
+    assert run.bytes_per_step == config.bytes_per_step == 4 * 2 * 16
+    assert run.results["bytes seen"] == summary.bytes_seen == 4 * run.bytes_per_step
+    assert run.results[OF_A_STATE] == summary.test_bpb_reset
+    assert OF_A_STATE in {row[0] for row in grid(compare([run]))}
