@@ -94,12 +94,12 @@ def code_lengths(
     """Nats of the targets of windows, (B, T + 1) uint8 → (B, T), on the device where both lie, behind a state (None:
     behind nothing); and the state behind them."""
     data = data.long()
-    state = model.new_state(len(data)) if state is None else state
+    before = model.new_state(len(data)) if state is None else state
     with autocast():
-        logits, state = model(data[:, :-1], state=state)
+        logits, after = model(data[:, :-1], state=before)
     targets = data[:, 1:]
     nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return nats.view(targets.shape), state
+    return nats.view(targets.shape), after
 
 
 def tabulate(found: torch.Tensor, rows: np.ndarray, skip: int, window: int) -> np.ndarray:

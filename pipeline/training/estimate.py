@@ -76,7 +76,7 @@ def estimate(config: RunConfig) -> Estimate:
         measured = _measure(config, train_state, device)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"not even a few rows of {config.model.seq_len} bytes fit into the memory of {device}: use a smaller "
+            f"not even a few rows of {config.chunk} bytes fit into the memory of {device}: use a smaller "
             "--model.dim or --model.depth, or --model.memory reversible"
         ) from error
     parameters = _bytes(train_state.model.parameters())

@@ -20,8 +20,10 @@ def too_large(config: RunConfig, device: str) -> UserError:
     ways = [f"raise --accumulate to {wider[0]}"] if wider else []
     if config.model.memory == "store" and config.model.halves:
         ways.append("use --model.memory reversible")
+    if config.training.horizon > 1:
+        ways.append(f"lower --training.horizon, through whose {config.training.horizon} chunks gradients run back")
     ways.append("lower --training.lanes" if rows > 1 else "lower --model.seq-len, --model.dim or --model.depth")
     return UserError(
-        f"a micro-batch must fit into the memory of {device}, but {rows} rows of {config.model.seq_len} bytes do not: "
+        f"a micro-batch must fit into the memory of {device}, but {rows} rows of {config.chunk} bytes do not: "
         f"{', '.join(ways[:-1])}{' or ' if ways[:-1] else ''}{ways[-1]}"
     )

@@ -127,7 +127,7 @@ def test_what_is_of_another_model_is_refused_in_one_line():
             Session(lively(other)).resume(saved)
         assert "\n" not in str(error.value)
     retrained = lively({})
-    retrained.norm.weight.data[0] += 1
+    retrained.token_emb.weight.data[0] += 1
     with pytest.raises(UserError, match=r"of another model, with sha256 [0-9a-f]{16}, here [0-9a-f]{16}"):
         Session(retrained).resume(saved)
     with pytest.raises(UserError, match="not finite"):

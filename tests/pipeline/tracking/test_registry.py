@@ -253,11 +253,12 @@ def stateful(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunCo
         model={"mixer": "both"},
     )
     _, folder, _ = train(config, preset="tiny", command="a command", console=Console(file=StringIO(), width=200))
-    mlflow.set_tracking_uri(config.tracking.uri)
+    none: Any = None
+    mlflow.set_tracking_uri(str(config.tracking.uri))
     try:
         return mlflow.pyfunc.load_model("models:/remembering/1"), load_model(folder)[0]
     finally:
-        mlflow.set_tracking_uri(None)
+        mlflow.set_tracking_uri(none)
 
 
 def test_a_state_goes_out_and_comes_back(stateful: Any) -> None:

@@ -116,6 +116,10 @@ def test_memory_that_is_full_is_one_line_with_what_to_do() -> None:
     assert str(too_large(one, "NVIDIA L4")).endswith(
         "1 rows of 128 bytes do not: lower --model.seq-len, --model.dim or --model.depth"
     )
+    state = replace(PRESETS["laptop"].model, mixer="state")
+    far = replace(one, model=state, training=replace(one.training, horizon=64))
+    assert "1 rows of 8192 bytes do not" in str(too_large(far, "NVIDIA L4"))
+    assert "lower --training.horizon, through whose 64 chunks" in str(too_large(far, "NVIDIA L4"))
 
 
 class Run:

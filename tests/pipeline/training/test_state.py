@@ -17,6 +17,9 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.lanes import Lanes
 from pipeline.corpus.side_by_side import chunks, stretches
 from pipeline.prepare.prepare import prepare
+from pipeline.runs.checkpoint import read_checkpoint
+from pipeline.runs.folder import RunFolder
+from pipeline.training import loop
 from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.precision import setup_precision
 from pipeline.training.resets import Resets
@@ -225,3 +228,28 @@ def test_a_run_with_a_state_says_what_it_is_worth(
     for name in ("state_energy/block_01", "half_life/block_00", "half_life_p90/block_01", "test/bpb_reset"):
         assert name in record, name
     assert (folder.plots / "half_lives.png").stat().st_size > 0
+
+
+def test_a_rollback_goes_back_to_the_state_of_the_checkpoint(
+    tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable[[RunConfig], tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No finite gradient from step 5 on, the first time: back to step 4, and to its state."""
+    starts, restore = [], loop.restore
+
+    def watched(train_state: TrainState, folder: RunFolder, *others: Any) -> Any:
+        counters = restore(train_state, folder, *others)
+        if not starts:
+            weight = train_state.model.token_emb.weight
+            weight.register_hook(lambda gradient: gradient * float("nan") if counters.step >= 5 else gradient)
+        starts.append((counters.step, train_state, train_state.carried.clone()))
+        return counters
+
+    monkeypatch.setattr(loop, "restore", watched)
+    summary, folder, _ = train(
+        tiny(tmp_path, model={"mixer": "state"}, training={"skip_limit": 2, "evaluate_every": 12})
+    )
+    saved = read_checkpoint(folder.checkpoints / "step-000000004")
+    (_, before, _), (step, _, state) = starts
+    assert step == 4 and torch.equal(state, saved.carried["carried"]) and state.any()
+    assert not torch.equal(before.carried, state), "the skipped steps kept what step 4 left"
+    assert summary.status == "finished" and summary.steps == 12
