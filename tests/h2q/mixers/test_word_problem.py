@@ -1,6 +1,8 @@
 """The word problem of the quaternion group Q₈: which element a product of many is. Turns that do not commute solve it,
 a state that only decays or turns about one axis cannot."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -27,10 +29,18 @@ def words(count: int, length: int, generator: torch.Generator) -> tuple[Tensor, 
 
 @pytest.mark.slow  # Three trainings of half a minute.
 @pytest.mark.parametrize(("rotation", "solves"), [("quaternion", True), ("phase", False), ("none", False)])
-def test_only_turns_that_do_not_commute_solve_the_word_problem(rotation: str, solves: bool) -> None:
+def test_only_turns_that_do_not_commute_solve_the_word_problem(rotation: Any, solves: bool) -> None:
     torch.manual_seed(0)
-    sizes = {"dim": 32, "depth": 1, "heads": 1, "factor": 1, "vocab": 9, "seq_len": LENGTH + 1, "ffn_expansion": 2}
-    one_stream = {"halves": False, "phase_rotation": False, "dropout": 0.0}
+    sizes: dict[str, Any] = {
+        "dim": 32,
+        "depth": 1,
+        "heads": 1,
+        "factor": 1,
+        "vocab": 9,
+        "seq_len": LENGTH + 1,
+        "ffn_expansion": 2,
+    }
+    one_stream: dict[str, Any] = {"halves": False, "phase_rotation": False, "dropout": 0.0}
     model = ByteModel(ModelConfig(kind="dense", mixer="state", rotation=rotation, **sizes, **one_stream))
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
     generator = torch.Generator().manual_seed(1)
