@@ -223,12 +223,6 @@ class ModelConfig(FromDict):
 
     def _check_ngrams(self, width: str) -> None:
         tables = self.tables
-        together = sum(table.width for table in tables)
-        require(
-            together <= self.width,
-            f"tables lie side by side: the widths of model.ngrams {self.ngrams} must sum to at most {width}, got "
-            f"{together}",
-        )
         longest = max((table.order for table in tables), default=1)
         require(
             longest <= self.width,

@@ -34,7 +34,7 @@ class ByteModel(nn.Module):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab, config.dim)
-        self.tables = NgramTables(config.tables) if config.tables else None
+        self.tables = NgramTables(config.tables, config.width) if config.tables else None
         learned = config.order == "learned"
         self.pos_emb: Any = nn.Parameter(torch.zeros(1, config.seq_len, config.dim)) if learned else None
         self.dropout = nn.Dropout(config.dropout)
@@ -129,8 +129,7 @@ class ByteModel(nn.Module):
             recent = functional.pad(symbols, (0, recent.shape[2] - count))[:, None].to(recent.dtype)
         else:
             added, _ = self.tables(x, x.new_zeros(len(x), count), reset)
-        wide = functional.pad(added, (0, self.config.width - added.shape[-1])).unsqueeze(-2)
-        return (stream.unflatten(-1, (-1, self.config.width)) + wide).flatten(-2), recent
+        return (stream.unflatten(-1, (-1, self.config.width)) + added.unsqueeze(-2)).flatten(-2), recent
 
     def _run_blocks(
         self, stream: Tensor, dtype: torch.dtype, energy: bool, state: Tensor, keep: Tensor | None

@@ -5,8 +5,8 @@ training makes the best of it. So a model knows at once what a recurrence or att
 (Hash embeddings: Svenstrup et al. 2017; n-gram features for recurrent models: Mikolov et al. 2011.)
 
 A *symbol* is a byte plus one, or 0 for nothing: before the beginning of what the model reads, and before a reset.
-Shapes: `B` lanes, `T` bytes, `C` bytes before that are still needed, one less than the longest n-gram; `P` width of all
-tables side by side.
+Shapes: `B` lanes, `T` bytes, `C` bytes before that are still needed, one less than the longest n-gram; `D` width of a
+half (or of the stream).
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,18 @@ MULTIPLIER, PRIME = 2654435761, 4294967291
 
 
 class NgramTables(nn.Module):
-    """Hashed embeddings of the last n bytes, one table for each n; zero until initialised."""
+    """Hashed embeddings of the last n bytes, one table for each n; zero until initialised. Their rows lie side by side
+    in the width, from its beginning again where it ends."""
 
-    def __init__(self, tables: Sequence[Ngrams]) -> None:
+    def __init__(self, tables: Sequence[Ngrams], width: int) -> None:
         super().__init__()
-        self.tables = tuple(tables)
+        self.tables, self.width = tuple(tables), width
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(table.rows, table.width)) for table in tables)
         self.context = max(table.order for table in tables) - 1
         """C."""
 
     def forward(self, x: Tensor, before: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Bytes x (B, T) behind the symbols before (B, C) → what is added to their embeddings (B, T, P), and the last C
+        """Bytes x (B, T) behind the symbols before (B, C) → what is added to their embeddings (B, T, D), and the last C
         symbols. Where reset (B, T) is true all before the byte is nothing."""
         count, length = self.context, x.shape[1]
         symbols = torch.cat((before, x + 1), dim=1)
@@ -47,11 +48,14 @@ class NgramTables(nn.Module):
             key = key * SYMBOLS + earlier
             keys[distance + 1] = key
         rows = [_hashed(keys[table.order], table) for table in self.tables]
-        added = [functional.embedding(at, weight) for at, weight in zip(rows, self.weights)]
+        added = torch.cat([functional.embedding(at, weight) for at, weight in zip(rows, self.weights)], dim=-1)
+        added = functional.pad(added, (0, -added.shape[-1] % self.width))
+        if added.shape[-1] > self.width:
+            added = added.unflatten(-1, (-1, self.width)).sum(-2)
         behind = symbols[:, length:]
         if since is not None:
             behind = behind * (since[:, length:] == since[:, -1:])
-        return torch.cat(added, dim=-1), behind
+        return added, behind
 
     def rows(self, symbols: Sequence[int]) -> list[int]:
         """The row of each table for the last C + 1 symbols, newest last, in plain integers: for one byte at a time."""

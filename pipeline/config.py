@@ -348,19 +348,52 @@ _PUBLISHED_H2Q = ModelConfig(
     tied_embeddings=False,
 )
 
+_LAPTOP_RECIPE = TrainingConfig(
+    steps=2000,
+    lanes=8,
+    learning_rate=5e-3,
+    factor_lr=0.5,
+    embedding_lr=2.0,
+    table_lr=6.0,
+    table_decay=0.1,
+    beta2=0.99,
+    warmup=200,
+    floor=0.02,
+    axiom_lambda=0.0,
+    log_every=40,
+    evaluate_every=500,
+    save_every=500,
+)
+
 PRESETS: dict[str, RunConfig] = {
     "laptop": RunConfig(
-        model=ModelConfig(dim=256, depth=4, heads=4, factor=32, fixed_rank=4, dropout=0.0),
-        training=TrainingConfig(
-            steps=1350,
-            lanes=8,
-            learning_rate=3e-3,
-            factor_lr=0.5,
-            warmup=300,
-            log_every=30,
-            evaluate_every=450,
-            save_every=450,
+        model=ModelConfig(
+            mixer="state",
+            ngrams="2:2048x8,3:4096x8,4:4096x8,5:4096x8",
+            feed_forward=False,
+            dim=192,
+            depth=3,
+            heads=4,
+            factor=24,
+            fixed_rank=4,
+            dropout=0.0,
         ),
+        training=_LAPTOP_RECIPE,
+    ),
+    "dense": RunConfig(
+        model=ModelConfig(
+            kind="dense",
+            mixer="state",
+            ngrams="2:1024x16,3:1920x16,4:1920x16",
+            dim=64,
+            depth=2,
+            heads=4,
+            halves=False,
+            phase_rotation=False,
+            ffn_expansion=4,
+            dropout=0.0,
+        ),
+        training=_LAPTOP_RECIPE,
     ),
     "h2q": RunConfig(
         model=ModelConfig(dropout=0.0),
@@ -389,7 +422,8 @@ PRESETS["h2q-published"] = replace(
 )
 
 _PRESET_HELP = {
-    "laptop": "a small H2Q: minutes on two cores (the default)",
+    "laptop": "a small H2Q with a state and tables of n-grams: minutes on two cores (the default)",
+    "dense": "ordinary weight matrices instead, as many parameters, the same mixer, tables and rates",
     "h2q": "H2Q at its published sizes, corrected: proper heads, unit-gain initialisation, final norm, other rates",
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
     "h2q-published": "H2Q with the published initialisation, schedule and no final norm",

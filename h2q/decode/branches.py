@@ -130,17 +130,23 @@ class SteppedTables:
     """The tables of n-grams, a byte at a time: what they add to both halves of the stream (halves, formed)."""
 
     def __init__(self, tables: NgramTables, stream: Tensor) -> None:
-        self._tables, self.context, first = tables, tables.context, 0
-        flat, self._parts = stream.view(len(stream), -1), []
+        self._tables, self.context, flat = tables, tables.context, stream.view(len(stream), -1)
+        self._parts: list[list[tuple[Tensor, tuple[Tensor, ...]]]] = []
+        """For each table where in the stream its rows go, and the rows, piece by piece where they begin again."""
+        first = 0
         for weight in tables.weights:
-            width = weight.shape[1]
-            self._parts.append((flat[:, first : first + width], weight.detach().unbind()))
-            first += width
+            pieces, columns = [], weight.detach()
+            while columns.shape[1]:
+                count = min(columns.shape[1], tables.width - first)
+                pieces.append((flat[:, first : first + count], columns[:, :count].unbind()))
+                columns, first = columns[:, count:], (first + count) % tables.width
+            self._parts.append(pieces)
 
     def add(self, symbols: Sequence[int]) -> None:
         """Behind the last C + 1 symbols, newest last."""
-        for row, (part, rows) in zip(self._tables.rows(symbols), self._parts):
-            part.add_(rows[row])
+        for row, pieces in zip(self._tables.rows(symbols), self._parts):
+            for part, rows in pieces:
+                part.add_(rows[row])
 
 
 class CachedFeedForward:

@@ -133,7 +133,7 @@ class Cached:
         stream = self._tokens[x]
         if self._model.tables is not None:
             added, _ = self._model.tables(x[None], x.new_zeros(1, self._model.tables.context))
-            stream.flatten(2)[..., : added.shape[-1]] += added[0, :, None]
+            stream += added[0].view(len(x), 1, *stream.shape[2:])
         if self._positions is not None:
             stream = stream + self._positions[: len(x)]
         stream = stream.view(*stream.shape[:2], -1).transpose(0, 1).contiguous()

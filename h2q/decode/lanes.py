@@ -45,7 +45,7 @@ class SteppedLanes:
         if self._model.tables is not None:
             count = self._model.tables.context
             added, recent = self._model.tables(x[:, None], self.state[:, -1, :count].long())
-            stream[..., : added.shape[-1]] += added
+            stream += added
             self.state[:, -1, :count] = recent.to(self.state.dtype)
         stream = stream.transpose(0, 1).contiguous()
         first, second = stream[0], stream[-1]

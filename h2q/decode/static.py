@@ -74,7 +74,7 @@ class StaticDecoder:
                 places = at - self._back
                 recent = (self.window.index_select(1, places.clamp(min=0)) + 1) * (places >= 0)
                 added, _ = self._tables(symbols[:, None], recent)
-                stream[..., : added.shape[-1]] += added[:, 0]
+                stream += added[:, 0]
         first, second = stream[0], stream[-1]
         for block in self._blocks:
             block.attend(second, first, self.position, seen)
@@ -91,7 +91,7 @@ class StaticDecoder:
         stream = self._tokens[:, symbols].add_(self._positions[:, None, :length])
         if self._tables is not None:
             added, _ = self._tables(symbols, symbols.new_zeros(len(symbols), self._tables.context))
-            stream[..., : added.shape[-1]] += added
+            stream += added
         first, second = stream[0], stream[-1]
         for block in self._blocks:
             block.attend_all(second, first)

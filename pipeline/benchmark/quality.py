@@ -32,6 +32,8 @@ class Options:
     """Budget of one training: minutes of one CPU thread, or of a GPU. Evaluation comes on top."""
     seeds: int = 2
     """Seeds of each family."""
+    families: tuple[str, ...] = ()
+    """Which of them, in this order. None named: all."""
     rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Learning rates tried for each family, as multiples of the preset's; the published settings keep their own."""
     points: int = 8
@@ -57,18 +59,28 @@ class Options:
             self.model.kind == "hamilton" and self.model.halves,
             "model must be an H2Q, model.kind hamilton with model.halves: the other families are derived from it",
         )
+        known = list(_families(self))
+        unknown = sorted(set(self.families) - set(known))
+        require(not unknown, f"families must be of {', '.join(known)}; got {', '.join(unknown)}")
 
 
 def families(options: Options) -> dict[str, RunConfig]:
-    """A run of each family; steps, seed and learning rate are still to be set."""
+    """A run of each family that is asked for; steps, seed and learning rate are still to be set."""
+    found = _families(options)
+    return {name: found[name] for name in options.families or found}
+
+
+def _families(options: Options) -> dict[str, RunConfig]:
     base = PRESETS["laptop"]
     h2q = replace(base, model=options.model, training=replace(base.training, lanes=options.lanes))
     published = PRESETS["h2q-published"]
-    changed = ("init", "positions", "final_norm", "tied_embeddings", "dropout")
+    changed = ("init", "mixer", "ngrams", "feed_forward", "positions", "final_norm", "tied_embeddings", "dropout")
+    twin = PRESETS["dense"].model if options.model == base.model else dense_of_equal_parameters(options.model)
+    growth = GrowthConfig(enabled=True, where="ffn" if options.model.feed_forward else "all")
     return {
         "H2Q": h2q,
-        "QRLM, growing": replace(h2q, model=_qrlm(options.model), growth=GrowthConfig(enabled=True)),
-        "dense, equal parameters": replace(h2q, model=dense_of_equal_parameters(options.model)),
+        "QRLM, growing": replace(h2q, model=_qrlm(options.model), growth=growth),
+        "dense, equal parameters": replace(h2q, model=twin),
         "dense, equal multiply-adds": replace(h2q, model=dense_of_equal_multiply_adds(options.model)),
         PUBLISHED: replace(
             h2q,
@@ -145,7 +157,8 @@ def _all_runs(options: Options, corpus: Corpus) -> Iterator[dict[str, Any]]:
         return _Started({"family": family, "seed": seed}, config, result, weights)
 
     tuning = {}
-    count = (len(families(options)) - 1) * (len(options.rates) + options.seeds - 1) + options.seeds
+    published = PUBLISHED in families(options)
+    count = (len(families(options)) - published) * (len(options.rates) + options.seeds - 1) + published * options.seeds
     print(f"{count} trainings of {options.minutes:g} minutes, one for each CPU or GPU at a time", flush=True)
     for family, config in families(options).items():
         rates = (1.0,) if family == PUBLISHED else options.rates

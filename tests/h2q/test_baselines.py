@@ -99,7 +99,7 @@ def test_no_other_width_comes_nearer_than_one_that_is_off(config: ModelConfig, w
     if error > TOLERANCE:
         fields = dense.to_dict() | {"heads": 1}
         for depth in range(1, 2 * config.depth + 1):
-            for dim in range(8 if config.ngrams else GRAIN, 2 * config.dim + 1, GRAIN):
+            for dim in range(4 if config.ngrams else GRAIN, 2 * config.dim + 1, GRAIN):
                 other = ModelConfig.from_dict(fields | {"dim": dim, "depth": depth})
                 heads = other.depth * dim / wanted  # Each head may have a slope.
                 assert abs(count(other) / wanted - 1) >= error - heads

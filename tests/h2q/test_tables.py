@@ -33,7 +33,7 @@ def lively(**changes) -> ByteModel:
 
 def numbered(*tables: Ngrams) -> NgramTables:
     """Tables whose rows hold their own numbers."""
-    made = NgramTables(tables)
+    made = NgramTables(tables, 16)
     with torch.no_grad():
         for weight in made.weights:
             weight.copy_(torch.arange(len(weight))[:, None].expand_as(weight))
@@ -47,7 +47,7 @@ def test_one_byte_at_a_time_finds_the_rows_of_all_at_once(data):
     found, behind = tables(x, x.new_zeros(1, tables.context))
     symbols = [0] * tables.context + [byte + 1 for byte in data]
     for at, rows in enumerate(found[0].long().tolist()):
-        assert tables.rows(symbols[at : at + tables.context + 1]) == rows
+        assert tables.rows(symbols[at : at + tables.context + 1]) == rows[:4]
     assert behind[0].tolist() == symbols[-tables.context :]
 
 
@@ -56,7 +56,7 @@ def test_a_table_with_all_rows_has_no_collisions():
     pairs = torch.cartesian_prod(torch.arange(SYMBOLS), torch.arange(256))
     made = numbered(table)
     found, _ = made(pairs[:, 1:], pairs[:, :1])
-    assert table.rows == SYMBOLS**2 and len(found.flatten().unique()) == len(pairs)
+    assert table.rows == SYMBOLS**2 and len(found[..., 0].flatten().unique()) == len(pairs)
 
 
 @pytest.mark.parametrize("changes", MODELS)
@@ -82,7 +82,6 @@ def test_probabilities_of_all_bytes_sum_to_one_and_no_later_byte_changes_an_earl
         ("2:0x4", "ROWS are 1 to"),
         ("4:allx4", "ROWS are 1 to"),
         ("2:10x0", "WIDTH is at least 1"),
-        ("2:10x20,3:10x20", "must sum to at most model.dim / 2 = 32, got 40"),
         ("40:10x2", "looks back 40 bytes"),
     ],
 )

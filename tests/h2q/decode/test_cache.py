@@ -16,7 +16,7 @@ VARIANTS = [
     {},
     {"phase_rotation": False},
     {"halves": False, "phase_rotation": False, "dim": 32},
-    {"ngrams": "2:50x3,4:40x5"},
+    {"ngrams": "2:50x30,4:40x5"},
     {"ngrams": "14:50x8", "feed_forward": False, "depth": 3},
     {"halves": False, "heads": 4, "dim": 64},
     {"halves": True, "dim": 192, "heads": 4, "factor": 8},

@@ -21,7 +21,7 @@ VARIANTS = [
     {},
     {"phase_rotation": False},
     {"halves": False, "phase_rotation": False, "dim": 32},
-    {"ngrams": "2:50x3,4:40x5"},
+    {"ngrams": "2:50x30,4:40x5"},
     {"ngrams": "14:50x8", "feed_forward": False, "depth": 3},
     {"kind": "dense", "halves": False, "tied_embeddings": False, "final_norm": False},
     {"kind": "dense", "ffn_expansion": 2},

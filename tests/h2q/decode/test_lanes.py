@@ -12,7 +12,7 @@ VARIANTS = [
     {},
     {"rotation": "quaternion"},
     {"kind": "dense", "halves": False, "phase_rotation": False, "dim": 32},
-    {"ngrams": "2:50x3,4:40x5", "feed_forward": False, "depth": 3, "final_norm": False},
+    {"ngrams": "2:50x30,4:40x5", "feed_forward": False, "depth": 3, "final_norm": False},
 ]
 
 

@@ -19,7 +19,7 @@ VARIANTS = [
     {"halves": False, "phase_rotation": False, "dim": 32},
     {"mixer": "both", "seq_len": 1, "positions": "none"},
     {"max_rank": 4, "final_norm": False, "tied_embeddings": False},
-    {"ngrams": "2:50x3,4:40x5", "feed_forward": False, "depth": 3},
+    {"ngrams": "2:50x30,4:40x9", "feed_forward": False, "depth": 3},
     {"ngrams": "9:50x8", "mixer": "both"},
 ]
 

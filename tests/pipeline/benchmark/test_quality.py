@@ -76,6 +76,7 @@ def test_every_family_is_tuned_alike_trained_scored_and_drawn(tmp_path: Path, ra
         ({"minutes": 0.0}, "minutes must be positive, got 0.0"),
         ({"minutes": math.nan}, "minutes must be positive, got nan"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"families": ("H2Q", "LSTM")}, "families must be of H2Q"),
         ({"rates": ()}, "rates must be positive"),
         ({"model": replace(TINY, kind="dense")}, "model must be an H2Q"),
     ],
