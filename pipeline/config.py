@@ -349,7 +349,7 @@ _PUBLISHED_H2Q = ModelConfig(
 )
 
 _LAPTOP_RECIPE = TrainingConfig(
-    steps=2000,
+    steps=2500,
     lanes=8,
     learning_rate=5e-3,
     factor_lr=0.5,
@@ -357,22 +357,22 @@ _LAPTOP_RECIPE = TrainingConfig(
     table_lr=6.0,
     table_decay=0.1,
     beta2=0.99,
-    warmup=200,
+    warmup=250,
     floor=0.02,
     axiom_lambda=0.0,
-    log_every=40,
-    evaluate_every=500,
-    save_every=500,
+    log_every=50,
+    evaluate_every=625,
+    save_every=625,
 )
 
 PRESETS: dict[str, RunConfig] = {
     "laptop": RunConfig(
         model=ModelConfig(
             mixer="state",
-            ngrams="2:2048x8,3:4096x8,4:4096x8,5:4096x8",
+            ngrams="2:2048x8,3:4096x8,4:6144x8,5:4096x8",
             feed_forward=False,
             dim=192,
-            depth=3,
+            depth=2,
             heads=4,
             factor=24,
             fixed_rank=4,
@@ -384,7 +384,7 @@ PRESETS: dict[str, RunConfig] = {
         model=ModelConfig(
             kind="dense",
             mixer="state",
-            ngrams="2:1024x16,3:1920x16,4:1920x16",
+            ngrams="2:1024x16,3:2048x16,4:2048x16",
             dim=64,
             depth=2,
             heads=4,

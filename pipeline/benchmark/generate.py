@@ -1,14 +1,15 @@
-"""Bytes per second of generation: the window recomputed for every byte, and with keys and values kept."""
+"""Bytes per second of generation: the window recomputed for every byte, and with keys and values, or a state, kept."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from h2q.config import SamplingConfig
 from h2q.decode.cache import Cached, NextLogits, Recomputing
+from h2q.decode.session import Session
 from h2q.errors import require
 from h2q.generate import stream
 from h2q.model import ByteModel
@@ -52,8 +53,8 @@ def _time(preset: str, device: torch.device, options: Options) -> list[dict[str,
     prompt = bytes(torch.randint(256, (window,)).tolist())
     ways: dict[str, NextLogits] = {
         "recomputed": Recomputing(model),
-        "kept, factors": Cached(model, factored=True),
-        "kept, weights": Cached(model, factored=False),
+        "kept, factors": _kept(model, "factors"),
+        "kept, weights": _kept(model, "weights"),
     }
     lengths = {name: options.windows * window // (8 if name == "recomputed" else 1) for name in ways}
     cases = {name: _write(model, prompt, lengths[name], logits) for name, logits in ways.items()}
@@ -71,6 +72,18 @@ def _time(preset: str, device: torch.device, options: Options) -> list[dict[str,
         }
         for name in ways
     ]
+
+
+def _kept(model: ByteModel, products: Literal["factors", "weights"]) -> NextLogits:
+    """What goes on from what it knows, where a context is the last one and a byte more."""
+    if not model.config.carries:
+        return Cached(model, factored=products == "factors")
+    session = Session(model, products)
+
+    def read(context: bytes) -> torch.Tensor:
+        return session.read(context if len(context) == model.config.seq_len else context[-1:])
+
+    return read
 
 
 def _write(model: ByteModel, prompt: bytes, length: int, logits: NextLogits) -> Callable[[], object]:
