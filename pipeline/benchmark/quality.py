@@ -36,6 +36,8 @@ class Options:
     """Which of them, in this order. None named: all."""
     rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Learning rates tried for each family, as multiples of the preset's; the published settings keep their own."""
+    cores: int = 1
+    """Cores kept free for each training, which computes with one thread: 2 on a machine of two trains one at a time."""
     points: int = 8
     """Evaluations of the validation split along a training."""
     corpus: str | None = None
@@ -53,6 +55,7 @@ class Options:
     def __post_init__(self) -> None:
         require(self.minutes > 0, f"minutes must be positive, got {self.minutes}")
         require(self.seeds >= 1, f"seeds must be at least 1, got {self.seeds}")
+        require(self.cores >= 1, f"cores must be at least 1, got {self.cores}")
         require(self.points >= 1, f"points must be at least 1, got {self.points}")
         require(len(self.rates) > 0 and min(self.rates) > 0, f"rates must be positive, at least one, got {self.rates}")
         require(
@@ -147,8 +150,8 @@ def _all_runs(options: Options, corpus: Corpus) -> Iterator[dict[str, Any]]:
     import ray
 
     gpu = int(ray.cluster_resources().get("GPU", 0) > 0)
-    learn_there: Any = ray.remote(num_cpus=1, num_gpus=gpu, num_returns=2)(learn)
-    score_there: Any = ray.remote(num_cpus=1, num_gpus=gpu)(score)
+    learn_there: Any = ray.remote(num_cpus=options.cores, num_gpus=gpu, num_returns=2)(learn)
+    score_there: Any = ray.remote(num_cpus=options.cores, num_gpus=gpu)(score)
 
     def start(family: str, config: RunConfig, rate: float, seed: int) -> _Started:
         training = replace(config.training, learning_rate=rate, seed=seed)
