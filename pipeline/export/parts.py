@@ -61,6 +61,12 @@ def plain(model: ByteModel) -> ByteModel:
         config.mixer in ("attention", "state", "both"),
         f"the mixers attention, state and both can be exported, not model.mixer {config.mixer}",
     )
+    together = sum(table.width for table in config.tables)
+    require(
+        together <= config.width,
+        f"tables side by side can be exported up to the width of {config.width}, and those of model.ngrams "
+        f"{config.ngrams} are {together} wide",
+    )
     if is_plain(model):
         return model
     changes: dict[str, Any] = {"kind": "dense", "memory": "store"}

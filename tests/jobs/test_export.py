@@ -18,6 +18,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None
     make_run(folder / "runs", "one")
     make_run(folder / "runs", "carrying", mixer="state", ngrams="2:50x4")
     make_run(folder / "runs", "published", head_layout="published")
+    make_run(folder / "runs", "wide", ngrams="2:9x200")
     make_run(folder / "runs", "few", vocab=100)
     make_run(folder / "runs", "empty")
     shutil.rmtree(folder / "runs" / "empty" / "checkpoints")
@@ -83,6 +84,7 @@ def test_a_file_is_replaced_where_that_is_asked_for(place: Path, call_job: Calla
         (["nobody", "--to", "x"], "no run is called 'nobody'"),
         (["empty", "--to", "x"], "has no checkpoint yet"),
         (["published", "--to", "x"], "published head layout cannot be exported"),
+        (["wide", "--to", "x"], "tables side by side can be exported up to the width"),
         (["one", "--to", "there"], "there exists already"),
         (["one", "--to", "runs"], "runs is a folder"),
         (["one", "--to", "nowhere/x"], "the folder of nowhere/x does not exist"),
