@@ -378,6 +378,7 @@ PRESETS: dict[str, RunConfig] = {
             fixed_rank=4,
             dropout=0.0,
         ),
+        growth=GrowthConfig(where="all"),
         training=_LAPTOP_RECIPE,
     ),
     "dense": RunConfig(
