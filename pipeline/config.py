@@ -349,7 +349,7 @@ _PUBLISHED_H2Q = ModelConfig(
 )
 
 _LAPTOP_RECIPE = TrainingConfig(
-    steps=2500,
+    steps=2000,
     lanes=8,
     learning_rate=5e-3,
     factor_lr=0.5,
@@ -357,12 +357,12 @@ _LAPTOP_RECIPE = TrainingConfig(
     table_lr=6.0,
     table_decay=0.1,
     beta2=0.99,
-    warmup=250,
+    warmup=200,
     floor=0.02,
     axiom_lambda=0.0,
-    log_every=50,
-    evaluate_every=625,
-    save_every=625,
+    log_every=40,
+    evaluate_every=500,
+    save_every=500,
 )
 
 PRESETS: dict[str, RunConfig] = {
