@@ -10,6 +10,7 @@ from h2q.errors import UserError
 from pipeline.runs.checkpoint import list_checkpoints, read_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
+from pipeline.runs.older import completed
 from pipeline.runs.state import UNFINISHED, ended, state_of
 from pipeline.storage.json_file import Count, fitting, object_of
 from pipeline.tracking.provenance import DESCRIPTION_TAG, current_options, parameters
@@ -51,8 +52,9 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     """A run by its folder."""
     stored, summary = folder.config(), folder.summary() or {}
     assert stored is not None
-    # As it was written: an option that is younger than the run must not show today's default.
-    config = fitting(stored["config"], _SIZES, f"the config in {folder.config_file}", "put it back as it was")
+    # An option that is younger than the run must not show today's default, nor one that was deleted.
+    config = completed(stored["config"], stored.get("format", 0))
+    config = fitting(config, _SIZES, f"the config in {folder.config_file}", "put it back as it was")
     records = read_journal(folder.journal)
     known = ended(folder, records) or _newest_state(folder)
     return ComparedRun(
@@ -108,13 +110,13 @@ def _bytes_per_step(fields: dict[str, str]) -> int:
 
 
 def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, rank: int) -> dict[str, float | None]:
-    """`known`: what records do not hold, of which `parameters`, `seconds` and `bytes_seen` are used; `bytes_per_step`,
-    `rank`: where none is logged."""
+    """`known`: what records do not hold, of which `parameters`, `seconds`, `bytes_seen` and `steps` (of a checkpoint:
+    `step`) are used; `bytes_per_step`, `rank`: where none is logged."""
     latest: Record = {}
     for record in records:
         latest |= record
-    validations = [record["validation/bpb"] for record in records if "validation/bpb" in record]
-    steps = latest.get("step", 0)
+    validations = [bpb for record in records if math.isfinite(bpb := record.get("validation/bpb", math.nan))]
+    steps = max(latest.get("step", 0), known.get("steps", known.get("step", 0)))
     return {
         "validation bpb": latest.get("validation/bpb"),
         "best validation bpb": min(validations, default=None),

@@ -6,8 +6,8 @@ from h2q.errors import UserError, require
 from pipeline.config import RUN_WORDS, TrackingConfig
 from pipeline.runs.find import SWEEP, list_runs, sweep_of, unknown
 from pipeline.runs.folder import RunFolder
-from pipeline.storage.lock import is_locked
-from pipeline.storage.path import UriPath, locate
+from pipeline.storage.held import Held, held
+from pipeline.storage.path import locate
 from pipeline.storage.uri import remove_folder
 from pipeline.tracking.client import answering, open_client
 from pipeline.tracking.uri import mlflow_command, tracking_uri
@@ -22,10 +22,12 @@ def delete(name: str, storage: str, tracking: TrackingConfig, say: Callable[[str
     folder = _find(name, storage)
     inside = [run for run in list_runs(storage) if sweep_of(run) == folder.path]
     for one in (folder, *inside):
-        require(
-            isinstance(one.lock_file, UriPath) or not is_locked(one.lock_file),
-            f"{one.name} is being trained: stop it first",
-        )
+        try:
+            if one.lock_file.exists():
+                with held(one.lock_file, say):
+                    pass
+        except Held as error:
+            raise UserError(f"{one.name} is being trained by {error}: stop it first") from None
     if tracking.enabled:
         for one in (*inside, folder):
             _delete_tracked(one, tracking, say)

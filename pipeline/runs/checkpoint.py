@@ -108,6 +108,12 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}"
 
 
+def step_of(folder: Path) -> int:
+    """The step that the name of a checkpoint's folder says; -1 where it says none."""
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
+
+
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint; one that is not finished never counts. Its folder."""
     from safetensors.torch import save

@@ -88,7 +88,8 @@ def sweep_of(folder: RunFolder) -> Path | None:
 
 def best_bpb(folder: RunFolder) -> float:
     """The lowest validation bits per byte that the run has reached, infinity before its first evaluation."""
-    return min((record.get("validation/bpb", math.inf) for record in read_journal(folder.journal)), default=math.inf)
+    scored = (record.get("validation/bpb", math.inf) for record in read_journal(folder.journal))
+    return min(filter(math.isfinite, scored), default=math.inf)
 
 
 def corpus_of(folder: RunFolder) -> tuple[str | None, str | None]:

@@ -1,5 +1,6 @@
 """How a run stands, in one word."""
 
+from pipeline.runs.checkpoint import list_checkpoints, step_of
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
 from pipeline.storage.json_file import read_hint
@@ -26,4 +27,10 @@ def state_of(folder: RunFolder, records: list[Record]) -> str:
 def ended(folder: RunFolder, records: list[Record]) -> dict | None:
     """The summary, unless the run goes on after it was written and is no longer what it says."""
     summary = folder.summary()
-    return summary if summary and records and records[-1]["step"] == summary["steps"] else None
+    if not summary:
+        return None
+    logged, steps = records[-1]["step"] if records else 0, summary["steps"]
+    # One that was stopped may have been trained beyond its last record: its checkpoint knows.
+    saved = max((step_of(path) for path in list_checkpoints(folder.checkpoints)), default=steps)
+    cut = summary["status"] == "stopped" and logged < steps == saved
+    return summary if logged == steps or cut else None

@@ -1,10 +1,13 @@
-"""Who works in a folder: one process at a time, known by name, on a disk and on a store that knows no locks.
+"""Who works in a folder: one process at a time, known by name, on any file system and on a store that knows no locks.
 
-On a disk the file is locked (`pipeline.storage.lock`): the lock goes with its process, however it ends. Elsewhere its
-holder puts the file again and again, and one that stays as it is for a while counts as left behind by a process that
-was killed; of two that begin within the same moment there, both may go on.
+Where the file system has locks the file is locked (`pipeline.storage.lock`): the lock goes with its process, however it
+ends. Not all of them tell other machines (NFS with `local_lock`), so the holder also writes the file again and again,
+there as on a store: one that was left by another machine and stays as it is for a while belonged to a process that was
+killed. What is not excluded: two that begin within the same moment, on two machines without a lock between them.
 """
 
+import contextlib
+import errno
 import itertools
 import json
 import os
@@ -13,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,6 +31,11 @@ RENEW_SECONDS = 5.0
 LOST_AFTER = 3
 """So many times as long without a put, and the holder counts as killed."""
 
+_LONGEST = 512
+"""Bytes of the file on a disk, so that a shorter text leaves nothing of a longer one."""
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Of a file system without locks."""
+
 
 class Held(Exception):
     """Somebody else holds the file. Its text names the process, its machine and its start."""
@@ -36,7 +45,8 @@ class Held(Exception):
 def held(path: AnyPath, say: Callable[[str], object] = lambda text: None) -> Iterator[None]:
     """Inside, nobody else holds the file. `say`: told of a wait.
 
-    Raises: Held if a process holds it; OSError and UserError for a file that cannot be written.
+    Raises: Held if a process holds it, of this machine or of another; OSError and UserError for a file that cannot be
+    written.
     """
     me = {
         "pid": os.getpid(),
@@ -44,48 +54,61 @@ def held(path: AnyPath, say: Callable[[str], object] = lambda text: None) -> Ite
         "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "began": psutil.Process().create_time(),
     }
-    with _renewed(path, me, say) if isinstance(path, UriPath) else _locked(path, me):
-        yield
+    with contextlib.nullcontext() if isinstance(path, UriPath) else _locked(path):
+        _wait_for_the_dead(path, me, say)
+        turns = itertools.count()
+
+        def renew() -> None:
+            with suppress(UserError, OSError):  # a store that is away: with the next turn
+                _write(path, me | {"turn": next(turns)})
+
+        _write(path, me)
+        try:
+            with repeated(renew, RENEW_SECONDS, "held"):
+                yield
+        finally:
+            with suppress(UserError, OSError):  # it will be found to be left behind
+                _clear(path)
 
 
 @contextmanager
-def _locked(path: Any, me: dict[str, Any]) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     try:
         file = lock(path, wait=False)
     except BlockingIOError:
         raise Held(_named(_read(path))) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        path.touch()
+        file = contextlib.nullcontext()
     with file:
-        file.truncate(0)
-        file.write(json.dumps(me).encode())
-        file.flush()
         yield
 
 
-@contextmanager
-def _renewed(path: UriPath, me: dict[str, Any], say: Callable[[str], object]) -> Iterator[None]:
-    _wait_for_the_dead(path, me, say)
-    turns = itertools.count()
-
-    def renew() -> None:
-        with suppress(UserError):  # a store that is away: with the next turn
-            path.write_bytes(json.dumps(me | {"turn": next(turns)}).encode())
-
-    path.write_bytes(json.dumps(me).encode())
-    try:
-        with repeated(renew, RENEW_SECONDS, "held"):
-            yield
-    finally:
-        with suppress(UserError):  # it will be found to be left behind
-            path.unlink(missing_ok=True)
+def _write(path: AnyPath, holder: dict[str, Any]) -> None:
+    content = json.dumps(holder).encode()
+    if isinstance(path, UriPath):
+        path.write_bytes(content)
+        return
+    with path.open("r+b", buffering=0) as file:  # the same file, which is locked
+        file.write(content.ljust(_LONGEST))
 
 
-def _wait_for_the_dead(path: UriPath, me: dict[str, Any], say: Callable[[str], object]) -> None:
+def _clear(path: AnyPath) -> None:
+    if isinstance(path, UriPath):
+        path.unlink(missing_ok=True)
+    elif path.exists():  # a run that was deleted meanwhile is not made again
+        path.write_bytes(b"")
+
+
+def _wait_for_the_dead(path: AnyPath, me: dict[str, Any], say: Callable[[str], object]) -> None:
     """Return when nobody holds the file. Raises: Held."""
     found = _read(path)
     if not found:
         return
     if found.get("host") == me["host"]:
-        if _runs(found):
+        if isinstance(path, UriPath) and _runs(found):  # elsewhere the lock has told
             raise Held(_named(found))
         return
     seconds = LOST_AFTER * RENEW_SECONDS

@@ -1,5 +1,6 @@
 """Comparing runs: what differs, what they reached, and what must not be compared."""
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,9 @@ from pipeline.comparison.find import experiment_runs, find_runs
 from pipeline.comparison.page import page
 from pipeline.comparison.table import grid
 from pipeline.config import RunConfig, TrackingConfig
+from pipeline.runs.find import best_bpb
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import Journal
 from pipeline.training.summary import Summary
 
 Make = Callable[..., RunConfig]
@@ -121,3 +124,29 @@ def test_a_run_with_a_state_tells_what_it_is_worth_and_counts_its_horizon(
     assert run.results["bytes seen"] == summary.bytes_seen == 4 * run.bytes_per_step
     assert run.results[OF_A_STATE] == summary.test_bpb_reset
     assert OF_A_STATE in {row[0] for row in grid(compare([run]))}
+
+
+def test_a_run_that_was_stopped_shows_what_was_trained(past_run: Callable[..., RunFolder], tmp_path: Path) -> None:
+    """Beyond its last record, that of step 10; one that went on after its summary is no longer what that says."""
+    folder = past_run(tmp_path / "run", 2.5, steps=10)
+    folder.write_summary((folder.summary() or {}) | {"status": "stopped", "steps": 13, "bytes_seen": 777_777})
+    (folder.checkpoints / "step-000000013").mkdir(parents=True)
+    run = from_folder(folder)
+    assert (run.status, run.results["steps"], run.results["bytes seen"]) == ("stopped", 13, 777_777)
+    (folder.checkpoints / "step-000000016").mkdir()
+    assert from_folder(folder).status == "unfinished", "killed behind a checkpoint"
+    (folder.checkpoints / "step-000000016").rmdir()
+    with Journal(folder.journal, first_step=11) as journal:
+        journal.write({"step": 20, "time": 12.0, "train/bpb": 1.9})
+    assert from_folder(folder).status == "unfinished", "killed behind a record"
+
+
+@pytest.mark.parametrize("journaled", [[4.0, math.nan, 5.0], [math.nan, 4.0, 5.0], [math.inf, 5.0, 4.0]], ids=repr)
+def test_what_is_not_finite_is_never_the_best(
+    past_run: Callable[..., RunFolder], tmp_path: Path, journaled: list[float]
+) -> None:
+    folder = past_run(tmp_path / "run", 6.0)
+    with Journal(folder.journal, first_step=0) as journal:
+        for step, bpb in enumerate(journaled):
+            journal.write({"step": step, "time": 1.0 + step, "validation/bpb": bpb})
+    assert from_folder(folder).results["best validation bpb"] == best_bpb(folder) == 4.0

@@ -1,12 +1,13 @@
 """One process at a time, known by name, also where the file system has no locks."""
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -43,9 +44,20 @@ def test_another_process_is_named_until_it_is_killed(file: AnyPath) -> None:
             pass
 
 
-def test_a_holder_on_another_machine_is_told_by_what_it_writes(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, said = UriPath(store.uri("bucket/elsewhere")) / ".lock", []
+@pytest.mark.parametrize("kind", ["disk whose locks end at the machine", "disk without locks", "store"])
+def test_a_holder_on_another_machine_is_told_by_what_it_writes(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    file = (UriPath(store.uri("bucket/elsewhere")) if kind == "store" else tmp_path) / ".lock"
+    said: list[str] = []
+
+    def no_lock(path: Path, *, wait: bool) -> IO[bytes]:
+        if kind == "disk without locks":
+            raise OSError(errno.ENOLCK, "No locks available")
+        return path.open("ab")
+
     monkeypatch.setattr(holding, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(holding, "lock", no_lock)
     with monkeypatch.context() as there:
         there.setattr(socket, "gethostname", lambda: "another")
         with held(file):
@@ -53,9 +65,16 @@ def test_a_holder_on_another_machine_is_told_by_what_it_writes(store: Any, monke
             with pytest.raises(Held, match="on another"), held(file, said.append):
                 pass
             left_behind = file.read_bytes()
+    monkeypatch.setattr(holding, "RENEW_SECONDS", 0.05)
     file.write_bytes(left_behind)
     with held(file, said.append):
         pass
     assert [text.partition(" (")[0] for text in said] == [
         f"waiting 0 s to see whether process {os.getpid()} on another"
     ] * 2
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_not_made_again(tmp_path: Path) -> None:
+    with held(tmp_path / ".lock"):
+        (tmp_path / ".lock").unlink()
+    assert list(tmp_path.iterdir()) == []
