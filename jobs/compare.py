@@ -11,6 +11,7 @@ import tyro
 
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
+from pipeline.shown import printable
 
 PROG = "python jobs/compare.py"
 
@@ -89,7 +90,7 @@ def main(args: Sequence[str]) -> int:
     if hidden:
         console.print(f"no room for: {', '.join(hidden)} (a wider terminal, --html FILE or --json)", highlight=False)
     for line in (*comparison.notes, f"curves: {Path(options.plot).absolute()}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if options.html:
         console.print(f"page: {Path(options.html).absolute()}", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -9,6 +9,7 @@ from pipeline.cli import parse, run
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.named import named_run
 from pipeline.runs.folder import check_folder
+from pipeline.shown import printable
 from pipeline.storage.path import UriPath
 from pipeline.threads import wait_asleep_where_busy
 
@@ -48,7 +49,7 @@ def main(args: Sequence[str]) -> int:
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}; name a folder with --output") from error
     for path in files:
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(printable(str(path)), markup=False, soft_wrap=True)
     if folder and options.tracking.enabled:
         refused = log_evaluation(folder, options.tracking, evaluation.metrics(), evaluation.step, files)
         console.print(refused or f"logged to MLflow as evaluation/{evaluation.label}", markup=False, soft_wrap=True)

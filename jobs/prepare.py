@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import parse, run
 from pipeline.config import CorpusConfig
+from pipeline.shown import cell, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ def report(corpus: "Corpus", console: "Console") -> None:
     """A table of the splits, what was decided, and where the shards lie."""
     from rich.table import Table
 
-    table = Table(title=corpus.name, title_justify="left")
+    table = Table(title=cell(corpus.name), title_justify="left")
     for column in ("split", "bytes", "documents", "shards", "order-0", "gzip -9", "xz -9e"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split in corpus.splits.values():
@@ -64,8 +65,8 @@ def report(corpus: "Corpus", console: "Console") -> None:
     sample = f" (gzip and xz: of the first {max(samples):,} bytes)" if samples else ""
     console.print(f"order-0 entropy, gzip and xz in bits per byte{sample}")
     for note in corpus.notes:
-        console.print(f"note: {note}", markup=False)
-    console.print(f"sha256 {corpus.sha256}\nfolder {corpus.folder}", markup=False)
+        console.print(printable(f"note: {note}"), markup=False)
+    console.print(printable(f"sha256 {corpus.sha256}\nfolder {corpus.folder}"), markup=False)
 
 
 if __name__ == "__main__":

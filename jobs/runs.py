@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from h2q.errors import require
 from pipeline.cli import parse, run
+from pipeline.shown import printable
 
 PROG = "python jobs/runs.py"
 
@@ -41,7 +42,7 @@ def main(args: Sequence[str]) -> int:
     console = Console()
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     if options.delete is not None:
         delete(options.delete, options.storage, TrackingConfig(uri=options.tracking_uri, enabled=options.mlflow), say)

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rich.markup import escape
 from rich.table import Table
+
+from pipeline.shown import cell
 
 _GAP = 2
 
@@ -44,7 +45,7 @@ def fitted(columns: list[Column], width: int, row_styles: list[str] | None = Non
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     kept = [column for column in columns if column in shown]
     for column in kept:
-        table.add_column(escape(column.heading), justify="left" if column.left else "right", no_wrap=True)
+        table.add_column(cell(column.heading), justify="left" if column.left else "right", no_wrap=True)
     for number, row in enumerate(zip(*(_styled(column) for column in kept), strict=True)):
         table.add_row(*row, style=row_styles[number] if row_styles else None)
     return table, [column.name for column in columns if column not in shown]
@@ -61,7 +62,7 @@ def narrow(name: str) -> str:
 
 
 def _styled(column: Column) -> list[str]:
-    cells = [escape(cell) for cell in column.cells]
+    cells = [cell(text) for text in column.cells]
     if column.styles is None:
         return cells
-    return [f"[{style}]{cell}[/{style}]" if style else cell for cell, style in zip(cells, column.styles, strict=True)]
+    return [f"[{style}]{text}[/{style}]" if style else text for text, style in zip(cells, column.styles, strict=True)]

@@ -1,5 +1,6 @@
 """The one way out of every job: whatever happens, one line and an exit code, and no traceback on a user's screen."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -11,12 +12,20 @@ from h2q.errors import UserError, first_line
 from pipeline.shown import presentable
 from pipeline.suggestions import UnknownOptions
 
+_OF_A_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.EFBIG,
+)  # fmt: skip
+"""Errors that say something of a file or folder, and nothing of the program."""
+_SHOWN = 300
+"""Characters of a path that are shown."""
+
 
 def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
     """Call main(arguments); the exit code. What ended it before is one line on standard error.
 
-    2: a mistake that the user can mend (UserError). 130: Ctrl-C. 1: standard output cannot be written to, or anything
-    else, of which a file holds the traceback. 0: also where the reader of the output has left (`| head`).
+    2: a mistake that the user can mend (UserError), or a file or folder that cannot be used as it is. 130: Ctrl-C. 1:
+    standard output cannot be written to, or anything else, of which a file holds the traceback. 0: also where the
+    reader of the output has left (`| head`).
     """
     _open_streams()
     code, said, lines = 0, "", False
@@ -36,6 +45,10 @@ def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
             code = 0
         elif problem is not None:
             code, said = 1, f"cannot write to standard output: {problem.strerror}"
+        elif isinstance(error, OSError) and error.filename is not None and error.errno in _OF_A_PLACE:
+            name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else repr(error.filename)
+            name = name if len(name) <= _SHOWN else f"{name[: _SHOWN // 2]}…{name[-_SHOWN // 2 :]}"
+            code, said = 2, f"cannot use {name}: {error.strerror}; name another place, or mend this one"
         else:
             code, said = 1, f"{type(error).__name__}: {first_line(error)} ({_kept(error)})"
     if said:

@@ -35,6 +35,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in whole)
 
 
+def cell(text: str) -> str:
+    """Text from outside as a cell or a title of rich's: printable, and none of its markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
 MARKS = "⟦⟧"
 """Around a prompt, before what a model wrote behind it."""
 

@@ -116,7 +116,7 @@ def ray_session(
     else:
         try:
             ray.init(runtime_env=_runtime_env(), **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # as above; also a token that is not the cluster's
             raise _unanswered(address, error) from error
     try:
         yield

@@ -5,7 +5,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from h2q.errors import UserError
@@ -13,7 +12,7 @@ from pipeline.runs.find import best_bpb, corpus_of, list_runs
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import read_journal
 from pipeline.runs.state import state_of
-from pipeline.shown import note, printable
+from pipeline.shown import cell, note
 from pipeline.storage.uri import size_of
 from pipeline.terminal import human_bytes, human_seconds
 
@@ -67,12 +66,12 @@ def list_table(runs: list[ListedRun]) -> Table:
     for run in runs:
         sha256 = (run.corpus_sha256 or "")[:6]
         table.add_row(
-            escape(printable(run.name)),
+            cell(run.name),
             run.state,
             "–" if run.bpb is None else f"{run.bpb:.4f}",
             human_bytes(run.size),
             human_seconds(run.age),
-            escape(printable(" ".join(part for part in (sha256, run.corpus) if part)) or "–"),
+            cell(" ".join(part for part in (sha256, run.corpus) if part) or "–"),
         )
     return table
 

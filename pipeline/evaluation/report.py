@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.evaluation.plots import CONTEXT, draw_breakdown, draw_learning
+from pipeline.shown import cell
 from pipeline.terminal import human_bytes, human_seconds
 
 
@@ -83,7 +83,7 @@ class Evaluation:
             ("how", self._how()),
             ("time", f"{spent}, on {self.device}, {self.precision}"),
         ):
-            facts.add_row(name, escape(value))
+            facts.add_row(name, cell(value))
         console.print()
         console.print(facts)
 
@@ -123,7 +123,9 @@ class Evaluation:
             table.writerows([count, bits, bits / count, xz.get(count)] for count, bits in steps)
 
     def _codes(self) -> Table:
-        table = Table(title=f"{self.subject}: bits per byte of {self.data}", title_justify="left", title_style="bold")
+        table = Table(
+            title=cell(f"{self.subject}: bits per byte of {self.data}"), title_justify="left", title_style="bold"
+        )
         for name in ("", "bits per byte", "bytes of code"):
             table.add_column(name, justify="right" if name else "left")
         rows = {"this model": self.bpb} | self.references

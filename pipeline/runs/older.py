@@ -24,6 +24,13 @@ ADDED: tuple[tuple[str, Any], ...] = (
     ("training.cold_starts", 0.05),
     ("training.reset_at", "never"),
     ("training.evaluate_bytes", None),
+    ("model.factors", "shared"),
+    ("model.feed_forward", True),
+    ("model.ngrams", ""),
+    ("training.embedding_lr", 1.0),
+    ("training.table_lr", 1.0),
+    ("training.table_decay", 0.0),
+    ("training.floor", 0.1),
 )
 FORMAT = len(ADDED)
 

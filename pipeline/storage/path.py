@@ -6,6 +6,7 @@ All that is read and written goes through one of the two, so hardly anything els
 import errno
 import fnmatch
 import os
+import reprlib
 import shutil
 import tempfile
 import time
@@ -22,6 +23,9 @@ from pipeline.shown import without_secrets
 from pipeline.storage import uri as storage
 from pipeline.storage.uri import sync_folder
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, on any file system that matters."""
+_LONGEST_PATH = 4095
 PATIENCE = (1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries of a write to a URI. S3's own client tries for 6 s each time."""
 
@@ -120,6 +124,12 @@ def locate(text: str) -> Path:
     require(
         not storage.is_uri(text) or text.partition("://")[2].strip("/") != "",
         f"a URI must name a bucket, a folder or a file behind ://, got {text!r}",
+    )
+    parts = [len(part.encode("utf-8", "surrogatepass")) for part in text.split("/")]
+    require(
+        (max(parts) <= LONGEST_NAME and sum(parts) + len(parts) <= _LONGEST_PATH) or storage.is_uri(text),
+        f"a path must have at most {LONGEST_NAME} bytes between two /, and {_LONGEST_PATH} in all, got "
+        f"{reprlib.repr(text)}",
     )
     local = storage.local_path(text)
     remote: Any = UriPath(storage.absolute(text))

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from h2q.errors import require
+from pipeline.cluster.session import find_address
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
@@ -57,6 +58,7 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
         check_new(folder, config)
     check_first(run)
     wait_asleep_where_busy()
+    find_address(run.address)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress, ExitStack() as held:

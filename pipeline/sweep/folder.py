@@ -39,6 +39,8 @@ def find_sweep(storage: Path, name: str | None) -> RunFolder:
     """
     sweeps = sorted(storage.glob(f"*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
     named = [path for path in sweeps if name in (None, path.parent.name)]
+    folder = RunFolder(storage / (name or ""))
+    require(bool(named) or not name or not holds_anything(folder), occupied(folder, "sweep", SWEEP))
     there = f"; there are {', '.join(path.parent.name for path in sweeps[-3:])}" if sweeps else ""
     require(bool(named), f"no sweep {name or 'to resume'} in {storage}{there}: leave out --resume to start one")
     return RunFolder(named[-1].parent)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from h2q.errors import UserError
+from pipeline.shown import cell
 from pipeline.sweep.capacity import Capacity
 from pipeline.sweep.config import DEFAULT_SPACE
 from pipeline.sweep.remaining import Remaining
@@ -37,11 +37,11 @@ class SweepProgress(Display):
         """The space and the plan. `sizes`: bytes of the splits."""
         self._sweep = sweep
         search, run = sweep.config.search, sweep.config.run
-        table = Table(title=f"{sweep.name}: search space", title_justify="left", title_style="bold")
+        table = Table(title=cell(f"{sweep.name}: search space"), title_justify="left", title_style="bold")
         table.add_column("field")
         table.add_column("values")
         for dimension in sweep.space:
-            table.add_row(dimension.field, escape(str(dimension)))
+            table.add_row(dimension.field, cell(str(dimension)))
         self._console.print(table)
         usual = search.space == DEFAULT_SPACE
         if usual:

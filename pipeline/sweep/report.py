@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipeline.columns import Column, fitted, narrow
 from pipeline.runs.folder import RunFolder
+from pipeline.shown import cell, printable
 from pipeline.sweep.configuration import Configuration, ranked
 from pipeline.sweep.folder import TABLE
 from pipeline.sweep.space import Value, configure, show
@@ -61,7 +62,7 @@ class Report:
             f"trials: {counts}" + (f"; {self.skipped} draws skipped" if self.skipped else ""), highlight=False
         )
         for error in self.errors if self.best else []:
-            console.print(f"failed: {error}", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"failed: {error}"), highlight=False, markup=False, soft_wrap=True)
         if self.command is not None:
             console.print("\n[bold]train the best[/bold]")
             console.print(self.command, highlight=False, markup=False, soft_wrap=True)
@@ -107,7 +108,8 @@ class Report:
         ]
         styles = ["bold" if row.position == 1 else "" if row.position else "dim" for row in self.rows]
         table, hidden = fitted(columns, width, styles)
-        table.title, table.title_justify, table.title_style = f"{self.name}: validation bits per byte", "left", "bold"
+        table.title = cell(f"{self.name}: validation bits per byte")
+        table.title_justify, table.title_style = "left", "bold"
         if two:
             table.caption = f"* on the Pareto front of {' and '.join(self.objectives)}"
         return table, hidden

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +13,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.runs.checkpoint import newest_state
 from pipeline.runs.folder import PROMPT_BYTES, SAMPLE_BYTES, RunFolder
 from pipeline.runs.journal import Record
-from pipeline.shown import MARKS, printable
+from pipeline.shown import MARKS, cell, printable
 from pipeline.storage.json_file import read_hint, shape_of
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.tracking.tracker import Tracker
@@ -88,14 +87,14 @@ class Summary:
             ("memory", f"{human_bytes(self.peak_memory_bytes)} at most in a worker"),
             ("run", str(folder)),
         ):
-            facts.add_row(name, escape(value))
+            facts.add_row(name, cell(value))
         console.print(facts)
         if self.sample:
             console.print(f"\n[bold]sample[/bold]  the test split's first bytes, then {SAMPLE_BYTES} of the model's")
             console.print(_told_apart(printable(self.sample), dim=console.is_terminal), highlight=False, soft_wrap=True)
         elif files := sorted((folder / "samples").glob("*")):
             told = f"the test split's first {PROMPT_BYTES} bytes, then {SAMPLE_BYTES} of the model's"
-            console.print(f"\n[bold]sample[/bold]  {escape(str(files[-1]))}: {told}")
+            console.print(f"\n[bold]sample[/bold]  {cell(str(files[-1]))}: {told}")
         if self.mlflow_tracking_uri and self.mlflow_experiment_id:
             console.print("\n[bold]compare runs[/bold]")
             command = ui_command(self.mlflow_tracking_uri)
@@ -111,7 +110,7 @@ class Summary:
         return [("state", f"carried through the split; reset in each window instead: {reset}")]
 
     def _figures(self) -> Table:
-        table = Table(title=f"{self.name}: bits per byte", title_justify="left", title_style="bold")
+        table = Table(title=cell(f"{self.name}: bits per byte"), title_justify="left", title_style="bold")
         for name in ("split", "this model", "order-0 entropy", "gzip -9", "xz -9e"):
             table.add_column(name, justify="left" if name == "split" else "right")
         for split, bpb in (("validation", self.validation_bpb), ("test", self.test_bpb)):

@@ -1,5 +1,6 @@
 """The way out of every job: one line, an exit code, no traceback; also where output cannot be written to."""
 
+import errno
 import os
 import re
 import subprocess
@@ -63,6 +64,15 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(
     text = kept.read_text()
     kept.unlink()
     assert "Traceback" in text and "raise error" in text and "hunter2" not in text
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENAMETOOLONG, errno.ELOOP])
+def test_a_place_that_cannot_be_used_is_the_users_affair(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = ended_by(OSError(number, os.strerror(number), "n" * 5000), monkeypatch, capsys)
+    assert code == 2 and said.count("\n") == 1 and len(said) < 500
+    assert said.startswith("error: cannot use nnn") and os.strerror(number) in said
 
 
 def test_a_message_cannot_forge_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,26 @@
 """What may be shown: nothing that upsets a terminal, no secret of an address."""
 
+import io
+import re
 import string
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
 
-from pipeline.shown import presentable, printable, without_secrets
+from pipeline.comparison.compare import compare
+from pipeline.comparison.find import newest_runs
+from pipeline.comparison.listed import list_table, listed
+from pipeline.comparison.table import table
+from pipeline.config import PRESETS, CorpusConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.shown import cell, presentable, printable, without_secrets
 
 AWKWARD = [
     "p@ss",
@@ -79,3 +92,32 @@ def test_what_is_no_secret_stays(text: str) -> None:
 def test_controls_do_not_reach_a_terminal() -> None:
     assert printable("a\x1b[31mb\tc\nd\u202e\x7f\x9b") == "a\ufffd[31mb\tc\nd\ufffd\ufffd\ufffd"
     assert presentable("\x1b]0;x\x07 http://a:b@c") == "\ufffd]0;x\ufffd http://c"
+
+
+STRANGE = "[red]a[b]\x1b[2J"
+
+
+def test_a_cell_of_a_table_shows_what_it_holds() -> None:
+    said = io.StringIO()
+    shown = Table(title=cell(STRANGE))
+    shown.add_column("x")
+    shown.add_row(cell(STRANGE))
+    Console(file=said, width=80, force_terminal=True, color_system="truecolor").print(shown)
+    assert said.getvalue().count("[red]a[b]\ufffd[2J") == 2 and "\x1b[2J" not in said.getvalue()
+
+
+def test_names_from_outside_are_shown_as_they_are_by_the_jobs_tables(
+    tmp_path: Path, past_run: Callable[..., RunFolder]
+) -> None:
+    """A run, a corpus and an option whose names would colour a terminal, or clear it."""
+    for name, bpb in ((STRANGE, 2.0), ("plain", 3.0)):
+        folder = past_run(tmp_path / name, bpb)
+        config = replace(PRESETS["laptop"], corpus=CorpusConfig(path=f"{STRANGE}{name[:3]}"))
+        folder.note_config("laptop", STRANGE, config)
+        folder.write_summary((folder.summary() or {}) | {"corpus": STRANGE})
+    said = io.StringIO()
+    console = Console(file=said, width=250)
+    console.print(list_table(listed(str(tmp_path))))
+    console.print(table(compare(newest_runs(2, str(tmp_path))), 250)[0])
+    assert said.getvalue().count("[red]a[b]\ufffd[2J") == 3 + 3, said.getvalue()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", said.getvalue())

@@ -27,6 +27,12 @@ def test_a_folder_is_refused(uri: str) -> None:
         tracking_uri(TrackingConfig(uri=uri))
 
 
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_that_goes_with_its_process_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match="must name a file, in which runs stay, got 'sqlite:"):
+        tracking_uri(TrackingConfig(uri=uri))
+
+
 def test_the_ui_command_is_for_the_store() -> None:
     command = ui_command("sqlite:////data/mlflow.db")
     assert command and command.endswith("mlflow ui --backend-store-uri sqlite:////data/mlflow.db")
