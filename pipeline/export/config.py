@@ -8,19 +8,20 @@ import tyro
 from h2q.errors import require
 from pipeline.config import TrackingConfig
 
-Format = Literal["h2q", "onnx"]
+Format = Literal["h2q", "page", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a trained model as one file that needs no Python: for a program in C or for ONNX Runtime."""
+    """Write a trained model as one file that needs no Python: for a program in C, a browser, or ONNX Runtime."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ""
     """The run: its name or folder, its MLflow id, a registered model, `latest`, or `best`."""
     to: str = ""
     """The file to write."""
     format: Format = "h2q"
-    """`h2q`: for the runtime, one file of C; `onnx`: for ONNX Runtime, on a server, a phone or the web."""
+    """`h2q`: for the runtime, one file of C; `page`: a page that holds the model and the runtime, and opens from disk;
+    `onnx`: for ONNX Runtime, on a server, a phone or the web."""
     precision: Literal["fp32", "int8"] = "int8"
     """`int8`: numbers of a byte with a scale for each row; what that costs is measured and told."""
     half: tuple[str, ...] = ()

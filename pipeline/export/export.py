@@ -21,6 +21,7 @@ from pipeline.export.config import ExportConfig
 from pipeline.export.measure import Cost, cost_of
 from pipeline.export.model_file import read_content, write_model
 from pipeline.export.onnx_file import write_onnx
+from pipeline.export.page import write_page
 from pipeline.export.parts import parts, plain
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import MODEL, Checkpoint
@@ -80,12 +81,17 @@ def write_h2q(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> 
     return write_model(model, told, options.precision, frozenset(options.half))
 
 
+def write_html(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> bytes:
+    """A page for a browser."""
+    return write_page(model, told, options.precision, frozenset(options.half))
+
+
 def write_graph(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> bytes:
     """A graph for ONNX Runtime."""
     return write_onnx(model, told, options.precision, frozenset(options.half))
 
 
-WRITERS: dict[str, Writer] = {"h2q": write_h2q, "onnx": write_graph}
+WRITERS: dict[str, Writer] = {"h2q": write_h2q, "page": write_html, "onnx": write_graph}
 
 
 def _check_target(path: Path, *, force: bool) -> None:

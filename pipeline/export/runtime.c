@@ -139,18 +139,43 @@ struct h2q_model {
             for (n = 0; n < N; n++) out[m * N + n] = sum[m][n];                                                        \
     }
 
+/* The same for one row, where compilers do better without a place for the row of w. */
+#define DEFINE_LINE(NAME, TYPE, N)                                                                                     \
+    static void NAME(const float *x, size_t x_stride, const void *weight, size_t w_stride, uint32_t count, float *out) \
+    {                                                                                                                  \
+        float sum[N];                                                                                                  \
+        const TYPE *w = weight;                                                                                        \
+        uint32_t i, n;                                                                                                 \
+        (void)x_stride;                                                                                                \
+        for (n = 0; n < N; n++) sum[n] = 0.0f;                                                                         \
+        for (i = 0; i < count; i++, w += w_stride) {                                                                   \
+            const float factor = x[i];                                                                                 \
+            for (n = 0; n < N; n++) sum[n] += factor * (float)w[n];                                                    \
+        }                                                                                                              \
+        for (n = 0; n < N; n++) out[n] = sum[n];                                                                       \
+    }
+
 DEFINE_TILE(float_4_32, float, ROWS, TILE)
 DEFINE_TILE(float_4_8, float, ROWS, PART)
-DEFINE_TILE(float_1_32, float, 1, TILE)
-DEFINE_TILE(float_1_8, float, 1, PART)
-DEFINE_TILE(float_1_1, float, 1, 1)
+DEFINE_LINE(float_1_32, float, TILE)
+DEFINE_LINE(float_1_8, float, PART)
+DEFINE_LINE(float_1_1, float, 1)
 DEFINE_TILE(int8_4_32, int8_t, ROWS, TILE)
 DEFINE_TILE(int8_4_8, int8_t, ROWS, PART)
-DEFINE_TILE(int8_1_32, int8_t, 1, TILE)
-DEFINE_TILE(int8_1_8, int8_t, 1, PART)
-DEFINE_TILE(int8_1_1, int8_t, 1, 1)
+DEFINE_LINE(int8_1_32, int8_t, TILE)
+DEFINE_LINE(int8_1_8, int8_t, PART)
+DEFINE_LINE(int8_1_1, int8_t, 1)
 
 typedef void tile(const float *, size_t, const void *, size_t, uint32_t, float *);
+
+static void add_scaled(float *restrict out, const float *restrict found, const float *restrict scales, uint32_t count)
+{
+    uint32_t i;
+    if (scales)
+        for (i = 0; i < count; i++) out[i] += found[i] * scales[i];
+    else
+        for (i = 0; i < count; i++) out[i] += found[i];
+}
 
 /* out[m][n] += scales[n] Σ_i x[m][i] w[i][n]: x (rows, count), w (count, columns) of int8, or of fp32 (scales NULL). */
 static void multiply(const float *x, size_t x_stride, uint32_t rows, const void *w, size_t w_stride, uint32_t count,
@@ -160,7 +185,7 @@ static void multiply(const float *x, size_t x_stride, uint32_t rows, const void 
                                          {{int8_1_1, int8_1_8, int8_1_32}, {int8_1_1, int8_4_8, int8_4_32}}};
     const size_t size = scales ? sizeof(int8_t) : sizeof(float);
     float found[ROWS * TILE];
-    uint32_t m, n, high, wide, i, j;
+    uint32_t m, n, high, wide, i;
     for (n = 0; n < columns; n += wide) {
         const char *from = (const char *)w + n * size;
         wide = columns - n >= TILE ? TILE : columns - n >= PART ? PART : 1;
@@ -169,20 +194,21 @@ static void multiply(const float *x, size_t x_stride, uint32_t rows, const void 
             tiles[scales != NULL][high > 1][(wide > 1) + (wide > PART)](x + m * x_stride, x_stride, from, w_stride,
                                                                         count, found);
             for (i = 0; i < high; i++)
-                for (j = 0; j < wide; j++)
-                    out[(m + i) * out_stride + n + j] += found[i * wide + j] * (scales ? scales[n + j] : 1.0f);
+                add_scaled(out + (m + i) * out_stride + n, found + i * wide, scales ? scales + n : NULL, wide);
         }
     }
 }
 
 #define DEFINE_DOT(NAME, TYPE)                                                                                         \
-    static float NAME(const float *x, const TYPE *w, uint32_t count)                                                   \
+    static float NAME(const float *restrict x, const TYPE *restrict w, uint32_t count)                                 \
     {                                                                                                                  \
-        float sum[TILE], total = 0.0f;                                                                                 \
+        float sum[TILE], row[TILE], total = 0.0f;                                                                      \
         uint32_t i, n;                                                                                                 \
         for (n = 0; n < TILE; n++) sum[n] = 0.0f;                                                                      \
-        for (i = 0; i + TILE <= count; i += TILE)                                                                      \
-            for (n = 0; n < TILE; n++) sum[n] += x[i + n] * (float)w[i + n];                                           \
+        for (i = 0; i + TILE <= count; i += TILE) {                                                                    \
+            for (n = 0; n < TILE; n++) row[n] = (float)w[i + n];                                                       \
+            for (n = 0; n < TILE; n++) sum[n] += x[i + n] * row[n];                                                    \
+        }                                                                                                              \
         for (; i < count; i++) total += x[i] * (float)w[i];                                                            \
         for (n = 0; n < TILE; n++) total += sum[n];                                                                    \
         return total;                                                                                                  \

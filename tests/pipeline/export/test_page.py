@@ -1,0 +1,130 @@
+"""The page in a browser without a screen: it writes what Python writes, scores what is pasted, and asks no network."""
+
+import base64
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from h2q.generate import generate
+from pipeline.export.model_file import write_model
+from pipeline.export.page import write_page
+from pipeline.export.wasm import EXPORTS, SOURCE, WASM, compile_wasm, source_of
+
+TOLD: dict[str, Any] = {"name": "a </script> run", "parameters": 12345, "corpus": "tests", "licence": "MIT"}
+TOLD |= {"measured": None, "validation_bpb": 2.5}
+
+
+def test_the_compiled_runtime_is_of_the_source_beside_it() -> None:
+    assert source_of(WASM.read_bytes()) == hashlib.sha256(SOURCE.read_bytes()).digest(), (
+        "runtime.c has changed: python -m pipeline.export.wasm"
+    )
+
+
+@pytest.mark.slow
+def test_the_source_compiles_to_the_runtime_that_is_kept() -> None:
+    pytest.importorskip("ziglang")
+    assert compile_wasm() == WASM.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[[bytes], Any]]:
+    pages = []
+
+    def show(content: bytes, **screen: int) -> Any:
+        (tmp_path / "page.html").write_bytes(content)
+        page = browser.new_page(viewport=screen or {"width": 1280, "height": 900})
+        page.asked, page.wrong = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("console", lambda said: page.wrong.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_function(
+            "() => globalThis.model || document.getElementById('about').textContent.includes('cannot')"
+        )
+        pages.append(page)
+        return page
+
+    yield show
+    for page in pages:
+        page.close()
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixer": "state", "ngrams": "2:97x8", "rotation": "quaternion"}], ids=str)
+def test_the_page_writes_what_python_writes(changes: dict, new_model: Callable, open_page: Callable) -> None:
+    model = new_model(**changes)
+    page = open_page(write_page(model, TOLD, "fp32", frozenset()))
+    written = page.evaluate(
+        """() => {
+            model.reset();
+            model.read(new TextEncoder().encode("The "));
+            return Array.from({ length: 1000 }, () => { const byte = model.sample(0); model.step(byte); return byte; });
+        }"""
+    )
+    assert bytes(written) == generate(model, b"The ", 1000, temperature=0)
+    assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == [] and page.wrong == []
+
+
+def test_the_page_scores_what_is_pasted_and_obeys_the_keyboard(
+    new_model: Callable, open_c: Callable, open_page: Callable
+) -> None:
+    model, text = new_model(), "Wörter, words, mots. "
+    page = open_page(write_page(model, TOLD, "int8", frozenset()))
+    assert "12,345 numbers" in page.inner_text("#about") and "a </script> run" in page.inner_text("#about")
+    page.wait_for_function("() => document.getElementById('written').textContent.length > 50")
+    page.focus("#prompt")
+    page.keyboard.press("End")
+    page.keyboard.type("more")
+    assert page.input_value("#prompt").endswith("more")
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    assert reached == ["written", "write", "temperature", "pasted"]
+    page.keyboard.insert_text(text)
+    page.wait_for_function("() => document.getElementById('score').textContent.includes('over 22 bytes')")
+    bits = 8.0
+    with open_c(write_model(model, TOLD, "int8")) as found:
+        for number, byte in enumerate(text.encode()):
+            if number:
+                logits = found.logits().astype(np.float64)
+                bits += (np.log(np.exp(logits).sum()) - logits[byte]) / np.log(2)
+            found.step(byte)
+    assert f"{bits / 22:.3f} bits per byte" in page.inner_text("#score")
+    assert page.wrong == []
+
+
+@pytest.mark.parametrize("screen", [{"width": 360, "height": 740}, {"width": 1440, "height": 900}], ids=str)
+def test_the_page_fits_the_screen(screen: dict, new_model: Callable, open_page: Callable) -> None:
+    page = open_page(write_page(new_model(), TOLD, "int8", frozenset()), **screen)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_page_with_a_damaged_model_says_so(new_model: Callable, open_page: Callable) -> None:
+    content = write_model(new_model(), TOLD, "int8")
+    spoilt = content[:300] + bytes((content[300] ^ 1,)) + content[301:]
+    whole = write_page(new_model(), TOLD, "int8", frozenset())
+    page = open_page(whole.replace(base64.b64encode(content), base64.b64encode(spoilt)))
+    assert "altered" in page.inner_text("#about")
+
+
+def test_every_function_that_the_page_calls_is_exported() -> None:
+    called = set(re.findall(r"\bc\.(\w+)", SOURCE.with_name("page.html").read_text())) - {"memory", "_initialize"}
+    assert called <= set(EXPORTS)
