@@ -26,6 +26,7 @@ def damaged(content: bytes, seed: int, count: int) -> Iterator[bytes]:
     for _ in range(count):
         spoilt = bytearray(content)
         for _ in range(random.choice((1, 1, 3))):
+            spoilt = spoilt or bytearray(4)
             at = random.randrange(min(random.choice((96, len(spoilt))), len(spoilt)))
             match random.randrange(5):
                 case 0:
