@@ -43,7 +43,8 @@ def test_what_can_be_told_at_once_is_told_before_ray_starts(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "old").mkdir(parents=True)
-    (tmp_path / "runs" / "old" / "config.json").touch()
+    for name in ("config.json", "sweep.json"):
+        (tmp_path / "runs" / "old" / name).touch()
     for job in ("train", "tune"):
         monkeypatch.setattr(sys, "argv", [f"{job}.py", *options])
         with pytest.raises(SystemExit, match="2"):
