@@ -138,7 +138,6 @@ def test_a_learner_goes_once_through_a_file(place: Path, evaluate: Call) -> None
         (["one", "--stride", "0"], "stride must be at least 1, got 0"),
         (["one", "--window", "8", "--stride", "9"], "stride must be at most the window's 8 bytes, got 9"),
         (["one", "--local", "--workers", "2"], "workers must be 1, got 2"),
-        pytest.param(["one", "--workers", "999"], "999 workers need 999 CPUs", marks=pytest.mark.ray),
         (["one", "--lanes", "4"], "use --mode lanes"),
         (["one", "--learning-rate", "0.1"], "add --mode prequential"),
         (["one", "--mode", "prequential", "--learning-rate", "-1"], "learning_rate must be positive, got -1.0"),
@@ -155,6 +154,12 @@ def test_a_mistake_is_one_clear_line(evaluate: Call, options: list[str], rule: s
     code, _, wrong = evaluate(*options)
     assert code == 2
     assert len(wrong.splitlines()) == 1 and wrong.startswith("error: ") and rule in wrong
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_too_few_cpus_is_one_line(evaluate: Call) -> None:
+    code, _, wrong = evaluate("one", "--workers", "999")
+    assert code == 2 and len(wrong.splitlines()) == 1 and "999 workers need 999 CPUs" in wrong
 
 
 def test_a_damaged_checkpoint_is_named(place: Path, tmp_path: Path, evaluate: Call) -> None:

@@ -114,9 +114,10 @@ def test_a_mistake_is_one_clear_line_and_starts_nothing(
     assert not list((tmp_path / "runs").glob("*")), "nothing is left behind"
 
 
-@pytest.mark.ray
-def test_too_few_cpus_is_said_before_anything_starts(tmp_path: Path, text: Path) -> None:
-    done = job(tmp_path, *TINY, "--training.lanes", "1024", "--workers", "1024", "--corpus.path", str(text))
+@pytest.mark.usefixtures("ray_cluster")
+def test_too_few_cpus_is_said_before_anything_starts(tmp_path: Path, text: Path, call_job: Callable) -> None:
+    many = ["--training.lanes", "1024", "--workers", "1024", "--tracking.no-enabled"]
+    done = call_job("train", tmp_path, *TINY, *many, "--corpus.path", str(text))
     assert done.returncode == 2, done.stderr
     assert "1024 workers need 1024 CPUs, the cluster has" in done.stderr
     assert not list((tmp_path / "runs").glob("*"))

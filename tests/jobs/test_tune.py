@@ -80,11 +80,13 @@ def test_a_mistake_is_one_clear_line_and_starts_nothing(
     assert not list((tmp_path / "runs").glob("*")), "nothing is left behind"
 
 
-@pytest.mark.ray
-def test_what_the_cluster_cannot_hold_and_what_no_model_can_be_is_said_before_the_start(text: Path) -> None:
-    done = job(text, *TINY, "--search.concurrency", "4000")
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_cluster_cannot_hold_and_what_no_model_can_be_is_said_before_the_start(
+    text: Path, call_job: Callable
+) -> None:
+    done = call_job("tune", text, *TINY, "--search.concurrency", "4000")
     assert done.returncode == 2 and "must be at most the" in done.stderr and "got 4000" in done.stderr
-    done = job(text, *TINY, "--search.space", "model.fixed_rank=98,99")
+    done = call_job("tune", text, *TINY, "--search.space", "model.fixed_rank=98,99")
     assert done.returncode == 2 and "holds no valid configuration: model.fixed_rank must be at most" in done.stderr
     assert not list((text / "runs").glob("*"))
 
@@ -111,7 +113,7 @@ def steps_of(client: MlflowClient, run: Run, metric: str) -> list[int]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.ray
-def test_a_sweep_of_four_trials_two_at_a_time(text: Path) -> None:
+def test_a_sweep_of_four_trials_two_at_a_time(text: Path, call_job: Callable) -> None:
     """One finishes, one is pruned, one fails: everything is told, kept and tracked, and the best is registered."""
     done = job(
         text, *TINY, *LEARNING_RATES, "--name", "s", "--search.concurrency", "2", "--tracking.register", "best-of-s"
@@ -168,8 +170,7 @@ def test_a_sweep_of_four_trials_two_at_a_time(text: Path) -> None:
     assert rows[-1]["state"] == "failed" and "diverged" in rows[-1]["error"]
 
     line = done.stdout[done.stdout.index("python jobs/train.py") :].splitlines()[0]
-    again = [sys.executable, str(ROOT / "jobs" / "train.py"), *shlex.split(line)[2:], "--local", "--name", "full"]
-    assert subprocess.run(again, cwd=text, capture_output=True, check=False, timeout=200).returncode == 0
+    assert call_job("train", text, *shlex.split(line)[2:], "--local", "--name", "full").returncode == 0
     full = json.loads((text / "runs" / "full" / "summary.json").read_text())
     assert full["validation_bpb"] == pytest.approx(best.data.metrics["validation/bpb"], abs=1e-6)
 

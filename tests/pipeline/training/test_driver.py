@@ -129,13 +129,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert_resumes_exactly(tiny(tmp_path, **changes), (4, 6), train)
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_under_ray_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, tiny: Make, train: Train) -> None:
-    assert_resumes_exactly(
-        tiny(tmp_path, growing=True, accumulate=2, precision="bf16", local=False, model={"mixer": "state"}), (6,), train
-    )
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("memory", ["store", "reversible"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
@@ -148,7 +141,10 @@ def test_on_a_gpu_resumed_equals_uninterrupted_bit_for_bit(
 
 def assert_resumes_exactly(whole: RunConfig, steps: tuple[int, ...], train: Train) -> None:
     """A run that goes on from the checkpoint nearest to each of the steps ends as one that was never interrupted."""
-    _, uninterrupted, _ = train(whole)
+    assert_goes_on_exactly(whole, train(whole)[1], steps, train)
+
+
+def assert_goes_on_exactly(whole: RunConfig, uninterrupted: RunFolder, steps: tuple[int, ...], train: Train) -> None:
     for at in steps:
         stop = min(list_checkpoints(uninterrupted.checkpoints), key=lambda path, at=at: abs(_step(path) - at))
         interrupted = RunFolder(uninterrupted.path.parent / f"interrupted-{at}")
@@ -246,18 +242,23 @@ def test_a_corpus_shorter_than_a_chunk_for_every_lane_starts_nothing(tmp_path: P
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model": {"dropout": 0.0}},
-        {"model": {"dropout": 0.0, "memory": "reversible"}, "growing": True, "accumulate": 2},
-        {"model": {"dropout": 0.0, "mixer": "state"}, "training": {"cold_starts": 0.3}},
-    ],
-    ids=["plain", "reversible-growing-accumulate", "state"],
-)
-def test_under_ray_as_in_this_process_and_with_any_number_of_workers(
-    tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any]
+def test_under_ray_as_in_this_process_and_with_any_number_of_workers(tmp_path: Path, tiny: Make, train: Train) -> None:
+    assert_as_alone(tmp_path, tiny, train, {"model": {"dropout": 0.0}})
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_under_ray_resumed_equals_uninterrupted_bit_for_bit_and_as_in_this_process(
+    tmp_path: Path, tiny: Make, train: Train
 ) -> None:
+    """With all that a run has: a state, windows, the reversible backward, growth, micro-batches."""
+    changes: dict[str, Any] = {"growing": True, "accumulate": 2, "training": {"cold_starts": 0.3}}
+    changes["model"] = {"dropout": 0.0, "mixer": "both", "memory": "reversible"}
+    config, two = assert_as_alone(tmp_path, tiny, train, changes)
+    assert_goes_on_exactly(config, two, (6,), train)
+
+
+def assert_as_alone(tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any]) -> tuple[RunConfig, RunFolder]:
+    """Two workers under Ray train what this process trains alone, but for rounding; gives their run."""
     # One thread each: the order of summation, and so the last bit, depends on the number of threads.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -265,7 +266,8 @@ def test_under_ray_as_in_this_process_and_with_any_number_of_workers(
         _, alone, _ = train(tiny(tmp_path / "local", **changes))
     finally:
         torch.set_num_threads(threads)
-    summary, two, _ = train(tiny(tmp_path / "two", **changes, local=False, workers=2))
+    config = tiny(tmp_path / "two", **changes, local=False, workers=2)
+    summary, two, _ = train(config)
     assert summary.world_size == 2
     assert final(alone).state["growth"]["grown_at"] == final(two).state["growth"]["grown_at"]
     for name, mine in final(alone).model.items():
@@ -278,6 +280,7 @@ def test_under_ray_as_in_this_process_and_with_any_number_of_workers(
         assert mine.keys() == yours.keys()
         assert yours["train/bpb"] == pytest.approx(mine["train/bpb"], rel=1e-4)
     assert not (two.path / "ray").exists()
+    return config, two
 
 
 def test_a_run_that_diverges_goes_back_and_then_ends_clearly(tmp_path: Path, tiny: Make, train: Train) -> None:
@@ -349,20 +352,31 @@ def test_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     evaluations = {"steps": 4, "log_every": 1, "evaluate_every": at, "save_every": 99}
     corpus = text_to_validate_on(tmp_path, 800)
     config = tiny(tmp_path, training=evaluations, corpus=corpus)
-    assert_stops_while_it_evaluates(config, at, train)
+    folder = assert_stops_while_it_evaluates(config, at, train)
+    resumed, _, _ = train(replace(config, resume=True))
+    assert resumed.status == "finished" and resumed.validation_bpb and resumed.test_bpb
+    _, whole, _ = train(replace(config, name="whole"))
+    assert_same(whole, folder)
+    assert {path.name for path in folder.samples.iterdir()} == {path.name for path in whole.samples.iterdir()}
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_under_ray_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     tmp_path: Path, tiny: Make, train: Train
 ) -> None:
+    """Stopped as two workers, it ends in this process as a run that never left it, but for rounding."""
     corpus = text_to_validate_on(tmp_path, 6000)
-    config = tiny(tmp_path, training={"steps": 4}, corpus=corpus)
-    assert_stops_while_it_evaluates(replace(config, local=False, workers=2, threads=1), 4, train)
+    alone = tiny(tmp_path, training={"steps": 4}, model={"dropout": 0.0}, corpus=corpus, threads=1)
+    assert_stops_while_it_evaluates(replace(alone, local=False, workers=2), 4, train)
+    resumed, _, _ = train(replace(alone, resume=True))
+    whole, _, _ = train(replace(alone, name="whole"))
+    assert resumed.status == "finished"
+    assert resumed.validation_bpb == pytest.approx(whole.validation_bpb, rel=1e-4)
+    assert resumed.test_bpb == pytest.approx(whole.test_bpb, rel=1e-4)
 
 
-def assert_stops_while_it_evaluates(config: RunConfig, at: int, train: Train) -> None:
-    """A run that is told to stop in its evaluation of a step stops there, and goes on as if it never had."""
+def assert_stops_while_it_evaluates(config: RunConfig, at: int, train: Train) -> RunFolder:
+    """A run that is told to stop in its evaluation of a step stops there."""
     folder = RunFolder(Path(config.storage) / "run")
 
     def evaluates() -> bool:
@@ -375,11 +389,7 @@ def assert_stops_while_it_evaluates(config: RunConfig, at: int, train: Train) ->
     asking.join()
     assert (stopped.status, stopped.steps, stopped.validation_bpb) == ("stopped", at, None)
     assert f"stopped at step {at}; continue with --resume --name run" in said
-    resumed, _, _ = train(replace(config, resume=True))
-    assert resumed.status == "finished" and resumed.validation_bpb and resumed.test_bpb
-    _, whole, _ = train(replace(config, name="whole"))
-    assert_same(whole, folder)
-    assert {path.name for path in folder.samples.iterdir()} == {path.name for path in whole.samples.iterdir()}
+    return folder
 
 
 def test_a_profile_is_a_trace_of_some_steps(tmp_path: Path, tiny: Make, train: Train) -> None:
