@@ -25,8 +25,8 @@ class EvaluationConfig:
     mode: Mode | None = None
     """`carried`: a state is carried through the data; `sliding`: a window slides over it; `lanes`: lanes read side by
     side, window by window; `prequential`: score the next chunk, then train on it, once through the data: the code
-    length of an online learner. None: `carried` for a model with a state, which the windows of the others reset, else
-    `sliding`."""
+    length of an online learner. None: `carried` for a model with a state, which the windows of the others reset, unless
+    a window or a stride is given; else `sliding`."""
     window: int | None = None
     """Bytes of context at most, any number for a model without positions. None: those of a chunk of its training."""
     stride: int | None = None

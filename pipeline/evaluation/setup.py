@@ -80,7 +80,8 @@ def find_mode(options: EvaluationConfig, subject: Subject) -> EvaluationConfig:
         options.mode != "carried" or config.carries,
         f"there is no state to carry: model.mixer of {subject.name} is {config.mixer}; use --mode sliding",
     )
-    return replace(options, mode=options.mode or ("carried" if config.carries else "sliding"))
+    windows = options.window is not None or options.stride is not None
+    return replace(options, mode=options.mode or ("carried" if config.carries and not windows else "sliding"))
 
 
 def find_windowing(options: EvaluationConfig, subject: Subject) -> Windowing:

@@ -216,13 +216,14 @@ def test_a_state_is_carried_unless_windows_are_asked_for(
     assert alone["mode"] == "carried" and "the state carried from the first byte to the last" in alone["out"]
     assert cut["lanes"] == 3 and "in 3 lanes, whose cold starts cost" in cut["out"]
     assert told("--mode", "sliding", "--window", "100")["window"] == 100
+    assert told("--stride", "8")["mode"] == "sliding"
     online = told("--mode", "prequential", "--lanes", "2")
     assert online["lanes"] == 2 and 0 < online["bpb"] < 20
     for name, options, rule in (
         ("attending", ["--mode", "carried"], "there is no state to carry: model.mixer of attending is attention"),
         ("attending", ["--window", "17"], "window must be from 1 to the model's 16 positions"),
         ("remembering", ["--mode", "carried", "--window", "8"], "leave out --window and --stride, got 8 and None"),
-        ("remembering", ["--stride", "8"], "leave out --window and --stride, got None and 8"),
+        ("remembering", ["--mode", "carried", "--stride", "8"], "leave out --window and --stride, got None and 8"),
         ("remembering", ["--mode", "prequential", "--stride", "8"], "stride must be the window's 16 bytes, got 8"),
     ):
         code, _, err = evaluate(name, *scored, *options, folder=tmp_path)
