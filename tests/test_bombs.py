@@ -147,7 +147,7 @@ def test_an_archive(tmp_path: Path, claimed: dict[str, int]) -> None:
     refused(lambda: read_archive(archive), rf"is damaged: {next(iter(claimed))} should be")
 
 
-@pytest.mark.parametrize("claimed", [{"dim": 1 << 20}, {"seq_len": BOMB}, {"depth": BOMB}], ids=repr)
+@pytest.mark.parametrize("claimed", [{"dim": 192 << 13}, {"vocab": BOMB}, {"depth": BOMB}], ids=repr)
 def test_an_archive_whose_model_is_large(tmp_path: Path, claimed: dict[str, int]) -> None:
     parts = {name: PRESETS["laptop"].to_dict()[name] for name in ("model", "training", "growth")}
     archive = write_archive(tmp_path, config=parts | {"model": parts["model"] | claimed})

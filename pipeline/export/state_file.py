@@ -36,12 +36,13 @@ def write_session(model: ByteModel, session: Session, sha256: bytes) -> bytes:
     """What a session of the model, which carries a state, knows; `sha256`: of the model's file."""
     saved = session.saved()
     depth, history = model.config.depth, _history(model)
-    position = int(saved["position"]) if "position" in saved else 0
+    kept = saved.get("keys_and_values")
+    position = 0 if kept is None else kept.shape[1]
     symbols = saved["state"][-1, : history - 1] if history else torch.zeros(0)
     recent = np.array([0] * bool(history) + symbols.tolist(), "<u4")
     tensors = [saved["state"][:depth]]
-    if position:
-        tensors.append(saved["keys_and_values"][:, :position, 1:])
+    if kept is not None:
+        tensors.append(kept[:, :, 1:])
     tensors.append(session.read(b""))
     return _head(sha256, position) + recent.tobytes() + b"".join(map(_floats, tensors))
 
@@ -52,7 +53,7 @@ def read_session(model: ByteModel, session: Session, content: bytes, sha256: byt
     Raises: UserError for a state that is not of this model, or damaged.
     """
     config, history, position = model.config, _history(model), _position(content, sha256)
-    saved = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in session.saved().items()}
+    saved = session.saved()
     sizes = [config.depth * config.width, config.depth * position * 2 * config.width, config.vocab]
     wanted = 4 * (5 + history + sum(sizes))
     require(
@@ -61,13 +62,15 @@ def read_session(model: ByteModel, session: Session, content: bytes, sha256: byt
     require(position < config.seq_len, f"{_NAME} is damaged: {position} bytes of a chunk; begin without it")
     numbers = torch.from_numpy(np.frombuffer(content[20 + 4 * history :], "<f4").copy())
     state, kept, logits = numbers.split(sizes)
+    saved["state"] = torch.zeros(saved["state"].shape)
     saved["state"][: config.depth] = state.view(config.depth, config.width)
     if history:
         recent = np.frombuffer(content[20 : 20 + 4 * history], "<u4")
         saved["state"][-1, : history - 1] = torch.from_numpy(recent[1:].astype(np.float32))
-    if "position" in saved:
-        saved["position"][0] = position
-        saved["keys_and_values"][:, :position, 1:] = kept.view(config.depth, position, 2, config.width)
+    if "keys_and_values" in saved:
+        shape = saved["keys_and_values"].shape
+        saved["keys_and_values"] = torch.zeros(shape[0], position, *shape[2:])
+        saved["keys_and_values"][:, :, 1:] = kept.view(config.depth, position, 2, config.width)
     require(bool(logits.isfinite().all()), f"{_NAME} is not finite: begin without it")
     session.resume(saved)
     return logits

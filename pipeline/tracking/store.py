@@ -1,6 +1,7 @@
 """MLflow's store and the experiment in it, and what a run there begins with: options, data set, where it comes from."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from h2q.errors import UserError, require
@@ -90,6 +91,8 @@ class MLflowStore:
 
     def _experiment(self, name: str) -> str:
         """The id of the experiment, made if need be, with its view up to date."""
+        from mlflow.exceptions import MlflowException
+
         known = self.client.get_experiment_by_name(name) or self._made(name)
         restore = mlflow_command(self.uri, f"experiments restore --experiment-id {known.experiment_id}")
         require(
@@ -98,7 +101,8 @@ class MLflowStore:
             "--tracking.experiment",
         )
         if known.tags.get(ui_view.TAG) != ui_view.view_state():
-            self.client.set_experiment_tag(known.experiment_id, ui_view.TAG, ui_view.view_state())
+            with suppress(MlflowException):  # another process sets the same one; without it, a view is less sorted
+                self.client.set_experiment_tag(known.experiment_id, ui_view.TAG, ui_view.view_state())
         return known.experiment_id
 
     def _made(self, name: str) -> Any:

@@ -51,7 +51,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path]
     train = runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert not train([*sizes, *steps, "--local", "--corpus.path", "text.txt", "--name", "one"])
+        assert not train(
+            [*sizes, "--model.mixer", "attention", *steps, "--local", "--corpus.path", "text.txt", "--name", "one"]
+        )
     (folder / "note.txt").write_text("Wörter und 12 Zahlen.\n" * 20)
     (folder / "empty.txt").touch()
     (folder / "single.txt").write_text("x")

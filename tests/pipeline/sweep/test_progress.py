@@ -31,5 +31,5 @@ def test_who_chose_no_space_is_told_which_one_and_how_long_before_it_starts(
         Sweep(RunFolder(tmp_path), config, "laptop", lambda _: None), CAPACITY, {"validation": 9000, "test": 9000}
     )
     text = said.getvalue()
-    assert "training.evaluate_every is 270 in trials, not 450" in text, "what is overridden is said"
+    assert "training.evaluate_every is 400 in trials, not 500" in text, "what is overridden is said"
     assert ("no --search.space was given" in text) == ("if no trial is stopped early" in text) == (space is None)
