@@ -110,7 +110,7 @@ def _layers(model: ByteModel, where: Literal["ffn", "all"]) -> list:
     """The layers that grow."""
     blocks: list = list(model.blocks)
     mixing = [layer for block in blocks for part in block.mixer.parts for layer in (*part.inward, part.outward)]
-    feeding = [layer for block in blocks for layer in (block.ffn.fc1, block.ffn.fc2)]
+    feeding = [layer for block in blocks for layer in block.hidden]
     return [*feeding, *(mixing if where == "all" else [])]
 
 
