@@ -29,7 +29,8 @@ def decoder(model: ByteModel, products: Literal["auto", "factors", "weights"] = 
 
     `products`: `factors` applies Hamilton layers as their Kronecker terms, S D R + D F R multiply-adds for a byte;
     `weights` builds every weight once. `auto` is what was measured faster: the factors on a CPU whose cache the weights
-    would overflow, a CUDA graph of the weights on a GPU, else the weights. The published head layout has no cache,
+    would overflow, a CUDA graph of the weights on a GPU, else the weights. Only Hamilton layers with one factor for all
+    blocks are ever applied so: others build their weights. The published head layout has no cache,
     because all that a position sees there depends on the length of the window: it is recomputed for every byte.
 
     The model must not change while the decoder is used. Dropout is off whatever the model's mode.
@@ -45,8 +46,10 @@ def decoder(model: ByteModel, products: Literal["auto", "factors", "weights"] = 
 
 def factored(model: ByteModel, products: Literal["auto", "factors", "weights"]) -> bool:
     """Whether Hamilton layers are applied as their factors, see `decoder`."""
-    if model.bank is None or products != "auto":
-        return model.bank is not None and products == "factors"
+    if model.bank is None or model.config.factors == "per-block":
+        return False
+    if products != "auto":
+        return products == "factors"
     first = model.blocks[0]
     assert isinstance(first, Block)
     layers = sum(3 + 1 for _ in first.mixer.parts) + len(first.hidden)

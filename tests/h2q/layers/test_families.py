@@ -101,8 +101,8 @@ def test_equal_factors_in_all_blocks_are_one_shared_factor() -> None:
     torch.testing.assert_close(own.multiply([own], x, matrices), shared.multiply([shared], x, matrices))
 
 
-def test_hamilton_and_monarch_layers_are_block_tensor_trains() -> None:
-    """What the families say of each other: a bank's matrix for every channel, or another cut of the output."""
+def test_a_factor_for_each_block_is_a_block_tensor_train() -> None:
+    """Of which every channel is mixed by the bank's matrix."""
     layer = of("btt", 2, 1, 1, 3)
     mixing = torch.randn(3, 2, 2, dtype=torch.float64)
     ours = generate(PER_BLOCK, mixing, [layer.factors])[0]
@@ -220,9 +220,11 @@ def test_bytes_are_decoded_as_the_full_forward_pass_has_them(changes: dict, way:
     for byte, logits in zip(data, model(torch.tensor([list(data)]))[0]):
         torch.testing.assert_close(session.read(bytes((byte,))), logits, rtol=1e-10, atol=1e-10)
     attending = lively(**changes).eval()
-    for length in (1, 2, 8):
-        expected = Recomputing(attending)(data[:length])
-        torch.testing.assert_close(decoder(attending)(data[:length]), expected, rtol=1e-10, atol=1e-10)
+    for products in ("auto", "factors"):
+        decode = decoder(attending, products)
+        for length in (1, 2, 8):
+            expected = Recomputing(attending)(data[:length])
+            torch.testing.assert_close(decode(data[:length]), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("changes", [{"kind": "phm"}, {"kind": "btt"}, {"kind": "low_rank"}, {"factors": "per-block"}])
@@ -247,6 +249,12 @@ def test_a_family_with_ranks_grows_without_a_change_and_then_learns(changes: dic
     grown, kept = (named[f"blocks.0.{name}.{core}"] for name in ("ffn.fc1", "attention.o_proj"))
     assert grown.grad is not None and grown.grad[1].any() and not grown.grad[2].any()
     assert kept.grad is not None and not kept.grad[1:].any()
+
+
+@pytest.mark.parametrize("changes", [{"kind": "phm"}, {"factors": "per-block"}])
+def test_mixers_alone_grow(changes: dict) -> None:
+    model = lively(max_rank=3, feed_forward=False, **changes)
+    assert grow(model, "all") == 3
 
 
 @pytest.mark.parametrize("kind", ["dense", "monarch"])
