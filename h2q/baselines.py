@@ -122,7 +122,7 @@ def _nearest(config: ModelConfig, wanted: int, count: Callable[[ModelConfig], in
 
 def _around(config: ModelConfig, depth: int, wanted: int, count: Callable[[ModelConfig], int]) -> Iterator[ModelConfig]:
     """The shapes of this depth just below and above the wanted count, which grows with the width."""
-    low = max([1, *(table.order // GRAIN for table in config.tables)])
+    low = max([1, *(-(-table.order // GRAIN) for table in config.tables)])
     high = 2 * low
     while count(_dense(config, depth, high * GRAIN)) < wanted:
         low, high = high, 2 * high

@@ -87,6 +87,12 @@ def test_the_baseline_of_a_preset_is_as_large_and_has_its_proportions(
     assert 1 / 3 < (dense.dim / dense.depth) / (config.dim / config.depth) < 3
 
 
+def test_a_baseline_is_wide_enough_for_the_longest_ngram() -> None:
+    """Of more than two blocks the baseline of the smallest width would be the nearest."""
+    config = ModelConfig(dim=128, depth=2, heads=2, factor=8, fixed_rank=2, seq_len=8, ngrams="63:20x2")
+    assert dense_of_equal_parameters(config).width >= 63
+
+
 @settings(max_examples=15)
 @given(
     configs(), st.sampled_from([(dense_of_equal_parameters, parameters), (dense_of_equal_multiply_adds, multiply_adds)])
