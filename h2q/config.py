@@ -190,11 +190,11 @@ class ModelConfig(FromDict):
             self.factors == "shared" or self.kind == "hamilton",
             f"model.factors per-block is of Hamilton layers: --model.kind hamilton, got {self.kind}",
         )
-        step, times = family.grain * self.factor, f"{family.grain} × " if family.grain > 1 else ""
+        step, times = max(1, family.grain * self.factor), f"{family.grain} × " if family.grain > 1 else ""
         require(
-            not step or self.width % step == 0,
-            f"{width} must be a multiple of {times}model.factor = {step} (got {self.width % (step or 1)} left over); "
-            f"try --model.dim {max(step, round(self.width / (step or 1)) * step) * (2 if self.halves else 1)}",
+            self.width % step == 0,
+            f"{width} must be a multiple of {times}model.factor = {step} (got {self.width % step} left over); "
+            f"try --model.dim {max(step, round(self.width / step) * step) * (2 if self.halves else 1)}",
         )
         require(
             not family.square or self.ffn_expansion == 1,

@@ -137,7 +137,7 @@ class ByteModel(nn.Module):
         matrices = None if self.bank is None else self.bank.matrices(self.rank)
         blocks = self._blocks
         if self.config.memory == "reversible":
-            stack = Stack(blocks, self.mixer_rank, self.ffn_rank, dtype, energy, keep)
+            stack = Stack(blocks, self.mixer_rank, self.ffn_rank, dtype, energy, keep, self.config.ends_swapped)
             first, second = stream.chunk(2, dim=-1)
             first, second, state, *energies = run_reversible(stack, first, second, matrices, state)
             return torch.cat((first, second), dim=-1), state, energies

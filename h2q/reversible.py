@@ -28,11 +28,8 @@ class Stack:
     energy: bool
     keep: Tensor | None = None
     """Where a state is forgotten, (B, T), see `h2q.mixers`."""
-
-    @property
-    def ends_swapped(self) -> bool:
-        """Whether halves have changed places behind the last block: they are put back."""
-        return len(self.blocks) % 2 == 1 and self.blocks[0].ffn is None
+    ends_swapped: bool = False
+    """See `ModelConfig`."""
 
 
 def run_reversible(
