@@ -5,9 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q.config import ModelConfig
 from h2q.errors import UserError
-from h2q.model import ByteModel
 from h2q.ngrams import SYMBOLS, Ngrams, read_ngrams
 from h2q.tables import NgramTables
 
@@ -18,17 +16,6 @@ MODELS = [
     {"mixer": "both", "ngrams": "3:50x8", "feed_forward": False, "depth": 3},
     {"mixer": "state", "kind": "dense", "halves": False, "phase_rotation": False, "ngrams": "3:50x8"},
 ]
-
-
-def lively(**changes) -> ByteModel:
-    """A model in which no parameter is zero."""
-    torch.manual_seed(0)
-    sizes = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 16, "dropout": 0.0}
-    model = ByteModel(ModelConfig(**{**sizes, **changes}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
 
 
 def numbered(*tables: Ngrams) -> NgramTables:
@@ -60,8 +47,8 @@ def test_a_table_with_all_rows_has_no_collisions():
 
 
 @pytest.mark.parametrize("changes", MODELS)
-def test_probabilities_of_all_bytes_sum_to_one_and_no_later_byte_changes_an_earlier_one(changes):
-    model, x = lively(**changes).eval(), torch.randint(256, (2, 16))
+def test_probabilities_of_all_bytes_sum_to_one_and_no_later_byte_changes_an_earlier_one(lively, changes):
+    model, x = lively(seq_len=16, **changes).eval(), torch.randint(256, (2, 16))
     with torch.no_grad():
         logits = model(x)
         torch.testing.assert_close(logits.double().softmax(-1).sum(-1), torch.ones(2, 16, dtype=torch.float64))
@@ -85,7 +72,7 @@ def test_probabilities_of_all_bytes_sum_to_one_and_no_later_byte_changes_an_earl
         ("40:10x2", "looks back 40 bytes"),
     ],
 )
-def test_tables_that_cannot_be_are_refused_in_one_line(ngrams, named):
+def test_tables_that_cannot_be_are_refused_in_one_line(lively, ngrams, named):
     with pytest.raises(UserError) as error:
         lively(ngrams=ngrams)
     assert named in str(error.value) and "\n" not in str(error.value)

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from h2q.config import ModelConfig
 from h2q.decode.lanes import SteppedLanes
 from h2q.errors import UserError
-from h2q.model import ByteModel
 
 VARIANTS = [
     {},
@@ -16,20 +14,9 @@ VARIANTS = [
 ]
 
 
-def lively(changes: dict) -> ByteModel:
-    """A model with a state in which no parameter is zero."""
-    torch.manual_seed(0)
-    sizes = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 8, "dropout": 0.0}
-    model = ByteModel(ModelConfig(**{"mixer": "state", **sizes, **changes})).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_logits_and_state_are_those_of_the_full_forward(changes):
-    model, x = lively(changes).eval(), torch.randint(256, (3, 20), generator=torch.Generator().manual_seed(1))
+def test_logits_and_state_are_those_of_the_full_forward(lively, changes):
+    model, x = lively(**changes).eval(), torch.randint(256, (3, 20), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         _, state = model(x[:, :9], state=model.new_state(3))
         whole, end = model(x[:, 9:], state=state)
@@ -39,7 +26,7 @@ def test_logits_and_state_are_those_of_the_full_forward(changes):
     torch.testing.assert_close(lanes.state, end, rtol=1e-10, atol=1e-10)
 
 
-def test_a_mixer_that_attends_is_refused():
-    model = lively({"mixer": "both"})
+def test_a_mixer_that_attends_is_refused(lively):
+    model = lively(mixer="both")
     with pytest.raises(UserError, match="mixer is both"):
         SteppedLanes(model, model.new_state(1))

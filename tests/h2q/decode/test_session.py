@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from h2q.config import ModelConfig, SamplingConfig
+from h2q.config import SamplingConfig
 from h2q.decode.cache import decoder
 from h2q.decode.session import Session
 from h2q.errors import UserError
 from h2q.generate import Memory, generate_batch, stream
-from h2q.model import ByteModel
 
 VARIANTS = [
     {},
@@ -24,25 +23,14 @@ VARIANTS = [
 ]
 
 
-def lively(changes: dict) -> ByteModel:
-    """A model with a state in which no parameter is zero."""
-    torch.manual_seed(0)
-    sizes = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 8, "dropout": 0.5}
-    model = ByteModel(ModelConfig(**{"mixer": "state", **sizes, **changes})).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
 def text(length: int) -> bytes:
     return bytes(torch.randint(256, (length,), generator=torch.Generator().manual_seed(1)).tolist())
 
 
 @pytest.mark.parametrize("products", ["weights", "factors"])
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_logits_are_those_of_the_full_forward(changes, products):
-    model, data = lively(changes), text(30)
+def test_logits_are_those_of_the_full_forward(lively, changes, products):
+    model, data = lively(dropout=0.5, **changes), text(30)
     whole = model.eval()(torch.tensor([list(data)]))[0]
     session = Session(model, products)
     for byte, logits in zip(data, whole):
@@ -55,8 +43,8 @@ def test_logits_are_those_of_the_full_forward(changes, products):
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_what_is_saved_goes_on_as_if_it_had_not_stopped(changes):
-    model, data = lively(changes).float(), text(25)
+def test_what_is_saved_goes_on_as_if_it_had_not_stopped(lively, changes):
+    model, data = lively(dropout=0.5, **changes).float(), text(25)
     going, stopping = Session(model), Session(model)
     for session in (going, stopping):
         session.read(data[:20])
@@ -67,8 +55,8 @@ def test_what_is_saved_goes_on_as_if_it_had_not_stopped(changes):
         assert torch.equal(going.read(bytes((byte,))), again.read(bytes((byte,))))
 
 
-def test_a_memory_goes_on_from_tensors_and_refuses_what_is_damaged():
-    model, config = lively({"mixer": "both"}), SamplingConfig(seed=3)
+def test_a_memory_goes_on_from_tensors_and_refuses_what_is_damaged(lively):
+    model, config = lively(dropout=0.5, mixer="both"), SamplingConfig(seed=3)
     memory = Memory(model, seed=3)
     first = bytes(stream(model, b"The ", 10, config, memory=memory))
     saved = memory.saved()
@@ -90,7 +78,7 @@ def test_a_memory_goes_on_from_tensors_and_refuses_what_is_damaged():
         with pytest.raises(UserError, match="the state") as error:
             Memory(model, seed=0).resume(saved | damage)
         assert "\n" not in str(error.value)
-    tabled = Session(lively({"ngrams": "2:allx4"}))
+    tabled = Session(lively(ngrams="2:allx4"))
     tabled.read(b"a")
     wrong = tabled.saved()
     wrong["state"] = wrong["state"] + 999
@@ -101,8 +89,8 @@ def test_a_memory_goes_on_from_tensors_and_refuses_what_is_damaged():
 
 
 @pytest.mark.parametrize("mixer", ["state", "both"])
-def test_writing_in_pieces_is_writing_at_once(mixer):
-    model, config = lively({"mixer": mixer}), SamplingConfig(seed=3)
+def test_writing_in_pieces_is_writing_at_once(lively, mixer):
+    model, config = lively(dropout=0.5, mixer=mixer), SamplingConfig(seed=3)
     whole = bytes(stream(model, b"The ", 40, config))
     memory = Memory(model, seed=3)
     pieces = [bytes(stream(model, prompt, 10, config, memory=memory)) for prompt in (b"The ", b"", b"", b"")]
@@ -111,8 +99,8 @@ def test_writing_in_pieces_is_writing_at_once(mixer):
     assert generate_batch(model, [b"The ", b"A longer "], 40, config)[0] == whole
 
 
-def test_a_state_knows_what_lies_far_behind():
-    model = lively({})
+def test_a_state_knows_what_lies_far_behind(lively):
+    model = lively()
     with torch.no_grad():
         for block in model.blocks:
             block.state.c_proj.bias.add_(5)  # type: ignore[operator, union-attr]
@@ -120,21 +108,21 @@ def test_a_state_knows_what_lies_far_behind():
     assert (one - other).abs().max() > 1e-6, "no window of 8 bytes knows the first"
 
 
-def test_what_is_of_another_model_is_refused_in_one_line():
-    saved = Session(lively({})).saved()
+def test_what_is_of_another_model_is_refused_in_one_line(lively):
+    saved = Session(lively()).saved()
     for other in ({"depth": 3}, {"dim": 128}, {"mixer": "both"}):
         with pytest.raises(UserError, match="the state is of another model") as error:
-            Session(lively(other)).resume(saved)
+            Session(lively(**other)).resume(saved)
         assert "\n" not in str(error.value)
-    retrained = lively({})
+    retrained = lively()
     retrained.token_emb.weight.data[0] += 1
     with pytest.raises(UserError, match=r"of another model, with sha256 [0-9a-f]{16}, here [0-9a-f]{16}"):
         Session(retrained).resume(saved)
     with pytest.raises(UserError, match="not finite"):
-        Session(lively({})).resume(saved | {"state": saved["state"] * float("nan")})
+        Session(lively()).resume(saved | {"state": saved["state"] * float("nan")})
     with pytest.raises(UserError, match=r"model\.mixer is attention"):
-        Session(lively({"mixer": "attention"}))
+        Session(lively(mixer="attention"))
     with pytest.raises(UserError, match="carries a state"):
-        decoder(lively({}))
+        decoder(lively())
     with pytest.raises(UserError, match="at least one byte"):
-        stream(lively({}), b"", 3, SamplingConfig())
+        stream(lively(), b"", 3, SamplingConfig())

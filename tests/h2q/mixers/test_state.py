@@ -29,23 +29,11 @@ VARIANTS = [
 ]
 
 
-def lively(**changes) -> ByteModel:
-    """A model with a state in which no parameter is zero, so that every path carries something."""
-    torch.manual_seed(0)
-    sizes = {"dim": 64, "depth": 2, "heads": 2, "factor": 8, "fixed_rank": 2, "seq_len": 8, "dropout": 0.0}
-    model = ByteModel(ModelConfig(**{"mixer": "state", **sizes, **changes}))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
 @settings(max_examples=5)
 @given(length=st.integers(1, 40), cuts=st.sets(st.integers(1, 39)), seed=st.integers(0, 999))
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_logits_of_chunks_are_those_of_one_long_sequence(changes, length, cuts, seed):
-    model = lively(**changes).double()
+def test_logits_of_chunks_are_those_of_one_long_sequence(lively, changes, length, cuts, seed):
+    model = lively(**changes)
     x = torch.randint(256, (3, length), generator=torch.Generator().manual_seed(seed))
     edges = [0, *sorted(cut for cut in cuts if cut < length), length]
     state, chunks = model.new_state(3), []
@@ -59,9 +47,9 @@ def test_logits_of_chunks_are_those_of_one_long_sequence(changes, length, cuts, 
 
 
 @pytest.mark.parametrize("mixer", ["state", "both"])
-def test_both_cut_into_chunks_is_one_window(mixer):
+def test_both_cut_into_chunks_is_one_window(lively, mixer):
     """Attention of `both` starts over with every chunk of `seq_len` bytes, alone or in a longer window."""
-    model = lively(mixer=mixer).double()
+    model = lively(mixer=mixer)
     x = torch.randint(256, (2, 24))
     state, chunks = model.new_state(2), []
     for chunk in x.split(8, dim=1):
@@ -74,12 +62,12 @@ def test_both_cut_into_chunks_is_one_window(mixer):
 
 
 @pytest.mark.parametrize("changes", [{"mixer": mixer} for mixer in ("state", "both")] + VARIANTS[1:3] + VARIANTS[6:7])
-def test_the_reversible_backward_takes_a_state_in_and_out(changes):
+def test_the_reversible_backward_takes_a_state_in_and_out(lively, changes):
     found = []
     x, generator = torch.randint(256, (2, 8)), torch.Generator().manual_seed(1)
     weights = torch.randn(2, 4, 32, generator=generator, dtype=torch.float64)
     for memory in ("store", "reversible"):
-        model = lively(memory=memory, **changes).double()
+        model = lively(memory=memory, **changes)
         start = (0.5 * torch.ones_like(model.new_state(2))).requires_grad_()
         reset = torch.zeros(2, 8, dtype=torch.bool)
         reset[1, 3] = True
@@ -94,8 +82,8 @@ def test_the_reversible_backward_takes_a_state_in_and_out(changes):
 
 
 @pytest.mark.parametrize("changes", [{}, *VARIANTS[6:]])
-def test_a_reset_is_a_fresh_start(changes):
-    model = lively(**changes).double()
+def test_a_reset_is_a_fresh_start(lively, changes):
+    model = lively(**changes)
     x, reset = torch.randint(256, (2, 12)), torch.zeros(2, 12, dtype=torch.bool)
     reset[0, 5] = True
     logits, _ = model(x, state=torch.ones_like(model.new_state(2)), reset=reset)
@@ -105,7 +93,7 @@ def test_a_reset_is_a_fresh_start(changes):
 
 
 @pytest.mark.parametrize("mixer", ["state", "both"])
-def test_growth_leaves_logits_and_state_as_they_are(mixer):
+def test_growth_leaves_logits_and_state_as_they_are(lively, mixer):
     model = lively(mixer=mixer, max_rank=4)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -167,20 +155,20 @@ def test_quaternions_do_not_commute_and_phases_do():
         ({"mixer": "attention", "positions": "none", "head_layout": "published"}, "model.head_layout published"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(changes, named):
+def test_what_does_not_go_together_is_refused_in_one_line(lively, changes, named):
     with pytest.raises(UserError) as error:
         lively(**changes)
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_state_of_another_model_or_number_of_lanes_is_refused():
+def test_a_state_of_another_model_or_number_of_lanes_is_refused(lively):
     model, x = lively(), torch.randint(256, (2, 8))
     for state in (model.new_state(3), lively(depth=3).new_state(2), lively(dim=128).new_state(2)):
         with pytest.raises(UserError, match=r"the state must be \(lanes, depth, size\) = \(2, 2, 32\)"):
             model(x, state=state)
 
 
-def test_a_model_without_positions_reads_windows_of_any_length():
+def test_a_model_without_positions_reads_windows_of_any_length(lively):
     for changes in ({}, {"mixer": "both"}, {"mixer": "attention", "positions": "relative"}):
         model = lively(**changes)
         assert model.pos_emb is None and model(torch.randint(256, (1, 50))).shape == (1, 50, 256)
