@@ -70,16 +70,15 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
     )
     if options.run is not None:
         model, name, digest = _trained(options.run, options.storage)
-        window, lanes = model.config.seq_len, min(USUAL_LANES, -(-len(data) // LANE_BYTES))
-        archive = replace(archive, model=digest, run=name, stride=max(1, window // 2))
+        lanes = _lanes(options, len(data), min(USUAL_LANES, -(-len(data) // LANE_BYTES)))
+        archive = replace(archive, model=digest, run=name, stride=max(1, model.config.seq_len // 2), lanes=lanes)
         learn = None
     else:
         config = PRESETS[options.preset or "laptop"]
         name = f"a new {options.preset or 'laptop'}, learning"
-        lanes, told = config.training.lanes, config.to_dict()
+        lanes, told = _lanes(options, len(data), config.training.lanes), config.to_dict()
         parts = {part: told[part] for part in ("model", "training", "growth")}
-        archive = replace(archive, config=parts, stride=config.model.seq_len)
-        lanes = max(1, min(options.lanes or lanes, len(data) // 2))
+        archive = replace(archive, config=parts, stride=config.model.seq_len, lanes=lanes)
         model, learn = _learner(config, lanes)
     check_alphabet(histogram(data), model.config.vocab, options.file) if len(data) else None
     require(
@@ -87,7 +86,6 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
         f"compressing takes a model with model.mixer attention or state, in the head layout split, and that of {name} "
         f"has model.mixer {model.config.mixer} and head layout {model.config.head_layout}: name another --run",
     )
-    archive = replace(archive, lanes=max(1, min(options.lanes or lanes, len(data) // 2)))
     encoder = Encoder(data)
     _follow(model, archive, encoder, learn, progress)
     archive = replace(archive, code=encoder.result())
@@ -138,6 +136,11 @@ def _follow(model: ByteModel, archive: Archive, coder: Coder, learn: Learn | Non
     )
 
 
+def _lanes(options: CompressionConfig, size: int, usual: int) -> int:
+    """The lanes of a file of `size` bytes: two bytes each at least, where there are several."""
+    return max(1, min(options.lanes or usual, size // 2))
+
+
 def _trained(run: str, storage: str) -> tuple[ByteModel, str, str]:
     """The model of a run, the run's name, and the sha256 of the model's file."""
     folder = find_run(run, storage=storage)
@@ -147,8 +150,7 @@ def _trained(run: str, storage: str) -> tuple[ByteModel, str, str]:
 
 def _learner(config: RunConfig, lanes: int) -> tuple[ByteModel, Learn]:
     """A new model, and how it learns from a window that was coded. See `pipeline.evaluation.prequential.online`."""
-    train_state = learner(config, None, torch.device("cpu"))
-    train_state.carried = train_state.model.new_state(lanes)
+    train_state = learner(config, None, torch.device("cpu"), lanes=lanes)
     rate = learning_rates(config, None, None)
 
     def learn(step: int, rows: np.ndarray) -> Tensor:
