@@ -70,11 +70,8 @@ def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
     """Score every window, or every lane through which a state is carried, by this process or by Ray's."""
     began = time.perf_counter()
     data, windowing, options, path = setup.data, setup.windowing, setup.options, setup.subject.path
-    cold = 0.0
-    if options.mode == "carried":
-        windows = lanes_of(len(data), windowing.lanes)
-    else:
-        windows = plan(len(data), window=windowing.window, stride=windowing.stride, lanes=windowing.lanes)
+    lanes = lanes_of(len(data), windowing.lanes) if options.mode == "carried" else []
+    windows = lanes or plan(len(data), window=windowing.window, stride=windowing.stride, lanes=windowing.lanes)
     on_progress, machine = progress.through(len(data)), setup.machine
     assert path is not None
     weights = Weights(setup.subject.config.model, path / MODEL)
@@ -87,10 +84,13 @@ def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
             workers, machine = find_workers(options, machine, len(windows))
             progress.stage(f"starting {workers} worker{'s' if workers > 1 else ''}")
             tally = score_on_ray(weights, data, windows, windowing.window, machine, workers, on_progress)
-    if options.mode == "carried" and len(windows) > 1:
+    cold = 0.0
+    if len(lanes) > 1:
         progress.stage("measuring what cold starts cost")
-        autocast = setup_precision(machine.precision, torch.device("cpu"))
-        cold = cold_start_bits(setup.subject.model.eval(), data, lanes_of(len(data), windowing.lanes), autocast)
+        # Here, where there may be no GPU, and a CPU has not every precision of one.
+        autocast = setup_precision("fp32" if machine.gpu else machine.precision, torch.device("cpu"))
+        torch.set_num_threads(machine.threads)
+        cold = cold_start_bits(setup.subject.model.eval(), data, lanes, autocast)
     seconds = time.perf_counter() - began
     return CodeLength(bits=tally.bits + 8, tally=tally, machine=machine, seconds=seconds, cold_bits=cold)
 
