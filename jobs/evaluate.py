@@ -19,7 +19,7 @@ PROG = "python jobs/evaluate.py"
 def main(args: Sequence[str]) -> int:
     """Print the result, write it down, and log it to the run."""
     options = parse(EvaluationConfig, args, default=EvaluationConfig(), prog=PROG)
-    named_run(options)
+    folder = named_run(options)
     wait_asleep_where_busy()
     from rich.console import Console
 
@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> int:
     require(not isinstance(output, UriPath), f"output must be a folder of this machine, got {output}: name another")
     try:
         with EvaluationProgress(console) as progress:
-            evaluation, folder = evaluate(options, progress)
+            evaluation = evaluate(options, folder, progress)
     except ScoringFailed as error:
         print(f"error: scoring failed: {error}", file=sys.stderr)
         return 1

@@ -45,12 +45,12 @@ class CodeLength:
     """Prequential: the same at a dozen points, beside a compressor."""
 
 
-def evaluate(options: EvaluationConfig, progress: EvaluationProgress) -> tuple[Evaluation, RunFolder | None]:
-    """Evaluate as the options say; the result, and the folder of the run.
+def evaluate(options: EvaluationConfig, folder: RunFolder | None, progress: EvaluationProgress) -> Evaluation:
+    """Evaluate the run in the folder that `named_run` found as the options say.
 
     Raises: UserError for whatever the user can mend, before anything is started.
     """
-    setup = set_up(options, progress)
+    setup = set_up(options, folder, progress)
     with compressing(setup.data, wanted=options.compressors) as sizes:
         code = learn(setup, progress) if setup.options.mode == "prequential" else score(setup, progress)
         require(
@@ -63,7 +63,7 @@ def evaluate(options: EvaluationConfig, progress: EvaluationProgress) -> tuple[E
             curve = learning_curve(code.points, setup.data, lanes, compressed=options.compressors)
             code = replace(code, curve=curve)
         compressed = sizes()
-    return result(setup, code, compressed), setup.subject.folder
+    return result(setup, code, compressed)
 
 
 def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:

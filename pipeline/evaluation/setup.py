@@ -16,6 +16,7 @@ from pipeline.evaluation.scoring import check_alphabet, check_window
 from pipeline.evaluation.subject import Subject, find_subject
 from pipeline.evaluation.windows import Stream, check_stride
 from pipeline.prepare.prepare import prepare
+from pipeline.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,10 @@ class Setup:
         return re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
 
 
-def set_up(options: EvaluationConfig, progress: EvaluationProgress) -> Setup:
+def set_up(options: EvaluationConfig, folder: RunFolder | None, progress: EvaluationProgress) -> Setup:
     """Find and check everything. Raises: UserError for whatever the user can mend."""
     progress.stage("loading the model")
-    subject = find_subject(options)
+    subject = find_subject(options, folder)
     options = find_mode(options, subject)
     windowing = find_windowing(options, subject)
     machine = find_machine(options, subject.config.precision)

@@ -1,6 +1,6 @@
 """What is evaluated: a trained run's best checkpoint, or new weights."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,7 +8,6 @@ import torch
 from h2q.model import ByteModel
 from pipeline.config import PRESETS, RunConfig
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.named import named_run
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint, model_of
@@ -21,7 +20,6 @@ class Subject:
     name: str
     model: ByteModel
     config: RunConfig
-    folder: RunFolder | None = None
     checkpoint: Checkpoint | None = None
     """None: new weights."""
     path: Path | None = None
@@ -33,17 +31,17 @@ class Subject:
         return self.checkpoint.state["step"] if self.checkpoint else 0
 
 
-def find_subject(options: EvaluationConfig) -> Subject:
-    """Raises: UserError for a run that is not there, or has no checkpoint that verifies."""
-    folder = named_run(options)
+def find_subject(options: EvaluationConfig, folder: RunFolder | None) -> Subject:
+    """The run in the folder, or new weights where there is none. Raises: UserError for a run that has no checkpoint
+    that verifies."""
     if folder is None:
         assert options.preset is not None
         return new_weights(options.preset, PRESETS[options.preset])
     checkpoint, path = load_checkpoint(folder)
     model, config = model_of(checkpoint)
     if options.fresh:
-        return replace(new_weights(f"{folder.name}, untrained", config), folder=folder)
-    return Subject(name=folder.name, model=model, config=config, folder=folder, checkpoint=checkpoint, path=path)
+        return new_weights(f"{folder.name}, untrained", config)
+    return Subject(name=folder.name, model=model, config=config, checkpoint=checkpoint, path=path)
 
 
 def new_weights(name: str, config: RunConfig) -> Subject:
