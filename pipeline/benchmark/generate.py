@@ -53,8 +53,8 @@ def _time(preset: str, device: torch.device, options: Options) -> list[dict[str,
     prompt = bytes(torch.randint(256, (window,)).tolist())
     ways: dict[str, NextLogits] = {
         "recomputed": Recomputing(model),
-        "kept, factors": _kept(model, "factors"),
-        "kept, weights": _kept(model, "weights"),
+        "kept, factors": _kept(model, prompt, "factors"),
+        "kept, weights": _kept(model, prompt, "weights"),
     }
     lengths = {name: options.windows * window // (8 if name == "recomputed" else 1) for name in ways}
     cases = {name: _write(model, prompt, lengths[name], logits) for name, logits in ways.items()}
@@ -74,14 +74,15 @@ def _time(preset: str, device: torch.device, options: Options) -> list[dict[str,
     ]
 
 
-def _kept(model: ByteModel, products: Literal["factors", "weights"]) -> NextLogits:
-    """What goes on from what it knows, where a context is the last one and a byte more."""
+def _kept(model: ByteModel, prompt: bytes, products: Literal["factors", "weights"]) -> NextLogits:
+    """What goes on from what it knows, where a context is the last one and a byte more. A state reads the prompt, and
+    then a byte each time: nothing slides."""
     if not model.config.carries:
         return Cached(model, factored=products == "factors")
     session = Session(model, products)
 
     def read(context: bytes) -> torch.Tensor:
-        return session.read(context if len(context) == model.config.seq_len else context[-1:])
+        return session.read(context if context == prompt else context[-1:])
 
     return read
 
