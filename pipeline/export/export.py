@@ -31,8 +31,10 @@ from pipeline.runs.load import load_checkpoint, model_of
 from pipeline.storage.uri import write_atomic
 from pipeline.tracking.find import find_run
 
-Writer = Callable[[ByteModel, dict[str, Any], ExportConfig], bytes]
-"""A plain model and what is told of it → the bytes of a file."""
+Writer = Callable[[ByteModel, dict[str, Any], str, frozenset[str]], bytes]
+"""A plain model, what is told of it, the precision and the parts that stay fp16 → the bytes of a file."""
+
+WRITERS: dict[str, Writer] = {"h2q": write_model, "page": write_page, "onnx": write_onnx}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,34 +66,18 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
         try:
             cost = _measure(model, config, checkpoint, options, progress) if options.measure else None
         except UserError as error:
+            if options.data is not None:  # a file that was named, and is none that can be scored
+                raise
             notes.append(f"what int8 costs was not measured: {first_line(error)}; --data FILE measures it on a file")
     told = _told(folder, checkpoint, place, model, options, cost)
     progress.stage("writing")
-    content = WRITERS[options.format](model, told, options)
+    content = WRITERS[options.format](model, told, options.precision, frozenset(options.half))
     write_atomic(path, content)
     metrics = {} if cost is None else {"export/bpb": cost.after}
     reason = log_evaluation(folder, options.tracking, metrics, checkpoint.state["step"], [path], under="export")
     notes += [reason] if options.tracking.enabled and reason else []
     digest = hashlib.sha256(content).hexdigest()
     return Outcome(path=path, bytes=len(content), sha256=digest, cost=cost, notes=notes)
-
-
-def write_h2q(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> bytes:
-    """The file for the runtime in C."""
-    return write_model(model, told, options.precision, frozenset(options.half))
-
-
-def write_html(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> bytes:
-    """A page for a browser."""
-    return write_page(model, told, options.precision, frozenset(options.half))
-
-
-def write_graph(model: ByteModel, told: dict[str, Any], options: ExportConfig) -> bytes:
-    """A graph for ONNX Runtime."""
-    return write_onnx(model, told, options.precision, frozenset(options.half))
-
-
-WRITERS: dict[str, Writer] = {"h2q": write_h2q, "page": write_html, "onnx": write_graph}
 
 
 def _check_target(path: Path, *, force: bool) -> None:

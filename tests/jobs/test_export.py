@@ -88,6 +88,7 @@ def test_a_file_is_replaced_where_that_is_asked_for(place: Path, call_job: Calla
         (["one", "--to", "there"], "there exists already"),
         (["one", "--to", "runs"], "runs is a folder"),
         (["one", "--to", "nowhere/x"], "the folder of nowhere/x does not exist"),
+        (["one", "--to", "x", "--data", "nothing"], "no file"),
         (["one", "--to", "x", "--half", "head"], "half must name parts of the model, got head"),
         (["one", "--to", "x", "--half", "token_emb", "--precision", "fp32"], "leave it out"),
         (["one", "--to", "x", "--format", "gguf"], "gguf"),
