@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from h2q.errors import UserError
-from pipeline.export.parts import Kind, Part
+from pipeline.export.parts import Part
 
 FP32, FP16, INT8 = 0, 1, 2
 
 
-def scaled(tensor: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def scaled(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """int8 and scales of a table (rows, columns) with one a row, or of a layer (R, I, O) with one for each (R, O)."""
-    axis = 1
-    scales = tensor.abs().amax(axis) / 127
+    scales = tensor.abs().amax(1) / 127
     safe = torch.where(scales > 0, scales, 1.0)
-    return (tensor / safe.unsqueeze(axis)).round().to(torch.int8), scales
+    return (tensor / safe.unsqueeze(1)).round().to(torch.int8), scales
 
 
 def unscaled(numbers: Tensor, scales: Tensor) -> Tensor:
@@ -39,7 +38,7 @@ def record(part: Part, encoding: int) -> bytes:
     rows, columns = tensor.flatten(0, -2).shape
     head = np.array([encoding, rows, columns], "<u4").tobytes()
     if encoding == INT8:
-        numbers, scales = scaled(tensor, part.kind)
+        numbers, scales = scaled(tensor)
         head += scales.numpy().astype("<f4").tobytes()
         body = numbers.numpy().tobytes()
     else:

@@ -62,7 +62,7 @@ def costliest(model: ByteModel, data: Stream, halves: frozenset[str]) -> str | N
     for part in parts(rounded):
         if encoding_of(part, "int8", halves) == INT8:
             exact = part.tensor
-            part.fill(unscaled(*scaled(exact, part.kind)))
+            part.fill(unscaled(*scaled(exact)))
             found[part.name] = bits_per_byte(rounded, data, size)
             part.fill(exact)
     return max(found, key=found.__getitem__, default=None)

@@ -69,10 +69,8 @@ def plain(model: ByteModel) -> ByteModel:
     )
     if is_plain(model):
         return model
-    changes: dict[str, Any] = {"kind": "dense", "memory": "store"}
-    changes |= {"factors": "shared"} if hasattr(config, "factors") else {}
     with torch.random.fork_rng(devices=[]):
-        made = ByteModel(replace(config, **changes)).eval()
+        made = ByteModel(replace(config, kind="dense", memory="store", factors="shared")).eval()
     shared = made.state_dict().keys() & model.state_dict().keys()
     made.load_state_dict({name: model.state_dict()[name] for name in shared}, strict=False)
     with torch.no_grad():
