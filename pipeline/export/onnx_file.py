@@ -118,7 +118,7 @@ class _Builder:
         self._parts = {part.name: part for part in parts(model)}
         self._names: dict[Any, str] = {module: name for name, module in model.named_modules()}
         self._precision, self._halves = precision, halves
-        self._zero = self.graph.constant(0.0, np.float32)
+        self._mixing: dict[int, str] = {}
 
     def build(self) -> tuple[dict[str, list], dict[str, list]]:
         """All nodes; shapes of what is known before, and behind, by name."""
@@ -238,7 +238,7 @@ class _Builder:
         a, half = g.op("Sigmoid", c[0]), g.constant(0.5, np.float32)
         if rotation == "phase":
             angle = g.op("Mul", c[1], half)
-            nothing = g.op("Mul", angle, self._zero)
+            nothing = g.op("Mul", angle, g.constant(0.0, np.float32))
             u = [g.op("Cos", angle), g.op("Sin", angle), nothing, nothing]
         else:
             square = g.op("Add", g.op("Add", *(g.op("Mul", c[i], c[i]) for i in (1, 2))), g.op("Mul", c[3], c[3]))
@@ -256,14 +256,22 @@ class _Builder:
         weight = self._weight(name)
         if model.bank is not None:
             blocks, factor = self._config.blocks, self._config.factor
-            matrices = model.bank.matrices(rank).detach()
-            matrices = matrices.half().float() if self._precision == "int8" else matrices  # as in the other formats
-            mix = matrices.transpose(0, 1).reshape(blocks * rank, blocks)
-            mixed = g.op("MatMul", g.constant(mix.numpy()), g.reshape(x, -1, blocks, factor))
+            mixed = g.op("MatMul", self._mix(rank), g.reshape(x, -1, blocks, factor))
             x = g.reshape(g.op("MatMul", g.reshape(mixed, -1, blocks, rank * factor), weight), -1, blocks * factor)
         else:
             x = g.op("MatMul", x, weight)
         return g.op("Add", x, g.constant(layer.bias.detach().numpy()))
+
+    def _mix(self, rank: int) -> str:
+        """Hamilton matrices (S R, S) of the bank, which all layers of a rank share."""
+        if rank not in self._mixing:
+            bank = self._model.bank
+            assert bank is not None
+            matrices = bank.matrices(rank).detach()
+            matrices = matrices.half().float() if self._precision == "int8" else matrices  # as in the other formats
+            mix = matrices.transpose(0, 1).reshape(-1, self._config.blocks)
+            self._mixing[rank] = self.graph.constant(mix.numpy())
+        return self._mixing[rank]
 
     def _weight(self, name: str) -> str:
         """A table (rows, columns), or a layer (R I, O), float32."""
@@ -271,7 +279,7 @@ class _Builder:
         tensor, encoding = part.tensor.float(), encoding_of(part, self._precision, self._halves)
         flat = tensor.flatten(0, -2)
         if encoding == INT8:
-            numbers, scales = scaled(tensor, part.kind)
+            numbers, scales = scaled(tensor)
             wide = g.op("Mul", g.op("Cast", g.constant(numbers.numpy()), to=1), g.constant(scales.unsqueeze(1).numpy()))
             return g.reshape(wide, *flat.shape)
         if encoding == FP16:
