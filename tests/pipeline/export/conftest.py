@@ -76,23 +76,31 @@ class CModel:
         return self.call("state_restore", content, ctypes.c_size_t(len(content)))
 
 
+@pytest.fixture(scope="session")
 def compiler() -> str:
+    """The program; skips where there is none."""
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if found is None:
         pytest.skip("needs a C compiler: cc, gcc or clang")
     return found
 
 
-def build(out: Path, *options: str) -> Path:
-    strict = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
-    subprocess.run([compiler(), *strict, *options, str(SOURCE), "-o", str(out), "-lm"], check=True)
-    return out
+@pytest.fixture(scope="session")
+def build(compiler: str) -> Callable[..., Path]:
+    """Compiles the runtime, without a warning, to a file."""
+
+    def compiled(out: Path, *options: str) -> Path:
+        strict = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2")
+        subprocess.run([compiler, *strict, *options, str(SOURCE), "-o", str(out), "-lm"], check=True)
+        return out
+
+    return compiled
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def library(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The runtime as a library."""
-    loaded = ctypes.CDLL(str(build(tmp_path_factory.mktemp("runtime") / "runtime.so", "-O2", "-shared", "-fPIC")))
+    loaded = ctypes.CDLL(str(build(tmp_path_factory.mktemp("runtime") / "runtime.so", "-shared", "-fPIC")))
     loaded.h2q_open.restype = ctypes.c_void_p
     loaded.h2q_message.restype = ctypes.c_char_p
     loaded.h2q_logits.restype = loaded.h2q_energy.restype = ctypes.POINTER(ctypes.c_float)

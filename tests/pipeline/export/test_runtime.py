@@ -1,5 +1,6 @@
 """The runtime in C computes what Python does: logits, texts, states that go on in either."""
 
+import subprocess
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from h2q.config import ModelConfig, SamplingConfig
+from h2q.config import SamplingConfig
 from h2q.decode.cache import decoder
 from h2q.decode.session import Session
 from h2q.generate import Memory, generate, slide, stream
@@ -39,11 +40,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "leapfrog": {"mixer": "state", "feed_forward": False, "depth": 3},
     "tables": {"mixer": "state", "ngrams": "2:97x8,3:101x4,5:64x3"},
     "tables of a window": {"ngrams": "2:allx3,7:50x8", "feed_forward": False, "seq_len": 6},
+    "per block": {"factors": "per-block"},
+    "low rank": {"kind": "low_rank", "mixer": "both"},
+    "btt": {"kind": "btt"},
 }
-if "factors" in ModelConfig.__dataclass_fields__:
-    MODELS["per block"] = {"factors": "per-block"}
-    MODELS["low rank"] = {"kind": "low_rank", "mixer": "both"}
-    MODELS["btt"] = {"kind": "btt"}
 
 
 def logits_of(model: ByteModel) -> Callable[[bytes], torch.Tensor]:
@@ -184,3 +184,32 @@ def test_bytes_are_drawn_as_often_as_they_are_likely(new_model: Callable, open_c
         wanted = torch.tensor(found.logits() / 0.7).softmax(0).numpy()
         np.testing.assert_allclose(counts / 4000, wanted, atol=0.03)
         assert found.call("step", 7) != 0
+
+
+@pytest.mark.parametrize("name", ["attention", "state"])
+def test_the_program_writes_leaves_off_goes_on_and_scores(
+    name: str, new_model: Callable, build: Callable, tmp_path: Any
+) -> None:
+    model, program = new_model(**MODELS[name]), build(tmp_path / "h2q", "-DH2Q_MAIN")
+    (tmp_path / "m").write_bytes(write_model(model, {}, "fp32"))
+
+    def run(*options: str, stdin: bytes = b"") -> bytes:
+        done = subprocess.run([program, "m", *options], cwd=tmp_path, input=stdin, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    wanted, greedy = generate(model, b"The ", 40, temperature=0), ("--temperature", "0", "--length")
+    assert run("--prompt", "The ", *greedy, "40") == wanted
+    written = run("--prompt", "The ", "--to", "state", *greedy, "15")
+    assert written + run("--from", "state", *greedy, "25") == wanted
+    text, after = PLACE[: model.config.seq_len], logits_of(model)
+    logits = torch.stack([after(text[:end]) for end in range(1, len(text))])
+    bits = 8 - logits.log_softmax(-1)[range(len(text) - 1), list(text[1:])].sum().item() / np.log(2)
+    assert run("--score", stdin=text).startswith(b"%d bytes, %.4f bits per byte, " % (len(text), bits / len(text)))
+    for options, why in (
+        (("nothing",), b"cannot be read"),
+        (("state",), b"not a model"),
+        (("m", "--x", "1"), b"h2q MODEL"),
+    ):
+        done = subprocess.run([program, *options], cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 2 and why in done.stderr
