@@ -66,8 +66,8 @@ def claim_sweep(storage: Path, config: SweepConfig, preset: str, command: str, c
     Raises: UserError if there is anything of the name that was asked for.
     """
     for name in [config.run.name] if config.run.name else new_names(f"tune-{preset}"):
-        folder = RunFolder(storage / name)
-        if renamed_into_place(folder, partial(_note, config=config, preset=preset, command=command, corpus=corpus)):
+        folder, named = RunFolder(storage / name), replace(config, run=replace(config.run, name=name))
+        if renamed_into_place(folder, partial(_note, config=named, preset=preset, command=command, corpus=corpus)):
             return folder
     raise _taken(RunFolder(storage / str(config.run.name)))
 
@@ -91,7 +91,7 @@ def _note(folder: RunFolder, *, config: SweepConfig, preset: str, command: str, 
         "command": command,
         "corpus_sha256": corpus.sha256,
         "search": config.search.to_dict(),
-        "run": replace(config.run, name=config.run.name or folder.name, resume=False).to_dict(),
+        "run": replace(config.run, resume=False).to_dict(),
     }
     folder.write(SWEEP, sweep)
 

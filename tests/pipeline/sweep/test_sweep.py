@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,7 +21,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import stop_wanted
 from pipeline.sweep.config import SearchConfig, SweepConfig
 from pipeline.sweep.configuration import ranked
-from pipeline.sweep.folder import check_same_search, only_one
+from pipeline.sweep.folder import check_same_search, claim_sweep, only_one, read_sweep, sweep_config
 from pipeline.sweep.report import pareto_front, report_on
 from pipeline.sweep.sweep import Sweep, describe
 from pipeline.sweep.trial import State, Trial
@@ -195,6 +197,15 @@ def test_a_sweep_has_one_process(opened: Open) -> None:
     with only_one(folder), pytest.raises(UserError, match="is run by process"), only_one(folder):
         pass
     assert not stop_wanted(folder.path)
+
+
+def test_unnamed_sweeps_of_one_second_all_start_and_know_their_names(tmp_path: Path) -> None:
+    corpus: Any = SimpleNamespace(name="text", sha256="a" * 64)
+    folders = [claim_sweep(tmp_path, SweepConfig(run=RUN), "laptop", "", corpus) for _ in range(4)]
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name for folder in folders}
+    for folder in folders:
+        stored = read_sweep(folder)
+        assert stored and sweep_config(folder, stored).run == replace(RUN, name=folder.name)
 
 
 def test_values_are_described_in_few_letters() -> None:
