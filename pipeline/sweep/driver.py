@@ -57,8 +57,8 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
     if not run.resume:
         check_new(folder, config)
     check_first(run)
-    wait_asleep_where_busy()
-    find_address(run.address)
+    if find_address(run.address) == "local":
+        wait_asleep_where_busy()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress, ExitStack() as held:
