@@ -1,5 +1,6 @@
 """A corpus is found as it was prepared before, or made (`pipeline.prepare.make`)."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +22,16 @@ def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = si
 
     Raises: UserError when the corpus is missing, empty or invalid, or the folder cannot be written.
     """
-    source, *instead = _named(config)
+    named = _named(config)
     try:
-        return _prepared(source, config, local, on_event)
+        return _prepared(next(named), config, local, on_event)
     except HubUnreachable as error:
-        if not instead:
+        source = next(named, None)
+        if source is None:
             raise
-        note = f"{error.what}: using the {instead[0].name}"
+        note = f"{error.what}: using the {source.name}"
     on_event(Event("note", note))
-    corpus = _prepared(instead[0], config, local, on_event)
+    corpus = _prepared(source, config, local, on_event)
     return replace(corpus, notes=(note, *corpus.notes))
 
 
@@ -37,24 +39,25 @@ def split_sizes(config: CorpusConfig) -> dict[str, int] | None:
     """About how many bytes each split has, or will have; None where only preparing can tell. Writes nothing, asks no
     hub. Raises: UserError when the corpus is missing or empty.
     """
-    named = _named(config)
+    named = list(_named(config))
     for source in named:
         if manifest := read_manifest(_folder(source, config)[0]):
             return {name: split["bytes"] for name, split in manifest["splits"].items()}
     return sources.expected_sizes(named[0], config)
 
 
-def _named(config: CorpusConfig) -> list[Source]:
+def _named(config: CorpusConfig) -> Iterator[Source]:
     """The source that the config names; where it names none, another behind it for a hub that is out of reach."""
     if config.source == "path" or (config.source == "auto" and config.path is not None):
-        return [sources.files(config)]
-    if config.source == "hub" or (config.source == "auto" and config.hub is not None):
+        yield sources.files(config)
+    elif config.source == "hub" or (config.source == "auto" and config.hub is not None):
         assert config.hub is not None
-        return [sources.hub_data_set(config, config.hub)]
-    if config.source == "manual":
-        return [sources.reference_manual(config)]
-    wikitext = sources.hub_data_set(config, WIKITEXT)
-    return [wikitext] if config.source == "wikitext" else [wikitext, sources.reference_manual(config)]
+        yield sources.hub_data_set(config, config.hub)
+    else:
+        if config.source in ("auto", "wikitext"):
+            yield sources.hub_data_set(config, WIKITEXT)
+        if config.source in ("auto", "manual"):
+            yield sources.reference_manual(config)
 
 
 def _folder(source: Source, config: CorpusConfig) -> tuple[AnyPath, str]:
