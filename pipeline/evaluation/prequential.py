@@ -131,7 +131,7 @@ def learner(
 
     A checkpoint that was imported has no moments: AdamW begins without. The rank stays what it is.
     """
-    train_state = new_train_state(config, device, lanes=lanes)
+    train_state = new_train_state(config, device, rows=lanes)
     if checkpoint is not None and checkpoint.optimizer:
         train_state.restore(replace(checkpoint, carried={}))
     elif checkpoint is not None:

@@ -71,8 +71,8 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
 def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> None:
     """Train from the newest valid checkpoint, or from the start, to the last step or until a stop is wanted."""
     run, folder, training = config.run, RunFolder(config.folder), config.run.training
-    autocast = setup_precision(run.precision, worker.device)
-    train_state = new_train_state(run, worker.device, about=config.about | worker.describe(), workers=worker.world_size)
+    autocast, about = setup_precision(run.precision, worker.device), config.about | worker.describe()
+    train_state = new_train_state(run, worker.device, about=about, rows=training.lanes // worker.world_size)
     counters = restore(train_state, folder, run, worker, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size, mixer=run.model.mixer)
     take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)

@@ -178,11 +178,10 @@ def new_train_state(
     device: torch.device,
     *,
     about: dict[str, Any] | None = None,
-    workers: int = 1,
-    lanes: int | None = None,
+    rows: int | None = None,
 ) -> TrainState:
-    """A run's model with new weights drawn from its seed, and all that trains it, on the device: that of one worker of
-    so many. `lanes`: of all workers, where they are not the config's."""
+    """A run's model with new weights drawn from its seed, and all that trains it, on the device. `rows`: lanes whose
+    state it carries; None: all of the config's."""
     torch.manual_seed(config.training.seed)
     model = ByteModel(config.model).to(device)
     return TrainState(
@@ -191,7 +190,7 @@ def new_train_state(
         torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),  # type: ignore[attr-defined]
         RankGrowth(config.growth, room=config.model.storage_rank - config.model.fixed_rank),
         about=about or {},
-        rows=(lanes or config.training.lanes) // workers,
+        rows=rows or config.training.lanes,
     )
 
 

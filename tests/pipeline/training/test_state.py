@@ -98,7 +98,7 @@ def test_a_snapshot_holds_every_lane_and_each_worker_takes_its_own() -> None:
     one.restore(saved)
     assert torch.equal(one.carried, saved.carried["carried"])
     for rank in range(2):
-        share = new_train_state(CONFIG, CPU, workers=2)
+        share = new_train_state(CONFIG, CPU, rows=CONFIG.training.lanes // 2)
         share.restore(saved, world_rank=rank)
         assert torch.equal(share.carried, saved.carried["carried"][2 * rank : 2 * rank + 2])
 
