@@ -55,7 +55,7 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     # An option that is younger than the run must not show today's default, nor one that was deleted.
     config = completed(stored["config"], stored.get("format", 0))
     config = fitting(config, _SIZES, f"the config in {folder.config_file}", "put it back as it was")
-    records = read_journal(folder.journal)
+    records, fields = read_journal(folder.journal), _fields(stored["preset"], config)
     known = ended(folder, records) or _newest_state(folder)
     return ComparedRun(
         name=folder.name,
@@ -65,10 +65,8 @@ def from_folder(folder: RunFolder) -> ComparedRun:
         command=stored["command"],
         corpus=summary.get("corpus"),
         corpus_sha256=known.get("corpus_sha256"),
-        fields=_fields(stored["preset"], config),
-        results=_results(
-            records, known, _bytes_per_step(_fields(stored["preset"], config)), config["model"]["fixed_rank"]
-        ),
+        fields=fields,
+        results=_results(records, known, _bytes_per_step(fields), config["model"]["fixed_rank"]),
         records=records,
         sample=summary.get("sample"),
     )

@@ -30,7 +30,10 @@ def ended(folder: RunFolder, records: list[Record]) -> dict | None:
     if not summary:
         return None
     logged, steps = records[-1]["step"] if records else 0, summary["steps"]
+    if logged == steps:
+        return summary
+    if summary["status"] != "stopped" or logged > steps:
+        return None
     # One that was stopped may have been trained beyond its last record: its checkpoint knows.
     saved = max((step_of(path) for path in list_checkpoints(folder.checkpoints)), default=steps)
-    cut = summary["status"] == "stopped" and logged < steps == saved
-    return summary if logged == steps or cut else None
+    return summary if saved == steps else None
