@@ -6,23 +6,20 @@ there as on a store: one that was left by another machine and stays as it is for
 killed. What is not excluded: two that begin within the same moment, on two machines without a lock between them.
 """
 
-import contextlib
-import errno
 import itertools
 import json
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from h2q.errors import UserError
-from pipeline.storage.lock import lock
+from pipeline.storage.lock import NO_LOCKS, lock
 from pipeline.storage.path import AnyPath, UriPath
 from pipeline.storage.repeated import repeated
 
@@ -33,8 +30,6 @@ LOST_AFTER = 3
 
 _LONGEST = 512
 """Bytes of the file on a disk, so that a shorter text leaves nothing of a longer one."""
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Of a file system without locks."""
 
 
 class Held(Exception):
@@ -54,7 +49,7 @@ def held(path: AnyPath, say: Callable[[str], object] = lambda text: None) -> Ite
         "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "began": psutil.Process().create_time(),
     }
-    with contextlib.nullcontext() if isinstance(path, UriPath) else _locked(path):
+    with _locked(path):
         _wait_for_the_dead(path, me, say)
         turns = itertools.count()
 
@@ -71,19 +66,19 @@ def held(path: AnyPath, say: Callable[[str], object] = lambda text: None) -> Ite
                 _clear(path)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: AnyPath) -> AbstractContextManager[object]:
+    """The file, locked where its file system has locks. Raises: Held; OSError for a file that cannot be written."""
+    if isinstance(path, UriPath):
+        return nullcontext()
     try:
-        file = lock(path, wait=False)
+        return lock(path, wait=False)
     except BlockingIOError:
         raise Held(_named(_read(path))) from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         path.touch()
-        file = contextlib.nullcontext()
-    with file:
-        yield
+        return nullcontext()
 
 
 def _write(path: AnyPath, holder: dict[str, Any]) -> None:

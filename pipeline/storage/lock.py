@@ -1,9 +1,13 @@
 """Locks of the file system (flock): they go with the process that holds them, however it ends."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 from typing import IO
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of a file system without locks."""
 
 
 def lock(path: Path, *, wait: bool = True) -> IO[bytes]:
@@ -26,7 +30,7 @@ def lock_shared(handle: int) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the file, alone or shared; False where there is none."""
+    """Whether a process holds the file, alone or shared; False where there is none, and where nothing can be locked."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -35,6 +39,9 @@ def is_locked(path: Path) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     finally:
         os.close(handle)
     return False

@@ -1,5 +1,7 @@
 """One process at a time; a process that is killed leaves nothing locked."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.lock import is_locked, lock, lock_shared
+from pipeline.storage.lock import NO_LOCKS, is_locked, lock, lock_shared
 
 HOLD = """
 import sys, time
@@ -47,6 +49,21 @@ def test_shared_locks_go_together_and_keep_the_others_out(tmp_path: Path) -> Non
     assert not is_locked(path) and not is_locked(tmp_path / "none")
     with lock(path, wait=False):
         pass
+
+
+@pytest.mark.parametrize("number", [*NO_LOCKS, errno.EIO])
+def test_nothing_is_locked_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_lock(handle: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    if number in NO_LOCKS:
+        assert not is_locked(tmp_path)
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            is_locked(tmp_path)
 
 
 def test_a_lock_that_cannot_be_made_says_so(tmp_path: Path) -> None:
