@@ -112,7 +112,7 @@ class TrainingConfig(FromDict):
     table_lr: float = 1.0
     """Factor on the learning rate of the tables of n-grams, most rows of which a step does not see."""
     weight_decay: float = 0.02
-    """AdamW's weight decay, of the structure bank and weight matrices only."""
+    """AdamW's weight decay, of the structure bank, the layers' factors and weight matrices only."""
     table_decay: float = 0.0
     """AdamW's weight decay of the tables of n-grams."""
     beta2: float = 0.95

@@ -26,8 +26,7 @@ def read_tensors(model: Path, optimizer: Path, config: ModelConfig) -> tuple[Ten
     """The tensors of a model and of its AdamW, whose moments are there for each parameter or for none.
 
     Memory: that of these tensors, which the files hold one by one; what else a file claims to hold costs nothing.
-    Raises: DamagedFile for a name, shape or dtype that the config
-    does not call for, and for what is not finite.
+    Raises: DamagedFile for a name, shape or dtype that the config does not call for, and for what is not finite.
     """
     least = 4 * parameters(config)
     if model.stat().st_size < least:

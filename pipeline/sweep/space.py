@@ -101,13 +101,12 @@ def check_keeps_model(space: Space, base: RunConfig) -> None:
                 model = configure(base, {dimension.field: value}).model
             except UserError:
                 continue  # no configuration: it will be skipped
-            changed = [one.name for one in fields(model) if getattr(model, one.name) != getattr(base.model, one.name)]
-            changed = [name for name in changed if name not in FREE]
-            require(
-                not changed,
-                f"search.space {dimension.field} changes model.{changed and changed[0]}, but --init-from brings the "
-                "model: name a --search.space of fields that leave it as it is, or leave out --init-from",
-            )
+            for name in (one.name for one in fields(model) if one.name not in FREE):
+                require(
+                    getattr(model, name) == getattr(base.model, name),
+                    f"search.space {dimension.field} changes model.{name}, but --init-from brings the model: name a "
+                    "--search.space of fields that leave it as it is, or leave out --init-from",
+                )
 
 
 def growth_note(space: Space) -> str | None:
