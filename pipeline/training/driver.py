@@ -95,11 +95,11 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         check_first(config)
         config = with_source(config)
     private = not config.local and find_address(config.address) == "local"
-    busy = wait_asleep_where_busy() if config.local or private else 0.0
     with ThreadPoolExecutor(1) as aside, Progress(console, config) as progress, ExitStack() as held:
         # To load a library takes seconds, and so does Ray's start: side by side. Where only workers compute, this
         # process has no use for torch.
         connecting = aside.submit(connect, config.tracking)
+        busy = wait_asleep_where_busy() if config.local or private else 0.0  # beside MLflow, before torch
         aside.submit(import_module, "torch" if config.local else "ray.train")
         earlier = None
         if config.resume:
