@@ -51,7 +51,9 @@ def busy_note(busy: float, threads: int) -> str | None:
     """A line where other programs keep `busy` cores of this machine, None where that is not worth one."""
     if busy < _ONE_CORE:
         return None
-    each = f"{threads} threads a worker, which sleep while they wait" if threads > 1 else "1 thread a worker"
+    each = f"{threads} threads a worker" if threads > 1 else "1 thread a worker"
+    if threads > 1 and os.environ.get(_SPINS) == _AT_ONCE:
+        each += ", which sleep while they wait"
     return (
         f"other programs keep {min(busy, len(cores())):.1f} of {len(cores())} cores busy: steps take longer than they "
         f"would alone; {each}; another number with --threads N"

@@ -22,11 +22,13 @@ def test_every_job_lets_threads_wait_briefly_unless_told_otherwise() -> None:
         assert done.stdout == wanted, done.stderr
 
 
-def test_a_line_says_that_others_work_here() -> None:
+@pytest.mark.parametrize("spins", ["0", "7"])
+def test_a_line_says_that_others_work_here(spins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", spins)
     assert busy_note(0.3, 2) is None
-    assert f"keep 0.9 of {len(cores())} cores busy" in (busy_note(0.9, 1) or "") and "1 thread a" in (
-        busy_note(0.9, 1) or ""
-    )
+    alone, two = busy_note(0.9, 1) or "", busy_note(0.9, 2) or ""
+    assert f"keep 0.9 of {len(cores())} cores busy" in alone and "1 thread a worker;" in alone
+    assert "2 threads a worker" in two and ("which sleep while they wait" in two) == (spins == "0")
 
 
 @pytest.mark.parametrize(("busy", "set_to", "then"), [(1.5, "20000", "0"), (0.1, "20000", "20000"), (1.5, "7", "7")])
