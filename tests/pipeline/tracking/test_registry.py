@@ -237,21 +237,16 @@ def test_a_malformed_request_is_one_too(server: str, body: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def stateful(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunConfig]) -> Any:
+def stateful(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunConfig], train: Callable) -> Any:
     """A model with a state, as MLflow loads it."""
-    from io import StringIO
-
     import mlflow
-    from rich.console import Console
-
-    from pipeline.training.driver import train
 
     config = tiny(
         tmp_path_factory.mktemp("stateful"),
         tracking={"enabled": True, "register": "remembering"},
         model={"mixer": "both"},
     )
-    _, folder, _ = train(config, preset="tiny", command="a command", console=Console(file=StringIO(), width=200))
+    _, folder, _ = train(config)
     none: Any = None
     mlflow.set_tracking_uri(str(config.tracking.uri))
     try:
