@@ -424,7 +424,7 @@ PRESETS["h2q-published"] = replace(
 
 _PRESET_HELP = {
     "laptop": "a small H2Q with a state and tables of n-grams: minutes on two cores (the default)",
-    "dense": "ordinary weight matrices instead, as many parameters, the same mixer, tables and rates",
+    "dense": "ordinary weight matrices instead, as many parameters, the same mixer and rates, other tables",
     "h2q": "H2Q at its published sizes, corrected: proper heads, unit-gain initialisation, final norm, other rates",
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
     "h2q-published": "H2Q with the published initialisation, schedule and no final norm",
