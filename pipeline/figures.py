@@ -32,6 +32,16 @@ def bytes_axis(axis: Any, first: float, last: float) -> None:
     axis.xaxis.set_major_formatter(_bytes())
 
 
+def log_numbers(scale: Any, spread: float = 1.0) -> None:
+    """Write 1, 2 and 5 times the powers of ten at a logarithmic scale (`axis.xaxis` or `axis.yaxis`) as plain numbers,
+    the powers alone where largest over smallest, `spread`, leaves no room."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if spread <= 1000 else (1,)))
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    scale.set_minor_formatter(NullFormatter())
+
+
 def _bytes() -> Any:
     from matplotlib.ticker import FuncFormatter
 

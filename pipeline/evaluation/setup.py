@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from h2q.errors import require
+from pipeline.config import RunConfig
+from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.shards import histogram
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.file_stream import RawFile
@@ -107,11 +109,18 @@ def find_data(options: EvaluationConfig, subject: Subject, progress: EvaluationP
     """
     if options.data is not None:
         return RawFile(options.data)
-    corpus = prepare(subject.config.corpus, local=True, on_event=progress.preparing)
-    was = subject.checkpoint.state.get("corpus_sha256", corpus.sha256) if subject.checkpoint else corpus.sha256
+    sha256 = subject.checkpoint.state.get("corpus_sha256") if subject.checkpoint else None
+    corpus = corpus_of_run(subject.config, sha256, subject.name, progress)
+    return corpus.splits[options.split]
+
+
+def corpus_of_run(config: RunConfig, sha256: str | None, name: str, progress: EvaluationProgress) -> Corpus:
+    """The corpus that a run was trained on, prepared; `sha256`: as its checkpoint has it. Raises: UserError if it is
+    another one now, or as `prepare` does."""
+    corpus = prepare(config.corpus, local=True, on_event=progress.preparing, sha256=sha256)
     require(
-        was == corpus.sha256,
-        f"the corpus of {subject.name} is another now: its sha256 was {was[:16]}, {corpus.name} has "
+        sha256 in (None, corpus.sha256),
+        f"the corpus of {name} is another now: its sha256 was {(sha256 or '')[:16]}, {corpus.name} has "
         f"{corpus.sha256[:16]}; give --data FILE",
     )
-    return corpus.splits[options.split]
+    return corpus

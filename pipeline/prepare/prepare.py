@@ -16,13 +16,18 @@ from pipeline.storage import uri as storage
 from pipeline.storage.path import AnyPath, locate
 
 
-def prepare(config: CorpusConfig, *, local: bool = False, on_event: OnEvent = silent) -> Corpus:
+def prepare(
+    config: CorpusConfig, *, local: bool = False, on_event: OnEvent = silent, sha256: str | None = None
+) -> Corpus:
     """The prepared corpus: reused where a matching manifest is found, otherwise made, in this process (`local`) or by
     Ray Data on the Ray that is already initialised.
 
+    `sha256`: what the corpus was earlier; where it lies prepared still, no hub is asked for another.
+
     Raises: UserError when the corpus is missing, empty or invalid, or the folder cannot be written.
     """
-    named = _named(config)
+    known = None if sha256 is None else _known(config, sha256)
+    named = _named(config) if known is None else iter((known,))
     try:
         return _prepared(next(named), config, local, on_event)
     except HubUnreachable as error:
@@ -64,6 +69,15 @@ def _folder(source: Source, config: CorpusConfig) -> tuple[AnyPath, str]:
     """Where the source is prepared, and its fingerprint."""
     fingerprint = fingerprint_of(source, config)
     return locate(config.prepared) / f"{source.slug}-{fingerprint[:12]}", fingerprint
+
+
+def _known(config: CorpusConfig, sha256: str) -> Source | None:
+    """The source that is prepared already with that sha256."""
+    for source in _named(config):
+        manifest = read_manifest(_folder(source, config)[0])
+        if manifest is not None and manifest["sha256"] == sha256:
+            return source
+    return None
 
 
 def _prepared(source: Source, config: CorpusConfig, local: bool, on_event: OnEvent) -> Corpus:

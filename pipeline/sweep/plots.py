@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.figures import log_numbers
 from pipeline.sweep.configuration import Configuration, ranked
 from pipeline.sweep.importance_plot import draw_importance
 from pipeline.sweep.parallel_plot import draw_parallel
@@ -69,6 +70,7 @@ def _scale(axis: Any, dimension: Dimension) -> Callable[[Value], Any]:
         return values.index
     if dimension.log:
         axis.set_xscale("log")
+        log_numbers(axis.xaxis, dimension.high / dimension.low)
     return lambda value: value
 
 

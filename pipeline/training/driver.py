@@ -114,7 +114,8 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         with session(config, progress, aside=aside):
             store = connecting.result()
             resources = _resources(config, progress, busy)
-            corpus = prepared_corpus(config, storage, resources, progress)
+            known = earlier.state["corpus_sha256"] if earlier is not None and earlier.state else None
+            corpus = prepared_corpus(config, storage, resources, progress, sha256=known)
             check_run(config, corpus, resources)
             progress.judge_by(corpus)
             if earlier is not None:

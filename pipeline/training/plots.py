@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.figures import bytes_axis, new_figure, save_figure
+from pipeline.figures import bytes_axis, log_numbers, new_figure, save_figure
 from pipeline.runs.journal import Record, bytes_seen, series
 from pipeline.terminal import human_bytes
 from pipeline.training.energy import HEALTHY, STEEP, energies, steepness
@@ -38,7 +38,7 @@ def draw(
 def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, references: dict[str, float]) -> None:
     """Bits per byte over the bytes seen; small below it what drives them, and the speed."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter
 
     def at(record: Record) -> int:
         return max(bytes_seen(record, bytes_per_step), bytes_per_step)
@@ -61,9 +61,7 @@ def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, 
         axis.set_title(name.replace("_", " "), fontsize=8)
         axis.tick_params(labelsize=7, which="both")
     axes[1].set_yscale("log")
-    axes[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[1].yaxis.set_major_formatter(FuncFormatter(lambda norm, _: f"{norm:g}"))
-    axes[1].yaxis.set_minor_formatter(NullFormatter())
+    log_numbers(axes[1].yaxis)
     axes[2].set_ylim(0, 1.1 * max(seen("bytes_per_second")[1], default=1))
     axes[2].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: human_bytes(rate)))
     drawn = [at(record) for record in records]
@@ -161,11 +159,14 @@ def _half_lives(records: list[Record], path: Path, title: str) -> None:
         shorter, longer = (
             series(records, name.replace("half_life", f"half_life_{tenth}"))[1][-1] for tenth in ("p10", "p90")
         )
-        [line] = over_time.plot(steps, median)
+        [line] = over_time.plot(steps, median, label=f"block {number}")
         at_last.plot([shorter, longer], [number, number], color=line.get_color(), linewidth=4, alpha=0.4)
         at_last.plot([median[-1]], [number], "o", color=line.get_color())
-    over_time.set(xlabel="step", ylabel="median half-life in bytes", yscale="log")
+    over_time.set(xlabel="step", ylabel="median half-life in bytes", ylim=(0, None))
+    if len(names) <= 8:
+        over_time.legend(fontsize=8)
     at_last.set(xlabel="half-life in bytes: median and outer deciles", ylabel="block", xscale="log")
+    log_numbers(at_last.xaxis)
     at_last.set_yticks(range(0, len(names), max(1, len(names) // 12)))
     for axis in axes.flat:
         axis.grid(alpha=0.3)

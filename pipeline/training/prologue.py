@@ -44,13 +44,16 @@ def check_first(run: RunConfig) -> None:
     check_found(run.corpus)
 
 
-def prepared_corpus(run: RunConfig, storage: Path, resources: Resources, display: Display) -> Corpus:
-    """The run's corpus, prepared, and seen with the storage from every node that may train.
+def prepared_corpus(
+    run: RunConfig, storage: Path, resources: Resources, display: Display, *, sha256: str | None = None
+) -> Corpus:
+    """The run's corpus, prepared, and seen with the storage from every node that may train; `sha256`: that of a run
+    which goes on.
 
     Raises: UserError as `prepare` and `check_nodes` do.
     """
     display.stage("preparing the corpus")
-    corpus = prepare(run.corpus, local=run.local, on_event=display.preparing)
+    corpus = prepare(run.corpus, local=run.local, on_event=display.preparing, sha256=sha256)
     if not run.local:
         check_nodes(storage, corpus.folder / MANIFEST, resources)
     return corpus
