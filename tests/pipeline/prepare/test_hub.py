@@ -157,6 +157,12 @@ def test_without_a_hub_one_line_says_so_and_the_manual_is_used(no_hub: None, tmp
     notes = [event.text for event in told if event.kind == "note" and "did not answer" in event.text]
     assert len(notes) == 1 and "\n" not in notes[0] and "reference manual" in notes[0]
     assert corpus.name.endswith("(pydoc_data.topics)") and corpus.notes[0] == notes[0]
+    # Who knows which corpus it is finds it without asking; anything else is asked for as ever.
+    for sha256, silent in ((corpus.sha256, True), ("0" * 64, False)):
+        told.clear()
+        again = prepare(CorpusConfig(prepared=str(tmp_path / "data")), local=True, on_event=told.append, sha256=sha256)
+        assert again.sha256 == corpus.sha256
+        assert silent == all("did not answer" not in event.text for event in told)
 
 
 def test_a_hub_that_was_asked_for_and_is_silent_is_an_error(no_hub: None, tmp_path: Path) -> None:
