@@ -15,15 +15,15 @@ from pipeline.corpus.shards import histogram
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.scoring import check_alphabet
+from pipeline.evaluation.setup import corpus_of_run
 from pipeline.evaluation.tracking import log_evaluation
 from pipeline.evaluation.windows import Stream
 from pipeline.export.config import ExportConfig
 from pipeline.export.measure import Cost, cost_of
 from pipeline.export.model_file import read_content, write_model
-from pipeline.export.onnx_file import write_onnx
+from pipeline.export.onnx_file import check_packages, write_onnx
 from pipeline.export.page import write_page
 from pipeline.export.parts import parts, plain
-from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import MODEL, Checkpoint
 from pipeline.runs.find import corpus_of
 from pipeline.runs.folder import RunFolder
@@ -42,6 +42,8 @@ class Outcome:
     """What was written."""
 
     path: Path
+    model: str
+    """Of which run, and at which step."""
     bytes: int
     sha256: str
     cost: Cost | None
@@ -54,6 +56,8 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
     """Export as the options say. Raises: UserError for whatever the user can mend; nothing is written then."""
     path = Path(options.to)
     _check_target(path, force=options.force)
+    if options.format == "onnx":
+        check_packages()
     progress.stage("loading the model")
     folder = find_run(options.run, storage=options.storage, tracking=options.tracking)
     checkpoint, place = load_checkpoint(folder)
@@ -77,7 +81,8 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
     reason = log_evaluation(folder, options.tracking, metrics, checkpoint.state["step"], [path], under="export")
     notes += [reason] if options.tracking.enabled and reason else []
     digest = hashlib.sha256(content).hexdigest()
-    return Outcome(path=path, bytes=len(content), sha256=digest, cost=cost, notes=notes)
+    of = f"{folder.name} at step {checkpoint.state['step']}"
+    return Outcome(path=path, model=of, bytes=len(content), sha256=digest, cost=cost, notes=notes)
 
 
 def _check_target(path: Path, *, force: bool) -> None:
@@ -101,12 +106,9 @@ def _measure(
         data: Stream = RawFile(options.data)
         name = data.name
     else:
-        require(
-            checkpoint.state.get("corpus_sha256") is not None, "nothing tells which corpus the model was trained on"
-        )
-        corpus = prepare(config.corpus, local=True, on_event=progress.preparing)
-        require(corpus.sha256 == checkpoint.state["corpus_sha256"], "the corpus of the run is another now")
-        data = corpus.splits[options.split]
+        sha256 = checkpoint.state.get("corpus_sha256")
+        require(sha256 is not None, "nothing tells which corpus the model was trained on")
+        data = corpus_of_run(config, sha256, "the run", progress).splits[options.split]
     require(len(data) >= 2, f"{name} must hold at least 2 bytes, found {len(data)}")
     counts = sum((histogram(block) for block in data.stream()), np.zeros(256, np.int64))
     check_alphabet(counts, model.config.vocab, name)

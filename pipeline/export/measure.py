@@ -1,4 +1,4 @@
-"""What int8 costs: bits per byte of the model and of what its file holds, over the same windows."""
+"""What int8 costs: bits per byte of the model and of what its file holds, over the same bytes."""
 
 import contextlib
 import copy
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from h2q.model import ByteModel
+from pipeline.evaluation.carried import lanes_of, score_lane
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import Stream, plan
 from pipeline.export.encoding import INT8, encoding_of, scaled, unscaled
@@ -45,9 +46,13 @@ def cost_of(
 
 
 def bits_per_byte(model: ByteModel, data: Stream, size: int, show: Progress = lambda tally: None) -> float:
-    """Of the first `size` bytes, in windows side by side; a state begins anew in each."""
+    """Of the first `size` bytes, in windows side by side; of a model with a state, in one stream, as it will run."""
     window = model.config.seq_len
     tally = Tally.empty(window)
+    if model.config.carries:
+        (lane,) = lanes_of(size, 1)
+        tally.add(score_lane(model, data, lane, contextlib.nullcontext, lambda part: show(Tally(part))))
+        return tally.bits / tally.scored
     for windows in plan(size, window=window, stride=window):
         tally.add(score(model, windows.read(data), windows.skip, window, contextlib.nullcontext))
         show(tally)

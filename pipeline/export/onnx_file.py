@@ -29,17 +29,20 @@ TOLERANCE = 1e-4
 """By which logits may differ from Python's."""
 
 
-def write_onnx(model: ByteModel, told: dict[str, Any], precision: str, halves: frozenset[str]) -> bytes:
-    """The file of a plain model; it was run, in steps and as a chunk, and its logits are Python's in this precision.
-
-    Raises: UserError where the packages of the extra `export` are missing.
-    """
+def check_packages() -> None:
+    """Raises: UserError where the packages of the extra `export` are missing."""
     try:
-        import onnx
-        import onnxruntime  # noqa: F401  the comparison wants it
-        from onnx import TensorProto, helper
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UserError(f"an ONNX file needs the package {error.name}: pip install -e '.[export]'") from error
+
+
+def write_onnx(model: ByteModel, told: dict[str, Any], precision: str, halves: frozenset[str]) -> bytes:
+    """The file of a plain model; it was run, in steps and as a chunk, and its logits are Python's in this precision."""
+    import onnx
+    from onnx import TensorProto, helper
+
     config = model.config
     builder = _Builder(model, precision, halves)
     known, behind = builder.build()

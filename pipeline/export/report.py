@@ -8,7 +8,7 @@ from pipeline.export.measure import ALLOWED
 
 def lines(outcome: Outcome) -> Iterator[str]:
     """The file, what int8 costs, and what else there is to know."""
-    yield f"{outcome.path}  {outcome.bytes:,} bytes  sha256 {outcome.sha256[:16]}"
+    yield f"{outcome.path}  {outcome.bytes:,} bytes  sha256 {outcome.sha256[:16]}, the model of {outcome.model}"
     if (cost := outcome.cost) is not None:
         yield (
             f"int8 costs {cost.after - cost.before:+.4f} bits per byte on {cost.data}, {cost.bytes:,} bytes: "

@@ -1,11 +1,13 @@
 """The command line of exporting: what a file holds, and one clear line for every mistake."""
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.export.model_file import read_model
 
@@ -38,7 +40,14 @@ def test_a_run_becomes_a_file(place: Path, run: str, precision: str, call_job: C
     assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] in done.stdout
     assert told["name"] == run and told["step"] == 3 and told["licence"] == "not stated" and told["alphabet"] == 256
     assert told["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert f"the model of {run} at step 3" in done.stdout
     assert ("int8 costs" in done.stdout) == (precision == "int8") == (told["measured"] is not None)
+    if run == "carrying" and precision == "int8":  # as it will run: the state goes through all of the file
+        data = torch.tensor([list(TEXT)])
+        with torch.no_grad():
+            logits, _ = model.eval()(data[:, :-1], state=model.new_state(1))
+        nats = torch.nn.functional.cross_entropy(logits[0], data[0, 1:])
+        assert told["measured"]["bpb"] == pytest.approx(float(nats) / math.log(2), rel=1e-5)
     assert "the run was not tracked" in done.stdout
 
 
