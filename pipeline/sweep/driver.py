@@ -2,16 +2,21 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
 
 from h2q.errors import require
+from pipeline.cluster.resources import Resources
 from pipeline.cluster.session import find_address
+from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
@@ -40,9 +45,29 @@ _ENVIRONMENT = {
 }
 
 
-def tune(config: SweepConfig, *, preset: str, command: str, console: Console) -> tuple[Report, RunFolder, Stopping]:
+Maker = Callable[[RunFolder, SweepConfig, str, Callable[[RunConfig], None], Resources], Sweep]
+"""Folder, config, preset, check of a configuration and resources of a trial → the sweep, as its folder has it."""
+
+
+def new_sweep(
+    folder: RunFolder, config: SweepConfig, preset: str, check: Callable[[RunConfig], None], resources: Resources
+) -> Sweep:
+    """A sweep that draws its trials from the space."""
+    return Sweep(folder, config, preset, check)
+
+
+def tune(
+    config: SweepConfig,
+    *,
+    preset: str,
+    command: str,
+    console: Console,
+    make: Maker = new_sweep,
+    draw: Callable[[Sweep, Path, Callable[[str], None]], None] = draw_sweep,
+) -> tuple[Report, RunFolder, Stopping]:
     """Run the sweep, or the rest of it (`resume`), to its end or until a signal stops it.
 
+    `make` and `draw`: what the trials are, and what is drawn of their results.
     Raises: UserError for what the user can mend, as far as possible before anything is started.
     """
     storage = check_storage(config.run.storage)
@@ -71,12 +96,13 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
             capacity = find_capacity(config)
             corpus = prepared_corpus(run, storage, capacity.resources, progress)
             config, command = replace(config, run=public(config.run)), without_secrets(command)
-            sweep = Sweep(folder, config, preset, lambda trial: check_run(trial, corpus, capacity.resources))
+            check = partial(check_run, corpus=corpus, resources=capacity.resources)
+            sweep = make(folder, config, preset, check, capacity.resources)
             sweep.first_valid()
             if run.resume:
-                note_again(folder, config, corpus)
+                note_again(folder, config, corpus, sweep.notes)
             else:
-                sweep.folder = folder = claim_sweep(storage, config, preset, command, corpus)
+                sweep.folder = folder = claim_sweep(storage, config, preset, command, corpus, sweep.notes)
                 held.enter_context(only_one(folder))
             with track(store, sweep, corpus, command, progress) as tracking:
                 progress.begin(sweep, capacity, {name: len(split) for name, split in corpus.splits.items()})
@@ -85,7 +111,7 @@ def tune(config: SweepConfig, *, preset: str, command: str, console: Console) ->
                 progress.stage("drawing")
                 report = report_on(sweep)
                 report.save(folder)
-                draw_sweep(sweep, folder.plots, progress.say)
+                draw(sweep, folder.plots, progress.say)
                 tracking.finish(report)
     return report, folder, stopping
 

@@ -60,19 +60,31 @@ def _taken(folder: RunFolder) -> UserError:
     )
 
 
-def claim_sweep(storage: Path, config: SweepConfig, preset: str, command: str, corpus: Corpus) -> RunFolder:
+Notes = dict[str, Any]
+"""Further files of a sweep's folder, by name, as JSON."""
+
+
+def claim_sweep(
+    storage: Path, config: SweepConfig, preset: str, command: str, corpus: Corpus, notes: Notes
+) -> RunFolder:
     """Make the folder of a new sweep, with its options in it; one that a killed start left empty is used.
 
     Raises: UserError if there is anything of the name that was asked for.
     """
-    for name in [config.run.name] if config.run.name else new_names(f"tune-{preset}"):
+    for name in [config.run.name] if config.run.name else new_names(f"{job_of(command)}-{preset}"):
         folder, named = RunFolder(storage / name), replace(config, run=replace(config.run, name=name))
-        if renamed_into_place(folder, partial(_note, config=named, preset=preset, command=command, corpus=corpus)):
+        fill = partial(_note, config=named, preset=preset, command=command, corpus=corpus, notes=notes)
+        if renamed_into_place(folder, fill):
             return folder
     raise _taken(RunFolder(storage / str(config.run.name)))
 
 
-def note_again(folder: RunFolder, config: SweepConfig, corpus: Corpus) -> None:
+def job_of(command: str) -> str:
+    """`tune` of `python jobs/tune.py …`."""
+    return Path(command.split()[1]).stem
+
+
+def note_again(folder: RunFolder, config: SweepConfig, corpus: Corpus, notes: Notes) -> None:
     """Note the options of a sweep that is resumed. Raises: UserError if that is to be on another text."""
     earlier = read_sweep(folder)
     assert earlier is not None
@@ -81,10 +93,12 @@ def note_again(folder: RunFolder, config: SweepConfig, corpus: Corpus) -> None:
         was == corpus.sha256,
         f"resume needs the corpus of the sweep: its sha256 was {was[:16]}, {corpus.name} has {corpus.sha256[:16]}",
     )
-    _note(folder, config=config, preset=earlier["preset"], command=earlier["command"], corpus=corpus)
+    _note(folder, config=config, preset=earlier["preset"], command=earlier["command"], corpus=corpus, notes=notes)
 
 
-def _note(folder: RunFolder, *, config: SweepConfig, preset: str, command: str, corpus: Corpus) -> None:
+def _note(folder: RunFolder, *, config: SweepConfig, preset: str, command: str, corpus: Corpus, notes: Notes) -> None:
+    for name, value in notes.items():
+        folder.write(name, value)
     sweep = {
         "format": FORMAT,
         "preset": preset,
@@ -116,7 +130,8 @@ def sweep_config(folder: RunFolder, stored: dict[str, Any]) -> SweepConfig:
 
 def result_files(folder: RunFolder) -> list[Path]:
     """The files that say what was searched and what came out."""
-    return [folder.path / TABLE, folder.path / SWEEP, folder.summary_file, folder.path / SKIPPED]
+    files = [folder.path / TABLE, folder.path / SWEEP, folder.summary_file, folder.path / SKIPPED]
+    return [*files, *sorted(folder.path.glob("study.*"))]
 
 
 def check_same_search(earlier: SweepConfig, later: SweepConfig) -> None:

@@ -36,6 +36,21 @@ class SweepProgress(Display):
     def begin(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:
         """The space and the plan. `sizes`: bytes of the splits."""
         self._sweep = sweep
+        if sweep.plan:
+            self.say(f"{sweep.plan}; {capacity}")
+        else:
+            self._say_search(sweep, capacity, sizes)
+        self.say(f"sweep {sweep.folder.path}")
+        ended = [trial for trial in sweep.trials if trial.state != "running"]
+        if sweep.trials:
+            self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
+        self._say_skips()
+        left = sweep.planned - len(ended)
+        self._remaining = Remaining(left, sweep.config.run.training.steps, began=time.monotonic())
+        self._show()
+
+    def _say_search(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:
+        """The space, and how it is searched."""
         search, run = sweep.config.search, sweep.config.run
         table = Table(title=cell(f"{sweep.name}: search space"), title_justify="left", title_style="bold")
         table.add_column("field")
@@ -64,14 +79,6 @@ class SweepProgress(Display):
                 )
         if usual and not sweep.trials:
             self._say_estimate(sweep, capacity, sizes)
-        self.say(f"sweep {sweep.folder.path}")
-        ended = [trial for trial in sweep.trials if trial.state != "running"]
-        if sweep.trials:
-            self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
-        self._say_skips()
-        left = sweep.planned - len(ended)
-        self._remaining = Remaining(left, run.training.steps, began=time.monotonic())
-        self._show()
 
     def started(self, trial: Trial) -> None:
         self._say_skips()
@@ -98,9 +105,10 @@ class SweepProgress(Display):
         self._remaining.ended(trial.number, trial.step or 0)
         state = "interrupted" if trial.state == "running" else trial.state
         result = "" if trial.bpb is None else f"  {trial.bpb:.3f} bpb at step {trial.step}"
+        result += f", {human_seconds(trial.seconds)} of training" if trial.seconds else ""
         seed = f", seed {trial.seed}" if self._sweep.config.search.seeds > 1 else ""
         why = f"  {trial.error}" if trial.error else ""
-        self.say(f"trial {trial.number:02d}  {describe(trial.values)}{seed}  {state}{result}{why}")
+        self.say(f"trial {trial.number:02d}  {self._sweep.describe(trial.values)}{seed}  {state}{result}{why}")
         self._show()
 
     def _say_estimate(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:

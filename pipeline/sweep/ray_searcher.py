@@ -8,7 +8,7 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from pipeline.runs.stop import forget_stop, request_stop, stop_wanted
-from pipeline.sweep.sweep import Sweep
+from pipeline.sweep.sweep import Sweep, Wait
 from pipeline.sweep.trial import State, Trial
 
 
@@ -40,7 +40,10 @@ class SweepSearcher(Searcher):
         """Trials by Tune's own names for them."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        trial = None if stop_wanted(self._sweep.folder.path) else self._sweep.next()
+        try:
+            trial = None if stop_wanted(self._sweep.folder.path) else self._sweep.next()
+        except Wait:
+            return None  # Tune asks again.
         if trial is None:
             return Searcher.FINISHED
         self.running[trial_id] = trial

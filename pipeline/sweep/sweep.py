@@ -12,6 +12,7 @@ runs/SWEEP/
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 from h2q.errors import UserError
 from pipeline.cli import options_of
@@ -38,17 +39,60 @@ class Skip:
     reason: str
 
 
+class Wait(Exception):
+    """No trial can be started before another one has ended."""
+
+
+class Next(NamedTuple):
+    """A trial to start."""
+
+    configuration: int
+    """From 1; a new one is one more than there are."""
+    values: Values
+    seed: int
+    """From 0, beyond the run's own."""
+
+
+class Plan(Protocol):
+    """What is trained where values are not drawn from the space. As text: what that is."""
+
+    @property
+    def trials(self) -> int:
+        """How many trials there will be."""
+        ...
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Files that the sweep's folder holds for it, by name, as JSON."""
+        ...
+
+    def describe(self, values: Values) -> str:
+        """What values these are, in a few words."""
+        ...
+
+    def next(self, sweep: "Sweep") -> Next | None:
+        """What comes next, given all that there is; None behind the last. Raises: Wait."""
+        ...
+
+
 class Sweep:
     """The trials so far, and the next one."""
 
-    def __init__(self, folder: RunFolder, config: SweepConfig, preset: str, check: Callable[[RunConfig], None]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: SweepConfig,
+        preset: str,
+        check: Callable[[RunConfig], None],
+        plan: Plan | None = None,
+    ) -> None:
         """`folder` need not exist before the first trial starts. `check` raises UserError for a config that the corpus,
-        or the machine, is too small for."""
+        or the machine, is too small for. `plan`: what to train; None: what the search draws from its space."""
         self.folder = folder
         self.config = config
         self.preset = preset
         self.space: Space = parse_space(config.search.space)
-        self._check = check
+        self._check, self.plan = check, plan
         self.trials = read_trials(folder)
         shape = object_of(skipped=list[shape_of(Skip, complete=True)])
         self.skipped = [Skip(**skip) for skip in (folder.read(SKIPPED, shape) or {"skipped": []})["skipped"]]
@@ -63,7 +107,7 @@ class Sweep:
     @property
     def planned(self) -> int:
         """How many trials there may be."""
-        return self._limit * self.config.search.seeds
+        return self.plan.trials if self.plan else self._limit * self.config.search.seeds
 
     def folder_of(self, trial: Trial) -> RunFolder:
         return RunFolder(self.folder.path / f"{self.name}-{trial.number:02d}")
@@ -84,10 +128,23 @@ class Sweep:
             groups.setdefault(trial.configuration, []).append(trial)
         return [Configuration(number, trials[0].values, trials) for number, trials in sorted(groups.items())]
 
+    def describe(self, values: Values) -> str:
+        """What values these are, in a few words."""
+        return self.plan.describe(values) if self.plan else describe(values)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What its folder holds of a plan, by the names of files."""
+        return self.plan.notes if self.plan else {}
+
     def next(self) -> Trial | None:
-        """The trial to start: one that was interrupted, another seed, or a new configuration; None if there is none."""
+        """The trial to start: one that was interrupted, another seed, or a new configuration; None if there is none.
+        Raises: Wait where a plan has to."""
         if self._interrupted:
             return self._interrupted.pop(0)
+        if self.plan:
+            wanted = self.plan.next(self)
+            return wanted and self._start(wanted.configuration - 1, wanted.configuration, wanted.values, wanted.seed)
         configurations = self.configurations()
         for one in configurations:
             if len(one.trials) < self.config.search.seeds and one.state in ("finished", "running"):
@@ -105,7 +162,7 @@ class Sweep:
 
     def first_valid(self) -> None:
         """Raises: UserError if the search does not come upon a single configuration that can be trained."""
-        if not self.trials and self._draw() is None:
+        if not self.plan and not self.trials and self._draw() is None:
             reasons = sorted({skip.reason for skip in self.skipped})
             raise UserError(f"search.space holds no valid configuration: {'; '.join(reasons)}")
 

@@ -9,7 +9,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Follower, read_journal
 from pipeline.runs.load import run_config
-from pipeline.sweep.folder import result_files
+from pipeline.sweep.folder import job_of, result_files
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.report import Report, bits
 from pipeline.sweep.sweep import Sweep, describe, train_command
@@ -162,7 +162,7 @@ def begin_parent(store: MLflowStore, sweep: Sweep, corpus: Corpus, command: str)
             store.check_run(earlier["run_id"], str(folder.mlflow_file))
             store.client.update_run(earlier["run_id"], status="RUNNING")
             return earlier["run_id"]
-        tags = run_tags(corpus.name, corpus.sha256, command, sweep.preset, job="jobs/tune.py")
+        tags = run_tags(corpus.name, corpus.sha256, command, sweep.preset, job=f"jobs/{job_of(command)}.py")
         tags |= {"sweep": sweep.name, FOLDER_TAG: str(folder.path)}
         search = sweep.config.search.to_dict()
         del search["space"]

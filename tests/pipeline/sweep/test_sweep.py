@@ -201,7 +201,9 @@ def test_a_sweep_has_one_process(opened: Open) -> None:
 
 def test_unnamed_sweeps_of_one_second_all_start_and_know_their_names(tmp_path: Path) -> None:
     corpus: Any = SimpleNamespace(name="text", sha256="a" * 64)
-    folders = [claim_sweep(tmp_path, SweepConfig(run=RUN), "laptop", "", corpus) for _ in range(4)]
+    folders = [
+        claim_sweep(tmp_path, SweepConfig(run=RUN), "laptop", "python jobs/tune.py", corpus, {}) for _ in range(4)
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {folder.name for folder in folders}
     for folder in folders:
         stored = read_sweep(folder)

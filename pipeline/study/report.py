@@ -1,0 +1,166 @@
+"""The result of a study: study.csv with every training, study.md with table and sentences, the picture."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from h2q.baselines import multiply_adds
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.journal import read_journal
+from pipeline.study.budget import step_multiply_adds
+from pipeline.study.plan import StudyPlan, cell_name
+from pipeline.study.plots import draw
+from pipeline.study.result import CURRENCIES, Outcome, families, slope, verdict
+from pipeline.study.stored import stored
+from pipeline.sweep.space import show
+from pipeline.sweep.sweep import Sweep, Wait
+from pipeline.sweep.trial import Trial
+from pipeline.terminal import human_seconds
+
+CSV, TEXT, PICTURE = "study.csv", "study.md", "study.png"
+UNITS = {"seconds": " s", "multiply_adds": "", "parameters": "", "stored_bytes": "B"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the study."""
+
+    family: str
+    dim: int
+    multiple: float
+    """Of the preset's learning rate, as it is at the smallest size."""
+    chosen: bool
+    """Whether the grid has it: the best multiple of its family."""
+    trial: Trial
+    figures: dict[str, Any]
+    """For study.csv: costs and results."""
+
+
+def trainings(sweep: Sweep, plan: StudyPlan) -> list[Training]:
+    """All that were started, by their number."""
+    found = []
+    tried = sweep.configurations()
+    for family in plan.study.families:
+        try:
+            best = plan.best(tried, family)
+        except Wait:
+            best = None
+        for dim in plan.study.sizes:
+            for multiple in plan.study.rates:
+                one = plan.find(tried, plan.values(family, dim, multiple))
+                for trial in one.trials if one else ():
+                    figures = _figures(sweep, plan, trial, cell_name(family, dim))
+                    found.append(Training(family, dim, multiple, multiple == best, trial, figures))
+    return sorted(found, key=lambda training: training.trial.number)
+
+
+def _figures(sweep: Sweep, plan: StudyPlan, trial: Trial, cell: str) -> dict[str, Any]:
+    run, folder = sweep.config_of(trial), sweep.folder_of(trial)
+    latest: dict[str, Any] = {}
+    for record in read_journal(folder.journal):
+        latest |= record
+    steps, bank = run.training.steps, stored(folder if trial.state == "finished" else None, run.model)
+    return {
+        "learning_rate": run.training.learning_rate,
+        "steps": steps,
+        "bytes_seen": steps * run.bytes_per_step,
+        "seconds": steps * plan.step_seconds[cell],
+        "multiply_adds": steps * step_multiply_adds(run),
+        "multiply_adds_a_byte": multiply_adds(run.model),
+        "parameters": trial.parameters,
+        "stored_bytes": bank,
+        "wall_seconds": trial.seconds,
+        "validation_bpb": trial.bpb,
+        "test_bpb": latest.get("test/bpb"),
+        "state": trial.state,
+        "error": trial.error,
+    }
+
+
+def outcomes_of(trainings: list[Training]) -> list[Outcome]:
+    """The grid: what finished with the rate of its family, seeds together."""
+    cells: dict[tuple[str, int], list[Training]] = {}
+    for one in trainings:
+        if one.chosen and one.trial.state == "finished" and one.figures["test_bpb"] is not None:
+            cells.setdefault((one.family, one.dim), []).append(one)
+    return [
+        Outcome(family, dim, tuple(one.figures["test_bpb"] for one in ones), _costs(ones))
+        for (family, dim), ones in cells.items()
+    ]
+
+
+def _costs(ones: list[Training]) -> dict[str, float]:
+    return {name: max(one.figures[name] for one in ones) for name in CURRENCIES}
+
+
+def conclude(sweep: Sweep, plan: StudyPlan, say: Callable[[str], None]) -> None:
+    """Write table, sentences and picture into the study's folder."""
+    ones = trainings(sweep, plan)
+    outcomes = outcomes_of(ones)
+    sweep.folder.plots.mkdir(exist_ok=True)
+    draw(outcomes, f"{sweep.name}: bits per byte by what it costs", sweep.folder.plots / PICTURE)
+    if ones:
+        _write_csv(ones, sweep.folder.path / CSV)
+    text = as_text(sweep.name, plan, outcomes, sweep, ones)
+    (sweep.folder.path / TEXT).write_text(text, encoding="utf-8")
+
+
+def _write_csv(ones: list[Training], path: Path) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["trial", "family", "dim", "seed", "rate_multiple", "chosen", *ones[0].figures])
+        for one in ones:
+            told = [one.trial.number, one.family, one.dim, one.trial.seed, one.multiple, one.chosen]
+            table.writerow([*told, *one.figures.values()])
+
+
+def as_text(name: str, plan: StudyPlan, outcomes: list[Outcome], sweep: Sweep, ones: list[Training]) -> str:
+    """Sentences, table and rates, as Markdown."""
+    study = plan.study
+    lines = [f"# {name}", "", f"{study.budget} a training, {study.seeds} seeds; ± is their standard deviation.", ""]
+    lines += [f"* {verdict(outcomes, currency, UNITS[currency])}" for currency in CURRENCIES]
+    lines += ["", "| family | dim | bpb | s | multiply-adds | a byte | parameters | stored bytes |", "|" + "---|" * 8]
+    a_byte = {(one.family, one.dim): one.figures["multiply_adds_a_byte"] for one in ones}
+    for family, of_one in families(outcomes).items():
+        for one in of_one:
+            costs = one.costs
+            told = f"{costs['seconds']:.3g} | {costs['multiply_adds']:.3g} | {a_byte[family, one.dim]:,}"
+            sizes = f"{costs['parameters']:,.0f} | {costs['stored_bytes']:,.0f}"
+            lines.append(f"| {family} | {one.dim} | {one} | {told} | {sizes} |")
+    lines += ["", "bpb for each doubling of a cost, with its 95 % interval:", ""]
+    lines += ["| family | " + " | ".join(CURRENCIES.values()) + " |", "|" + "---|" * (1 + len(CURRENCIES))]
+    for family, of_one in families(outcomes).items():
+        slopes = (slope(of_one, currency) for currency in CURRENCIES)
+        lines.append(f"| {family} | " + " | ".join("–" if one is None else str(one) for one in slopes) + " |")
+    lines += ["", *_rates(plan, sweep)]
+    wall = sum(one.trial.seconds or 0.0 for one in ones)
+    lines += ["", f"{len(ones)} trainings, {human_seconds(wall)} of training by the clock, one after the other."]
+    return "\n".join(lines) + "\n"
+
+
+def _rates(plan: StudyPlan, sweep: Sweep) -> list[str]:
+    """The search of the rates as a table; where it was made at the largest size, too, whether the rule holds."""
+    study, tried = plan.study, sweep.configurations()
+    largest = [(study.sizes[-1], plan.best_at_largest)] if study.transfer and study.sizes[0] != study.sizes[-1] else []
+    lines = ["Validation bpb at multiples of the preset's rate, as it is at the smallest size:", ""]
+    lines += ["| family | dim | " + " | ".join(show(rate) for rate in study.rates) + " | best |"]
+    lines += ["|" + "---|" * (3 + len(study.rates))]
+    for family in study.families:
+        for dim, choose in [(study.sizes[0], plan.best), *largest]:
+            try:
+                best = choose(tried, family)
+            except Wait:
+                continue
+            found = (plan.find(tried, plan.values(family, dim, rate)) for rate in study.rates)
+            bits = (one.trials[0].bpb if one else None for one in found)
+            told = " | ".join("–" if value is None else f"{value:.3f}" for value in bits)
+            edge = len(study.rates) > 1 and best in (min(study.rates), max(study.rates))
+            lines.append(f"| {family} | {dim} | {told} | {'none' if best is None else show(best)}{', an end' * edge} |")
+    return lines
+
+
+def show_text(folder: RunFolder) -> str:
+    """What conclude wrote."""
+    return (folder.path / TEXT).read_text(encoding="utf-8")

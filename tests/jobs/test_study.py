@@ -1,0 +1,87 @@
+"""A study as its user starts it: real trainings on Ray Tune, killed and resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+TINY = words(
+    "--name s --model.depth 1 --model.heads 2 --model.dim 32 --model.factor 4 --model.fixed-rank 2 --model.seq-len 16 "
+    "--training.lanes 4 --training.log-every 5 --training.save-every 5 --corpus.path text.txt --study.sizes 32 "
+    "--study.families hamilton dense --study.seeds 1 --study.rates 1 --study.budget bytes:6400"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["--study.families", "denser"], "study.families must be of hamilton, dense, phm, btt, monarch, low_rank"),
+        (["--study.budget", "hours:1"], "study.budget must be of seconds, multiply-adds, bytes"),
+        (["--study.extend"], "study.extend adds to a study that is there: add --resume"),
+        (["--workers", "2"], "a training of a study has one worker: --workers 1, got 2"),
+        (["--local"], "a sweep runs its trials on Ray: leave out --local"),
+        (["--resume"], "no sweep to resume"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_clear_line_and_starts_nothing(
+    tmp_path: Path, options: list[str], rule: str, call_job: Callable
+) -> None:
+    done = call_job("study", tmp_path, *options, "--corpus.source", "manual")
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(said) == 1 and said[0].startswith("error: ") and rule in said[0], done.stderr
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.ray
+def test_a_study_goes_on_after_a_kill_of_everything_and_is_extended(tmp_path: Path) -> None:
+    """Two trainings, killed within the first; resumed with a second seed: no training is done twice."""
+    (tmp_path / "text.txt").write_text("".join(f"Sentence {n} about nothing, {n * n}.\n" for n in range(3000)))
+    command = [sys.executable, str(ROOT / "jobs" / "study.py")]
+    first = subprocess.Popen(
+        [*command, *TINY], cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    journal = tmp_path / "runs/s/s-01/metrics.jsonl"
+    while first.poll() is None and not (journal.exists() and journal.read_text().count("\n") > 1):
+        time.sleep(0.05)
+    family = psutil.Process(first.pid).children(recursive=True)
+    for process in (first, *family):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    more = ["--resume", "--name", "s", "--study.extend", "--study.seeds", "2"]
+    done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=550, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "time of training, at most" in done.stdout and "hamilton" in done.stdout
+    folder = tmp_path / "runs" / "s"
+    rows = list(csv.DictReader((folder / "study.csv").open()))
+    assert sorted((row["family"], row["seed"], row["state"]) for row in rows) == [
+        (family, seed, "finished") for family in ("dense", "hamilton") for seed in ("0", "1")
+    ]
+    assert all(float(row["test_bpb"]) > 0 and float(row["stored_bytes"]) > 0 for row in rows)
+    assert (folder / "plots" / "study.png").stat().st_size > 10_000 and (folder / "study.md").exists()
+    assert json.loads((folder / "study.json").read_text())["study"]["seeds"] == 2
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("h2q")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [run for run in runs if run.info.run_name == "s"]
+    assert sum(run.data.tags.get("mlflow.parentRunId") == parent.info.run_id for run in runs) == 4 == len(runs) - 1
