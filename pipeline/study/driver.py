@@ -74,7 +74,7 @@ def _timed(cells: dict[str, RunConfig], resources: Resources) -> dict[str, float
     import ray
 
     timing: Any = ray.remote(num_cpus=resources.cpus, num_gpus=int(resources.gpu))(step_seconds)
-    rounds = [
+    rounds: list[dict[str, float]] = [
         {cell: ray.get(timing.remote(replace(run, local=True), resources)) for cell, run in cells.items()}
         for _ in range(ROUNDS)
     ]
