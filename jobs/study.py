@@ -65,10 +65,10 @@ def _resumed(named: str | None, options: Sequence[str], asked: StudyConfig) -> t
     from pipeline.study.driver import check_same_study, read_study
     from pipeline.sweep.folder import check_same_search, find_sweep, read_sweep, sweep_config
 
-    folder = find_sweep(check_storage(asked.run.storage), asked.run.name)
+    folder = find_sweep(check_storage(asked.run.storage), asked.run.name, job="study")
     stored, told = read_sweep(folder), read_study(folder)
     if stored is None or told is None:
-        raise UserError(f"{folder.name} is a sweep, not a study: continue it with python jobs/tune.py --resume")
+        raise UserError(f"{folder.path} has lost sweep.json or study.json: start the study anew, under another --name")
     preset = stored["preset"]
     if named not in (None, preset):
         raise UserError(f"resume continues {folder.name}, whose preset is {preset}, not {named}: leave it out")

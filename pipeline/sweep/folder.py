@@ -1,5 +1,6 @@
 """The folder of a sweep: how it is claimed, found again, and kept to one process and one search."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -32,18 +33,24 @@ def sweep_folder(storage: Path, config: SweepConfig, preset: str) -> RunFolder:
     return RunFolder(storage / (config.run.name or next(new_names(f"tune-{preset}"))))
 
 
-def find_sweep(storage: Path, name: str | None) -> RunFolder:
-    """The folder of the sweep `name`, or of the newest one.
+def find_sweep(storage: Path, name: str | None, job: str = "tune") -> RunFolder:
+    """The folder of the sweep `name`, or of the newest one, that the job began.
 
     Raises: UserError if there is none.
     """
     sweeps = sorted(storage.glob(f"*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
-    named = [path for path in sweeps if name in (None, path.parent.name)]
     folder = RunFolder(storage / (name or ""))
-    require(bool(named) or not name or not holds_anything(folder), occupied(folder, "sweep", SWEEP))
+    for path in reversed(sweeps):
+        if name in (None, path.parent.name):
+            found = RunFolder(path.parent)
+            stored = read_sweep(found)
+            began = job_of(stored["command"]) if stored else job
+            if began == job:
+                return found
+            require(not name, f"{name} was begun by python jobs/{began}.py: continue it with that and --resume")
+    require(not name or not holds_anything(folder), occupied(folder, "sweep", SWEEP))
     there = f"; there are {', '.join(path.parent.name for path in sweeps[-3:])}" if sweeps else ""
-    require(bool(named), f"no sweep {name or 'to resume'} in {storage}{there}: leave out --resume to start one")
-    return RunFolder(named[-1].parent)
+    raise UserError(f"no sweep {name or 'to resume'} in {storage}{there}: leave out --resume to start one")
 
 
 def check_new(folder: RunFolder, config: SweepConfig) -> None:
@@ -80,8 +87,9 @@ def claim_sweep(
 
 
 def job_of(command: str) -> str:
-    """`tune` of `python jobs/tune.py …`."""
-    return Path(command.split()[1]).stem
+    """`study` of `python jobs/study.py …`."""
+    found = re.search(r"jobs/(\w+)\.py", command)
+    return found[1] if found else "tune"
 
 
 def note_again(folder: RunFolder, config: SweepConfig, corpus: Corpus, notes: Notes) -> None:

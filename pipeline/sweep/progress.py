@@ -40,7 +40,7 @@ class SweepProgress(Display):
             self.say(f"{sweep.plan}; {capacity}")
         else:
             self._say_search(sweep, capacity, sizes)
-        self.say(f"sweep {sweep.folder.path}")
+        self.say(f"{'study' if sweep.plan else 'sweep'} {sweep.folder.path}")
         ended = [trial for trial in sweep.trials if trial.state != "running"]
         if sweep.trials:
             self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
@@ -91,10 +91,7 @@ class SweepProgress(Display):
             self._running[trial.number] = f"{result['validation/bpb']:.3f} at step {result['step']}"
         assert self._remaining is not None
         self._remaining.reached(trial.number, result["step"])
-        seconds = self._remaining.seconds(time.monotonic())
-        if seconds is not None and not self._said_whole:
-            self._said_whole = True
-            self.say(f"about {human_seconds(seconds)} for the trials that are left, if none is stopped early")
+        self._say_left()
         self._show()
 
     def ended(self, trial: Trial) -> None:
@@ -109,7 +106,16 @@ class SweepProgress(Display):
         seed = f", seed {trial.seed}" if self._sweep.config.search.seeds > 1 else ""
         why = f"  {trial.error}" if trial.error else ""
         self.say(f"trial {trial.number:02d}  {self._sweep.describe(trial.values)}{seed}  {state}{result}{why}")
+        self._say_left()
         self._show()
+
+    def _say_left(self) -> None:
+        """Once, as soon as it is known."""
+        assert self._remaining is not None
+        seconds = self._remaining.seconds(time.monotonic())
+        if seconds and not self._said_whole:
+            self._said_whole = True
+            self.say(f"about {human_seconds(seconds)} for the trials that are left, if none is stopped early")
 
     def _say_estimate(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:
         """About how long the sweep may take, for who has not chosen what it does."""

@@ -50,16 +50,58 @@ def test_a_mistake_is_one_clear_line_and_starts_nothing(
     assert not list((tmp_path / "runs").glob("*"))
 
 
+def command(*options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "jobs" / "study.py"), *options]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text("".join(f"Sentence {n} about nothing, {n * n}.\n" for n in range(3000)))
+    return tmp_path
+
+
+def check(folder: Path, seeds: str, said: str) -> None:
+    """That the study has both families with these seeds, each training once, and says, keeps and tracks them."""
+    study = folder / "runs" / "s"
+    assert "time of training, at most" in said and "stored bytes, at most" in said
+    rows = list(csv.DictReader((study / "study.csv").open()))
+    assert sorted((row["family"], row["seed"], row["state"]) for row in rows) == [
+        (family, seed, "finished") for family in ("dense", "hamilton") for seed in seeds
+    ]
+    assert all(float(row["test_bpb"]) > 0 and float(row["stored_bytes"]) > 0 for row in rows)
+    assert (study / "plots" / "study.png").stat().st_size > 10_000 and (study / "study.md").exists()
+    assert json.loads((study / "study.json").read_text())["study"]["seeds"] == len(seeds)
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("h2q")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [run for run in runs if run.info.run_name == "s"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(rows) == len(runs) - 1, "nothing else, and nothing twice"
+    assert "jobs/study.py" in parent.data.tags["mlflow.source.name"]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.ray
-def test_a_study_goes_on_after_a_kill_of_everything_and_is_extended(tmp_path: Path) -> None:
-    """Two trainings, killed within the first; resumed with a second seed: no training is done twice."""
-    (tmp_path / "text.txt").write_text("".join(f"Sentence {n} about nothing, {n * n}.\n" for n in range(3000)))
-    command = [sys.executable, str(ROOT / "jobs" / "study.py")]
+def test_a_study_says_who_is_best_and_is_no_sweep(text: Path, call_job: Callable) -> None:
+    done = subprocess.run(command(*TINY), cwd=text, capture_output=True, text=True, timeout=550, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr + done.stdout
+    check(text, "0", done.stdout)
+    assert "2 families × 1 sizes × 1 seeds, bytes:6400 a training" in done.stdout
+    assert "for the trials that are left" in done.stdout and "of training" in done.stdout
+    refused = call_job("tune", text, "--resume", "--name", "s")
+    assert refused.returncode == 2 and "s was begun by python jobs/study.py" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.ray
+def test_a_study_goes_on_after_a_kill_of_everything_and_is_extended(text: Path) -> None:
+    """Killed within its first training; resumed with a second seed: no training is done twice."""
     first = subprocess.Popen(
-        [*command, *TINY], cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*TINY), cwd=text, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    journal = tmp_path / "runs/s/s-01/metrics.jsonl"
+    journal = text / "runs/s/s-01/metrics.jsonl"
     while first.poll() is None and not (journal.exists() and journal.read_text().count("\n") > 1):
         time.sleep(0.05)
     family = psutil.Process(first.pid).children(recursive=True)
@@ -67,21 +109,7 @@ def test_a_study_goes_on_after_a_kill_of_everything_and_is_extended(tmp_path: Pa
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    more = ["--resume", "--name", "s", "--study.extend", "--study.seeds", "2"]
-    done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=550, check=False)
+    more = ["--resume", "--study.extend", "--study.seeds", "2"]
+    done = subprocess.run(command(*more), cwd=text, capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "time of training, at most" in done.stdout and "hamilton" in done.stdout
-    folder = tmp_path / "runs" / "s"
-    rows = list(csv.DictReader((folder / "study.csv").open()))
-    assert sorted((row["family"], row["seed"], row["state"]) for row in rows) == [
-        (family, seed, "finished") for family in ("dense", "hamilton") for seed in ("0", "1")
-    ]
-    assert all(float(row["test_bpb"]) > 0 and float(row["stored_bytes"]) > 0 for row in rows)
-    assert (folder / "plots" / "study.png").stat().st_size > 10_000 and (folder / "study.md").exists()
-    assert json.loads((folder / "study.json").read_text())["study"]["seeds"] == 2
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("h2q")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    [parent] = [run for run in runs if run.info.run_name == "s"]
-    assert sum(run.data.tags.get("mlflow.parentRunId") == parent.info.run_id for run in runs) == 4 == len(runs) - 1
+    check(text, "01", done.stdout)

@@ -369,6 +369,26 @@ def test_a_sweep_has_a_trial_on_each_node_at_once(cluster: Cluster, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_study_has_a_training_on_each_node_at_once_and_one_result(
+    cluster: Cluster, tmp_path: Path, tiny: Make
+) -> None:
+    config = tiny(tmp_path, tracking={"enabled": True}, local=False, name="study")
+    config = replace(config, storage=str(tmp_path / "shared"))
+    options = (
+        "--study.families hamilton dense --study.sizes 32 --study.seeds 1 --study.rates 1 --study.budget bytes:2e5"
+    )
+    done = cluster.submit("studies", config, *options.split(), job="jobs/study.py")
+    assert (done.returncode, cluster.status("studies")) == (0, "SUCCEEDED"), cluster.logs("studies")
+    folder = RunFolder(tmp_path / "shared" / "study")
+    runs = [RunFolder(folder.path / name) for name in ("study-01", "study-02")]
+    times = [[json.loads(line)["time"] for line in run.journal.read_text().splitlines()] for run in runs]
+    assert max(each[0] for each in times) < min(each[-1] for each in times), "one training waited for the other"
+    said = (folder.path / "study.md").read_text()
+    assert "2 trainings" in said and said.splitlines()[4].startswith("* time of training, at most")
+    assert said in "\n".join(cluster.logs("studies"))
+
+
+@pytest.mark.slow
 def test_a_node_is_lost_and_another_comes_and_the_run_ends_as_it_would_have(
     cluster: Cluster, tmp_path: Path, tiny: Make, train: Train
 ) -> None:
