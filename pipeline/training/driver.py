@@ -143,9 +143,8 @@ def _resources(config: RunConfig, progress: Progress, busy: float) -> Resources:
         resources = find_resources(
             config.workers, config.use_gpu, threads=config.threads, wait=config.wait, say=progress.say
         )
-    mixer = config.model.mixer
-    use_graph(config.graph, cuda=resources.gpu, workers=config.workers, mixer=mixer)
-    if reason := why_eager(config.graph, cuda=resources.gpu, workers=config.workers, mixer=mixer):
+    use_graph(config.graph, cuda=resources.gpu, workers=config.workers)
+    if reason := why_eager(config.graph, cuda=resources.gpu, workers=config.workers):
         progress.say(reason)
     if not resources.gpu and (note := busy_note(busy, resources.threads)):
         progress.say(note)

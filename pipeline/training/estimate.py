@@ -108,7 +108,7 @@ def _measure(config: RunConfig, train_state: TrainState, device: torch.device) -
     """What steps and evaluations take, as fields of an Estimate."""
     model, length, whole = train_state.model, config.model.seq_len, replace(config, accumulate=1)
     autocast = setup_precision(config.precision, device)
-    graph = use_graph(config.graph, cuda=device.type == "cuda", workers=config.workers, mixer=config.model.mixer)
+    graph = use_graph(config.graph, cuda=device.type == "cuda", workers=config.workers)
 
     def training(rows: int, graph: bool = False) -> Callable[[], object]:
         x, y = (torch.randint(config.model.vocab, (rows, config.chunk), device=device) for _ in range(2))

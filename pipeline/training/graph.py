@@ -21,7 +21,7 @@ class _Capture:
 
 
 class CapturedStep:
-    """`step(x, y, detailed=…)` as the function `work` that it wraps, replayed.
+    """`step(x, y, detailed=…, reset=…)` as the function `work` that it wraps, replayed.
 
     Captured when first called, with and without details, and again where the batch's shape or the model's ranks have
     changed. `work` must do the same on the device each time, from tensors that stay where they are: weights, moments,
@@ -37,17 +37,17 @@ class CapturedStep:
         self._shape: tuple[Any, ...] = ()
         self._captures: dict[bool, _Capture] = {}
 
-    def __call__(self, x: Tensor, y: Tensor, *, detailed: bool) -> dict[str, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, *, detailed: bool, reset: Tensor | None = None) -> dict[str, Tensor]:
         """As `work`; the tensors that it returns are the caller's to keep."""
-        self._prepare(x, y)
+        self._prepare(x, y, reset)
         if detailed not in self._captures:
             self._captures[detailed] = self._capture(detailed)
         capture = self._captures[detailed]
         capture.graph.replay()
         return {name: value.clone() for name, value in capture.outputs.items()}
 
-    def _prepare(self, x: Tensor, y: Tensor) -> None:
-        """Put the batch where a capture reads it."""
+    def _prepare(self, x: Tensor, y: Tensor, reset: Tensor | None) -> None:
+        """Put the batch where a capture reads it. A model that carries a state is always told where it forgets."""
         model = self._train_state.model
         shape = (x.shape, model.mixer_rank, model.ffn_rank)
         if shape != self._shape:
@@ -55,9 +55,12 @@ class CapturedStep:
             self._captures.clear()
             self._pool = torch.cuda.graph_pool_handle()
             self._x, self._y = torch.empty_like(x), torch.empty_like(y)
+            self._reset = torch.empty_like(x, dtype=torch.bool) if model.config.carries else None
             self._shape = shape
         self._x.copy_(x)
         self._y.copy_(y)
+        if self._reset is not None:
+            self._reset.zero_() if reset is None else self._reset.copy_(reset)
 
     def _capture(self, detailed: bool) -> _Capture:
         """Raises: UserError where torch cannot capture the step."""
@@ -69,7 +72,7 @@ class CapturedStep:
                 # Other threads (the next batch) may use CUDA meanwhile, this one must not.
                 mode = "thread_local"
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
-                    outputs = self._work(self._x, self._y, detailed=detailed)
+                    outputs = self._run_eagerly(detailed)
             except RuntimeError as error:
                 # The end of a capture that went wrong raises an error of its own on top.
                 cause = error.__context__ or error
@@ -78,6 +81,9 @@ class CapturedStep:
                 reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
                 raise UserError(f"the step could not be captured as a CUDA graph ({reason}): use --graph no") from error
         return _Capture(graph, outputs)
+
+    def _run_eagerly(self, detailed: bool) -> dict[str, Tensor]:
+        return self._work(self._x, self._y, detailed=detailed, reset=self._reset)
 
     def _warm_up(self) -> None:
         """Steps for libraries to load their kernels and to take their workspaces, which a capture must not see.
@@ -90,7 +96,7 @@ class CapturedStep:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for detailed in (True, False):
-                self._work(self._x, self._y, detailed=detailed)
+                self._run_eagerly(detailed)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         poison.remove()
         train_state.skipped.copy_(skipped)

@@ -1,10 +1,9 @@
 """Whether a run's step becomes a CUDA graph, and what is said where it does not."""
 
 from h2q.errors import require
-from h2q.mixers import MIXERS
 
 
-def use_graph(choice: str, *, cuda: bool, workers: int, mixer: str = "attention") -> bool:
+def use_graph(choice: str, *, cuda: bool, workers: int) -> bool:
     """Whether the option's value (`auto`, `yes`, `no`) means a graph on this device with so many workers.
 
     Raises: UserError for `yes` where a step cannot be one.
@@ -16,19 +15,11 @@ def use_graph(choice: str, *, cuda: bool, workers: int, mixer: str = "attention"
             f"graph yes needs one worker, got {workers}, which exchange gradients within a step: use --workers 1 or "
             "--graph auto",
         )
-        require(
-            not MIXERS[mixer].carries,
-            f"graph yes needs a step that is the same each time, and model.mixer {mixer} forgets its state in some: "
-            "use --graph auto",
-        )
-    return cuda and workers == 1 and choice != "no" and not MIXERS[mixer].carries
+    return cuda and workers == 1 and choice != "no"
 
 
-def why_eager(choice: str, *, cuda: bool, workers: int, mixer: str = "attention") -> str | None:
+def why_eager(choice: str, *, cuda: bool, workers: int) -> str | None:
     """A line on why the step is no graph where one could be expected; None if there is nothing to tell."""
-    if choice != "auto" or use_graph(choice, cuda=cuda, workers=workers, mixer=mixer) or not cuda:
+    if choice != "auto" or use_graph(choice, cuda=cuda, workers=workers) or not cuda:
         return None
-    reason = f"{workers} workers exchange gradients within it"
-    if MIXERS[mixer].carries:
-        reason = f"model.mixer {mixer} forgets its state in some steps"
-    return f"each operation of a step is launched by itself: {reason}"
+    return f"each operation of a step is launched by itself: {workers} workers exchange gradients within it"

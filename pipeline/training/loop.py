@@ -74,7 +74,7 @@ def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) 
     autocast, about = setup_precision(run.precision, worker.device), config.about | worker.describe()
     train_state = new_train_state(run, worker.device, about=about, rows=training.lanes // worker.world_size)
     counters = restore(train_state, folder, run, worker, rollbacks)
-    graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size, mixer=run.model.mixer)
+    graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size)
     take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
     start, clock, resets = counters.step, Clock(counters.step, counters.seconds), resets_on(run, corpus.train, worker)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them

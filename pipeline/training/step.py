@@ -53,13 +53,12 @@ def make_step(
 ) -> Step:
     """The optimizer step of a run, eager or (`graph`, on CUDA) captured once and replayed."""
     work: Step = partial(_update, train_state, forward, config, autocast)
-    run: Any = CapturedStep(work, train_state) if graph else work
+    run: Step = CapturedStep(work, train_state) if graph else work
 
     def step(x: Tensor, y: Tensor, *, detailed: bool, reset: Tensor | None = None) -> dict[str, Tensor]:
         # Around the whole step, which changes weights only at its end: what eases new ranks reads the host's counters.
         with easing(train_state.model, train_state.growth):
-            # A captured step has no state: see `graph_rule`.
-            return run(x, y, detailed=detailed) if reset is None else run(x, y, detailed=detailed, reset=reset)
+            return run(x, y, detailed=detailed, reset=reset)
 
     return step
 
@@ -138,8 +137,8 @@ def memory_of(model: ByteModel, state: Tensor) -> dict[str, Tensor]:
     half_lives = model.half_lives()
     if half_lives is None:
         return {}
-    share = torch.tensor([0.5, 0.1, 0.9], device=half_lives.device, dtype=half_lives.dtype)
-    median, shorter, longer = half_lives.quantile(share, dim=1)
+    # One by one: a tensor of all three would be copied from the host, which a captured step may not do.
+    median, shorter, longer = (half_lives.quantile(share, dim=1) for share in (0.5, 0.1, 0.9))
     energy = torch.linalg.vector_norm(state[:, : model.config.depth], dim=-1).mean(0)
     return {"state_energy": energy, "half_life": median, "half_life_p10": shorter, "half_life_p90": longer}
 

@@ -39,7 +39,10 @@ MODES: list[dict[str, Any]] = [
     {"memory": "reversible"},
     {"kind": "dense", "max_rank": None},
     {"phase_rotation": False, "halves": False},
+    {"mixer": "state", "ngrams": "2:64x8,3:64x8"},
+    {"mixer": "both", "rotation": "quaternion", "feed_forward": False},
 ]
+STATE = {"mixer": "state", "ngrams": "2:64x8"}
 
 
 @pytest.mark.parametrize("choice", ["auto", "yes", "no"])
@@ -137,8 +140,12 @@ class Run:
         scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")  # type: ignore[attr-defined]
         room = model_config.storage_rank - model_config.fixed_rank
         optimizer = build_optimizer(model, self.config.training)
-        self.train_state = TrainState(model, optimizer, scaler, RankGrowth(growth, room), about={})
+        self.train_state = TrainState(model, optimizer, scaler, RankGrowth(growth, room), about={}, rows=8)
         self.step: Step = make_step(self.train_state, model, self.config, autocast, graph=graph)
+
+    @property
+    def carries(self) -> bool:
+        return self.config.model.carries
 
     def go(self, first: int, last: int, lanes: int = 8) -> Tensor:
         """Losses of the steps from `first` to before `last`, on the host."""
@@ -147,7 +154,8 @@ class Run:
             self.train_state.counters.step = number
             set_learning_rate(self.train_state.optimizer, 1e-2 * (1 - number / 100))
             torch.manual_seed(number)
-            measured = self.step(*batch(number, lanes, self.config.model.seq_len), detailed=number % 5 == 0)
+            x, y = batch(number, lanes, self.config.model.seq_len)
+            measured = self.step(x, y, detailed=number % 5 == 0, reset=resets(x, number) if self.carries else None)
             losses.append(measured["loss"])
             if self.train_state.growth.config.enabled:
                 self.train_state.note([float(measured["loss"])])
@@ -158,7 +166,8 @@ class Run:
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and counts, on the host."""
         snapshot = self.train_state.snapshot()
-        return snapshot.model | snapshot.optimizer | {"skipped": self.train_state.skipped.cpu()}
+        counts = {"skipped": self.train_state.skipped.cpu()}
+        return snapshot.model | snapshot.optimizer | counts | {"carried": self.train_state.carried.cpu()}
 
 
 def batch(number: int, lanes: int, length: int) -> tuple[Tensor, Tensor]:
@@ -166,6 +175,15 @@ def batch(number: int, lanes: int, length: int) -> tuple[Tensor, Tensor]:
     starts = torch.randint(200, (lanes, 1), generator=generator)
     data = ((starts + 3 * torch.arange(length + 1)) % 200).cuda()
     return data[:, :-1].contiguous(), data[:, 1:].contiguous()
+
+
+def resets(x: Tensor, number: int) -> Tensor | None:
+    """At every third step one lane forgets its state somewhere."""
+    if number % 3:
+        return None
+    found = torch.zeros_like(x, dtype=torch.bool)
+    found[number % len(x), number % x.shape[1]] = True
+    return found
 
 
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -221,12 +239,12 @@ def test_a_capture_changes_nothing(detailed: bool) -> None:
 @pytest.mark.parametrize("first", [False, True], ids=["from eager", "from graph"])
 @pytest.mark.parametrize("second", [False, True], ids=["to eager", "to graph"])
 def test_a_run_that_goes_on_from_a_snapshot_ends_the_same(first: bool, second: bool) -> None:
-    for precision in ("fp32", "bf16", "fp16"):
-        whole = Run(graph=first, precision=precision, growing=True)
+    for precision, changes in (("fp32", {}), ("bf16", {}), ("fp16", {}), ("fp32", STATE), ("bf16", STATE)):
+        whole = Run(graph=first, precision=precision, growing=True, **changes)
         whole.go(0, 7)
         snapshot = whole.train_state.snapshot()
         losses = whole.go(7, 20)
-        resumed = Run(graph=second, precision=precision, growing=True)
+        resumed = Run(graph=second, precision=precision, growing=True, **changes)
         resumed.train_state.restore(snapshot)
         assert torch.equal(resumed.go(7, 20), losses), precision
         assert_equal(resumed.tensors(), whole.tensors())

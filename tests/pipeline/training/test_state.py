@@ -20,7 +20,6 @@ from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import read_checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.training import loop
-from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.precision import setup_precision
 from pipeline.training.resets import Resets
 from pipeline.training.step import optimizer_step
@@ -66,6 +65,19 @@ def test_a_step_leaves_the_state_behind_its_bytes_under_the_weights_before_it() 
             _, expected = train_state.model(data[:, :-1], state=expected)
         run(train_state, seed)
         assert torch.equal(train_state.carried, expected) and not train_state.carried.requires_grad
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixer": "both", "rotation": "quaternion"}, {"ngrams": "2:64x4,3:64x4"}], ids=str)
+def test_a_step_that_resets_nowhere_is_one_without_resets(changes: dict) -> None:
+    """So a captured step, which is always told where to reset, does as the eager one."""
+    config = replace(CONFIG, model=replace(CONFIG.model, **changes))
+    without, nowhere = new_train_state(config, CPU), new_train_state(config, CPU)
+    for seed in (1, 2, 3):
+        run(without, seed, config)
+        run(nowhere, seed, config, reset=torch.zeros(4, 8, dtype=torch.bool))
+    for name, value in without.model.state_dict().items():
+        assert torch.equal(nowhere.model.state_dict()[name], value), name
+    assert torch.equal(nowhere.carried, without.carried)
 
 
 def test_micro_batches_carry_their_own_lanes() -> None:
@@ -196,13 +208,6 @@ def test_stretches_hold_every_target_once() -> None:
             for target in row[1 : 1 + count].tolist()
         ]
         assert sorted(seen) == list(range(1, 50))
-
-
-def test_a_step_with_a_state_is_no_graph() -> None:
-    assert not use_graph("auto", cuda=True, workers=1, mixer="state")
-    assert "model.mixer state forgets" in (why_eager("auto", cuda=True, workers=1, mixer="state") or "")
-    with pytest.raises(UserError, match="graph yes needs a step that is the same each time"):
-        use_graph("yes", cuda=True, workers=1, mixer="both")
 
 
 @pytest.mark.parametrize(
