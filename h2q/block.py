@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from h2q.config import ModelConfig
+from h2q.kernels.norm import add_norm
 from h2q.layers.hamilton import generate_weights
 from h2q.layers.source import Source, bias_of, new_layer, project, weight_of
 from h2q.mixers import MIXERS
@@ -70,12 +71,12 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """What the mixer adds to the residual stream, (B, T, D) → (B, T, D) in `dtype`, and its state (see
         `h2q.mixers`)."""
-        return self.mixer(self.norm1(x).to(dtype), matrices, state, keep)
+        return self.mixer(add_norm(x, None, self.norm1, dtype)[1], matrices, state, keep)
 
     def ffn_branch(self, x: Tensor, matrices: Source, dtype: torch.dtype) -> Tensor:
         """What the feed-forward layers add to the residual stream, (B, T, D) → (B, T, D) in `dtype`."""
         assert self.ffn is not None and self.norm2 is not None
-        return self.ffn(self.norm2(x).to(dtype), matrices)
+        return self.ffn(add_norm(x, None, self.norm2, dtype)[1], matrices)
 
 
 def prepare_weights(

@@ -16,6 +16,7 @@ from h2q.block import Block, prepare_weights, stream_energy
 from h2q.config import ModelConfig
 from h2q.errors import require
 from h2q.kernels.linear import linear
+from h2q.kernels.norm import add_norm
 from h2q.layers.source import by_factors
 from h2q.reversible import Stack, run_reversible
 from h2q.tables import NgramTables
@@ -146,24 +147,27 @@ class ByteModel(nn.Module):
         if matrices is not None and matrices.device.type == "cuda" and not by_factors(blocks[0].mixer.parts[0].inward):
             ranks = matrices[: self.mixer_rank], matrices[: self.ffn_rank]
             for_mixer = for_ffn = prepare_weights(blocks, *ranks, dtype)
-        energies, states = [], []
-        first, second = stream.chunk(2, dim=-1) if self.config.halves else (stream, stream)
+        energies, states, halves = [], [], self.config.halves
+        # A branch reads one stream, or half, and adds to the other, which the next branch reads: so what it adds waits
+        # until then, and is `added` in the same go as the stream is normalised.
+        other, reading = stream.chunk(2, dim=-1) if halves else (stream, stream)
+        added = None
         for block, before in zip(blocks, state.unbind(1)):
-            added, after = block.mixer_branch(second, for_mixer, dtype, before, keep)
-            first = first + added
+            reading, normed = add_norm(reading, added, block.norm1, dtype)
+            added, after = block.mixer(normed, for_mixer, before, keep)
             states.append(before if after is None else after)
-            fed = None if block.ffn is None else block.ffn_branch(first, for_ffn, dtype)
-            if not self.config.halves:
-                first = second = first if fed is None else first + fed
-            elif fed is None:
-                first, second = second, first
-            else:
-                second = second + fed
+            if halves:
+                other, reading = reading, other
+            if block.ffn is not None and block.norm2 is not None:
+                reading, normed = add_norm(reading, added, block.norm2, dtype)
+                added = block.ffn(normed, for_ffn)
+                if halves:
+                    other, reading = reading, other
             if energy:
-                energies.append(stream_energy(first, second if self.config.halves else None))
-        if self.config.ends_swapped:
-            first, second = second, first
-        stream = torch.cat((first, second), dim=-1) if self.config.halves else first
+                energies.append(stream_energy(reading + added, other if halves else None))
+        reading = reading if added is None else reading + added
+        ends = (reading, other) if self.config.ends_swapped else (other, reading)
+        stream = torch.cat(ends, dim=-1) if halves else reading
         return stream, torch.stack(states, dim=1), energies
 
     @property

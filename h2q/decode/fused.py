@@ -7,16 +7,13 @@ Shapes: `B` streams, `I` inputs, `O` outputs, `H` heads, `T` positions, `d` chan
 `V` alphabet.
 """
 
-import importlib.util
-import os
-import shutil
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from h2q.kernels.rotation import PHASE_EPS
+from h2q.kernels.triton_there import power_of_two, triton_works
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes of weights and cache that the kernels take; they sum in float32."""
@@ -66,7 +63,7 @@ class Kernels:
             GELU=gelu,
             ADD=add,
             ROWS=ROWS,
-            COLUMNS=_power_of_two(inputs),
+            COLUMNS=power_of_two(inputs),
             num_warps=WARPS,
         )
 
@@ -76,7 +73,7 @@ class Kernels:
         from h2q.decode import triton_kernels
 
         _, streams, heads, length, size = kept.shape
-        wide = max(16, _power_of_two(size))
+        wide = max(16, power_of_two(size))
         attend: Any = triton_kernels.attend
         attend[(streams, heads)](
             qkv,
@@ -90,7 +87,7 @@ class Kernels:
             PHASE_EPS,
             SIZE=size,
             WIDE=wide,
-            TILE=min(max(16, _power_of_two(length)), 8192 // wide),
+            TILE=min(max(16, power_of_two(length)), 8192 // wide),
             ROTATE=rotate,
             num_warps=WARPS,
         )
@@ -113,7 +110,7 @@ class Kernels:
             length - 1,
             streams,
             width,
-            COLUMNS=_power_of_two(width),
+            COLUMNS=power_of_two(width),
         )
         return out
 
@@ -136,20 +133,10 @@ class Kernels:
             window.shape[1] - 1,
             streams,
             GREEDY=greedy,
-            COLUMNS=_power_of_two(vocab),
+            COLUMNS=power_of_two(vocab),
         )
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels | None:
     """The kernels, where they run: on a CUDA device, with Triton, in a dtype that they take."""
-    return Kernels() if device.type == "cuda" and dtype in DTYPES and _triton_works() else None
-
-
-@cache
-def _triton_works() -> bool:
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
-    return importlib.util.find_spec("triton") is not None and compiler is not None
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
+    return Kernels() if device.type == "cuda" and dtype in DTYPES and triton_works() else None

@@ -3,17 +3,23 @@
 Shapes: `T` bytes of a chunk, `B` lanes, `D` channels, `m = D / 4` quaternions. Everything runs along the first axis,
 positions, so that one step is one contiguous block. A CPU takes the steps one after another, each one call on all lanes
 and channels; a GPU composes neighbours, then pairs of pairs, in log₂ T rounds and no loop over T (Hillis and Steele,
-"Data parallel algorithms", 1986): with no quotient of decays in it, nothing can overflow.
+"Data parallel algorithms", 1986): with no quotient of decays in it, nothing can overflow. With Triton the scan without
+rotation is one kernel, which composes within its registers.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+from h2q.kernels.triton_there import takes_triton
 from h2q.quaternion import hamilton_product
+
+SCAN_STEPS, SCAN_COLUMNS = 64, 32
+"""Positions and channels that a program of the fused scan holds at a time."""
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,7 +30,8 @@ def gated_scan(p: Tensor, start: Tensor, keep: Tensor | None = None) -> tuple[Te
     a = σ(c), s_t = a_t s_{t−1} + (1 − a_t) v_t, y = s · silu(z). Where keep (B, T) is 0, s_{t−1} counts as zero. The
     state is computed in float32 at least, y is in the dtype of p.
     """
-    return _GatedScan.apply(p, start, keep)  # type: ignore[return-value]
+    fused = takes_triton(p.device) and start.dtype == torch.float32
+    return (_FusedScan if fused else _GatedScan).apply(p, start, keep)  # type: ignore[return-value]
 
 
 def gated_scan_ref(p: Tensor, start: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -85,6 +92,45 @@ class _GatedScan(Function):
         before = before if keep is None else before.mul_(keep.t().unsqueeze(-1))
         torch.mul(before.sub_(v).mul_(a).mul_(open_), to_state, out=to_c)
         return to_p.to(p.dtype), (decay[0] * to_state[0]).to(start.dtype), None
+
+
+class _FusedScan(Function):
+    """`_GatedScan` in one Triton kernel forward and one backward: each program scans some channels of a
+    lane, some tens of bytes at a time."""
+
+    @staticmethod
+    def forward(ctx, p: Tensor, start: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        from h2q.kernels import triton_training
+
+        ctx.set_materialize_grads(False)
+        p, start = p.contiguous(), start.contiguous()
+        keep = None if keep is None else keep.contiguous()
+        (lanes, length, _), width = p.shape, start.shape[-1]
+        y = p.new_empty(lanes, length, width)
+        states, end = start.new_empty(lanes, length, width), torch.empty_like(start)
+        kernel: Any = triton_training.gated_scan
+        kernel[(lanes, -(-width // SCAN_COLUMNS))](
+            p, start, p if keep is None else keep, y, states, end, length, width,
+            KEEP=keep is not None, STEPS=SCAN_STEPS, COLUMNS=SCAN_COLUMNS,
+        )  # fmt: skip
+        ctx.save_for_backward(p, start, keep, states)
+        return y, end
+
+    @staticmethod
+    def backward(ctx, g: Tensor | None, to_end: Tensor | None):  # type: ignore[override]
+        from h2q.kernels import triton_training
+
+        p, start, keep, states = ctx.saved_tensors
+        (lanes, length, _), width = p.shape, start.shape[-1]
+        g = p.new_zeros(states.shape) if g is None else g.contiguous()
+        to_p, to_start = torch.empty_like(p), torch.empty_like(start)
+        kernel: Any = triton_training.gated_scan_backward
+        kernel[(lanes, -(-width // SCAN_COLUMNS))](
+            p, start, p if keep is None else keep, states, g, start if to_end is None else to_end.contiguous(),
+            to_p, to_start, length, width, -(-length // SCAN_STEPS),
+            KEEP=keep is not None, END=to_end is not None, STEPS=SCAN_STEPS, COLUMNS=SCAN_COLUMNS,
+        )  # fmt: skip
+        return to_p, to_start, None
 
 
 class _RotatedScan(Function):

@@ -67,7 +67,9 @@ def test_a_step_leaves_the_state_behind_its_bytes_under_the_weights_before_it() 
         assert torch.equal(train_state.carried, expected) and not train_state.carried.requires_grad
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixer": "both", "rotation": "quaternion"}, {"ngrams": "2:64x4,3:64x4"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"mixer": "both", "rotation": "quaternion"}, {"ngrams": "2:64x4,3:64x4"}], ids=str
+)
 def test_a_step_that_resets_nowhere_is_one_without_resets(changes: dict) -> None:
     """So a captured step, which is always told where to reset, does as the eager one."""
     config = replace(CONFIG, model=replace(CONFIG.model, **changes))
