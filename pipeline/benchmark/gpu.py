@@ -106,7 +106,8 @@ def _measure(part: str, bench: Bench, options: Options, precisions: tuple[str, .
         return learning(bench, options.model, options.lanes, options.steps, options.seeds, options.text)
     elif part == "kernels" and bench.device.type == "cuda":
         best = "bf16" if "bf16" in precisions else precisions[0]
-        kernels(bench, options.model, options.lanes * options.times[0], best)
+        for times in sorted({options.times[0], options.times[-1]}):
+            kernels(bench, options.model, options.lanes * times, best)
     elif part == "score":
         for case in scoring(options.model, options.rows, precisions, bench.device):
             bench.time(case)

@@ -45,9 +45,6 @@ def training_cases(
     def h2q() -> ByteModel:
         return ByteModel(config)
 
-    def dense() -> ByteModel:
-        return ByteModel(replace(config, kind="dense"))
-
     best = "bf16" if "bf16" in precisions else precisions[0]
     if compiled:
         graph = " graph," if cuda else ""
@@ -59,9 +56,11 @@ def training_cases(
         yield case("h2q, eager", precision, h2q)
         if cuda:
             yield case("h2q, graph", precision, h2q, graph=True)
-    yield case("dense twin, eager", best, dense)
-    if cuda:
-        yield case("dense twin, graph", best, dense, graph=True)
+    twins = {"dense twin": replace(config, kind="dense"), "with a state": replace(config, mixer="state")}
+    for name, twin in twins.items():
+        yield case(f"{name}, eager", best, lambda twin=twin: ByteModel(twin))
+        if cuda:
+            yield case(f"{name}, graph", best, lambda twin=twin: ByteModel(twin), graph=True)
     for precision in precisions:
         if precision != "fp16":
             yield _floor(config, lanes, precision, device)

@@ -4,6 +4,7 @@ A few steps of the real model are taken with few rows of the batch, on this mach
 number of rows is continued as a straight line to the number that the run will have.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ class Estimate:
     """Bytes and seconds of one worker."""
 
     device: str
+    cuda: bool
+    """Whether that is a GPU, whose memory counts then."""
     parameters: int
     parameter_bytes: int
     """Gradients take the same again."""
@@ -47,7 +50,7 @@ class Estimate:
     activation_bytes: int
     """Most that a micro-batch, or a batch of an evaluation, holds at a time beyond the above."""
     library_bytes: int
-    """Python and its libraries, resident; 0 on a GPU."""
+    """Python and its libraries, resident; on a GPU the workspaces of its libraries there."""
     checkpoint_bytes: int
     step_seconds: float
     evaluation_seconds: float
@@ -70,7 +73,7 @@ def estimate(config: RunConfig) -> Estimate:
     cuda = local_resources(config.use_gpu).gpu
     device = torch.device("cuda" if cuda else "cpu")
     torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // config.workers))
-    libraries = 0 if cuda else psutil.Process().memory_info().rss
+    libraries = psutil.Process().memory_info().rss
     train_state = new_train_state(config, device)
     try:
         measured = _measure(config, train_state, device)
@@ -81,7 +84,11 @@ def estimate(config: RunConfig) -> Estimate:
         ) from error
     parameters = _bytes(train_state.model.parameters())
     moments = _bytes(tensor for state in train_state.optimizer.state.values() for tensor in state.values())
+    if cuda:
+        gc.collect()  # the steps that were captured, with their graphs
+        libraries = max(0, torch.cuda.memory_allocated() - parameters - moments)
     return Estimate(
+        cuda=cuda,
         device=torch.cuda.get_device_name() if cuda else f"CPU ({torch.get_num_threads()} threads)",
         parameters=sum(parameter.numel() for parameter in train_state.model.parameters()),
         parameter_bytes=parameters,
@@ -210,7 +217,7 @@ def show(found: Estimate, config: RunConfig, console: Console, sizes: dict[str, 
     if found.library_bytes:
         bits.append(f"{human_bytes(found.library_bytes)} of libraries")
     there = _available(found)
-    needed = found.worker_bytes * (config.workers if found.library_bytes else 1)
+    needed = found.worker_bytes * (1 if found.cuda else config.workers)
     workers = f", {config.workers} workers" if config.workers > 1 else ""
     steps, (training, evaluating) = config.training.steps, run_seconds(found, config, sizes)
     aside = f"{human_seconds(evaluating)} of it evaluations; the start aside"
@@ -247,4 +254,4 @@ def show(found: Estimate, config: RunConfig, console: Console, sizes: dict[str, 
 
 def _available(found: Estimate) -> int:
     """Memory that a run could have here."""
-    return psutil.virtual_memory().available if found.library_bytes else torch.cuda.mem_get_info()[0]
+    return torch.cuda.mem_get_info()[0] if found.cuda else psutil.virtual_memory().available

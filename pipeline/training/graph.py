@@ -5,6 +5,7 @@ Shapes: `B` rows of this worker's part of the batch, `T` bytes of context.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ class _Capture:
     outputs: dict[str, Tensor]
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Libraries keep a workspace for each stream, tens of megabytes: one stream for all warm-ups and captures."""
+    return torch.cuda.Stream(device)
+
+
 class CapturedStep:
     """`step(x, y, detailed=…, reset=…)` as the function `work` that it wraps, replayed.
 
@@ -32,8 +39,7 @@ class CapturedStep:
     def __init__(self, work: Callable[..., dict[str, Tensor]], train_state: TrainState) -> None:
         self._work, self._train_state = work, train_state
         self._device = next(train_state.model.parameters()).device
-        # Libraries keep a workspace for each stream: one stream for all warm-ups and captures.
-        self._stream = torch.cuda.Stream(self._device)
+        self._stream = _stream(self._device)
         self._shape: tuple[Any, ...] = ()
         self._captures: dict[bool, _Capture] = {}
 

@@ -105,3 +105,22 @@ def test_what_is_forgotten_does_not_come_back():
     again, _ = gated_scan(p[:, 4:], torch.zeros_like(start))
     torch.testing.assert_close(cut[0, 4:], again[0], rtol=1e-12, atol=1e-12)
     assert not torch.allclose(cut[1, 4:], again[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("forget", [True, False], ids=["forgets", "keeps"])
+@pytest.mark.parametrize(("lanes", "length", "width"), [(1, 1, 8), (3, 64, 40), (2, 130, 33), (24, 128, 256)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)], ids=str)
+def test_the_scan_in_one_kernel_is_the_composed_one(dtype, tolerance, lanes, length, width, forget):
+    torch.manual_seed(0)
+    p, g = 2 * torch.randn(lanes, length, 3 * width, device="cuda"), torch.randn(lanes, length, width, device="cuda")
+    start, to_end = torch.randn(2, lanes, width, device="cuda")
+    keep = (torch.rand(lanes, length, device="cuda") > 0.1).float() if forget else None
+    found = []
+    for function in (scan._FusedScan.apply, scan._GatedScan.apply):
+        leaves = [p.to(dtype).requires_grad_(), start.clone().requires_grad_()]
+        y, end = function(*leaves, keep)
+        found.append([y, end, *torch.autograd.grad([y, end], leaves, [g.to(dtype), to_end])])
+    for ours, theirs in zip(*found, strict=True):
+        scale = float(theirs.abs().max())
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=tolerance, atol=tolerance * scale)
