@@ -12,6 +12,7 @@ from torch import Tensor
 from h2q.config import SamplingConfig
 from h2q.decode.draw import draw
 from h2q.decode.static import StaticDecoder
+from h2q.kernels.capture import capturing
 from h2q.model import ByteModel
 
 MOST_AHEAD = 32
@@ -153,6 +154,6 @@ def recorded(
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that fetches batches, may use the device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with capturing(graph, capture_error_mode="thread_local"):
             work()
     return graph.replay

@@ -1,23 +1,19 @@
 """y = x Wᵀ + b, the product in which the models spend their time.
 
 On a CPU it goes through oneDNN, which torch itself takes for bfloat16 only: in float32 MKL, torch's choice, reaches two
-thirds of its speed on an AMD CPU. On a GPU torch's sum over positions, the gradient of the bias, runs at a quarter of
-the memory's speed; ours is a Triton kernel. Shapes: `n` positions, in any number of dimensions, `I` inputs, `O`
-outputs.
+thirds of its speed on an AMD CPU. On a GPU the gradient of the bias has a kernel of its own. Shapes: `n` positions, in
+any number of dimensions, `I` inputs, `O` outputs.
 """
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from h2q.kernels.triton_there import programs, takes_triton
-
-TILE_ROWS, TILE_COLUMNS = 32, 128
-"""Of the part of a matrix that a program sums at a time."""
+from h2q.kernels.columns import column_sum
+from h2q.kernels.triton_there import takes_triton
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -39,29 +35,6 @@ class _Linear(Function):
         rows = g.flatten(0, -2)
         # MKL is as fast where the sum runs over positions.
         return _product(g, weight.t(), None), rows.t() @ x.flatten(0, -2), column_sum(rows)
-
-
-def column_sum(x: Tensor) -> Tensor:
-    """x (n, O) → (O,), summed in float32 at least."""
-    if not takes_triton(x.device) or x.dtype == torch.float64:
-        return x.sum(0)
-    return fused_column_sum(x)
-
-
-def fused_column_sum(x: Tensor) -> Tensor:
-    """`column_sum` in two kernels: programs sum parts of the rows, and their sums are added up."""
-    from h2q.kernels import triton_training
-
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    count, width = x.shape
-    across = -(-width // TILE_COLUMNS)
-    share = -(-count // max(1, programs(x.device, across * -(-count // TILE_ROWS)) // across))
-    share = -(-share // TILE_ROWS) * TILE_ROWS
-    parts = -(-count // share)
-    sums = torch.empty(parts, width, dtype=torch.float32, device=x.device)
-    kernel: Any = triton_training.column_sums
-    kernel[(across, parts)](x, sums, count, width, x.stride(0), share, ROWS=TILE_ROWS, COLUMNS=TILE_COLUMNS)
-    return sums.sum(0).to(x.dtype)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

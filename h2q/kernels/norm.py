@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from h2q.kernels.columns import add_up
 from h2q.kernels.triton_there import power_of_two, programs, takes_triton
 
 WIDEST = 8192
@@ -79,7 +80,7 @@ class _AddNorm(Function):
         tile = max(1, TILE // columns)
         several = programs(total.device, -(-count // tile))
         turns = -(-count // (tile * several))
-        to_norm = torch.empty(2, several, width, dtype=total.dtype, device=total.device)
+        to_norm = torch.empty(several, 2 * width, dtype=total.dtype, device=total.device)
         normed, behind = _rows(to_normed), total if to_total is None else _rows(to_total)
         kernel: Any = triton_training.add_norm_backward
         kernel[(several,)](
@@ -87,7 +88,7 @@ class _AddNorm(Function):
             count, width, total.stride(0), normed.stride(0), behind.stride(0), turns,
             BEHIND=to_total is not None, ADD=to_added is not None, ROWS=tile, COLUMNS=columns,
         )  # fmt: skip
-        to_weight, to_bias = to_norm.sum(1).to(weight.dtype)
+        to_weight, to_bias = add_up(to_norm, weight.dtype).chunk(2)
         to_added = None if to_added is None else to_added.view(shape)
         return to_stream.view(shape), to_added, to_weight, to_bias, None, None
 

@@ -6,7 +6,7 @@ import triton.language as tl  # type: ignore[import-not-found]
 
 @triton.jit
 def add_norm(
-    stream,
+    source,
     added,
     weight,
     bias,
@@ -15,7 +15,7 @@ def add_norm(
     moments,
     count,
     width,
-    stream_stride,
+    source_stride,
     added_stride,
     eps,
     ADD: tl.constexpr,
@@ -28,7 +28,7 @@ def add_norm(
     columns = tl.arange(0, COLUMNS)
     live, inside = rows < count, columns < width
     mask = live[:, None] & inside[None, :]
-    x = tl.load(stream + rows[:, None] * stream_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    x = tl.load(source + rows[:, None] * source_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
     out = rows[:, None] * width + columns[None, :]
     if ADD:
         x += tl.load(added + rows[:, None] * added_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -51,7 +51,7 @@ def add_norm_backward(
     moments,
     to_normed,
     to_total,
-    to_stream,
+    to_source,
     to_added,
     to_norm,
     count,
@@ -90,11 +90,11 @@ def add_norm_backward(
         if BEHIND:
             result += tl.load(to_total + rows[:, None] * behind_stride + columns[None, :], mask=mask, other=0.0)
         out = rows[:, None] * width + columns[None, :]
-        tl.store(to_stream + out, result, mask=mask)
+        tl.store(to_source + out, result, mask=mask)
         if ADD:
             tl.store(to_added + out, result.to(to_added.dtype.element_ty), mask=mask)
-    tl.store(to_norm + first * width + columns, tl.sum(to_weight, 0), mask=inside)
-    tl.store(to_norm + (several + first) * width + columns, tl.sum(to_bias, 0), mask=inside)
+    tl.store(to_norm + first * 2 * width + columns, tl.sum(to_weight, 0), mask=inside)
+    tl.store(to_norm + (first * 2 + 1) * width + columns, tl.sum(to_bias, 0), mask=inside)
 
 
 @triton.jit
@@ -108,7 +108,7 @@ def column_sums(x, sums, count, width, stride, share, ROWS: tl.constexpr, COLUMN
         rows = (part * share + step + tl.arange(0, ROWS)).to(tl.int64)
         mask = (rows < count)[:, None] & inside[None, :]
         total += tl.load(x + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-    tl.store(sums + part * width + columns, tl.sum(total, 0), mask=inside)
+    tl.store(sums + part * width + columns, tl.sum(total, 0).to(sums.dtype.element_ty), mask=inside)
 
 
 @triton.jit

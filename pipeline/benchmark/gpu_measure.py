@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from h2q.kernels.capture import capturing
 from pipeline.benchmark.timing import wait
 
 Result = TypeVar("Result")
@@ -111,7 +112,7 @@ def captured(step: Callable[[], Result]) -> Callable[[], Result]:
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph):
         result = step()
 
     def replay() -> Result:

@@ -7,6 +7,7 @@ number of rows is continued as a straight line to the number that the run will h
 import gc
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -159,7 +160,11 @@ def _time(work: Callable[[int], Callable[[], object]], rows: int, device: torch.
 
 
 def _peak(work: Callable[[int], Callable[[], object]], rows: int, device: torch.device) -> int:
-    """Bytes with so many rows, from the peaks with few."""
+    """Bytes with so many rows: measured on a GPU, which counts them on the way; else, or where they are too many, from
+    the peaks with few."""
+    if device.type == "cuda":
+        with suppress(torch.OutOfMemoryError):
+            return peak_bytes(work(rows), device)
     points = [(some, float(peak_bytes(work(some), device))) for some in (2, 4) if some <= rows] or [
         (1, float(peak_bytes(work(1), device)))
     ]

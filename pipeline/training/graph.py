@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from h2q.errors import UserError
+from h2q.kernels.capture import capturing
 from pipeline.training.train_state import TrainState
 
 
@@ -77,7 +78,7 @@ class CapturedStep:
             try:
                 # Other threads (the next batch) may use CUDA meanwhile, this one must not.
                 mode = "thread_local"
-                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
+                with capturing(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
                     outputs = self._run_eagerly(detailed)
             except RuntimeError as error:
                 # The end of a capture that went wrong raises an error of its own on top.

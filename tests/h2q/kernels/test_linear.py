@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from h2q.kernels.linear import column_sum, linear
+from h2q.kernels.linear import linear
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -36,21 +36,6 @@ def test_gradients_that_are_one_number_everywhere_are_taken():
 def test_operands_need_not_lie_in_one_piece():
     x, weight, bias = torch.randn(4, 3).t(), torch.randn(8, 4)[::2], torch.randn(8)[::2]
     torch.testing.assert_close(linear(x, weight, bias), functional.linear(x, weight, bias))
-
-
-def test_columns_are_summed():
-    torch.testing.assert_close(column_sum(torch.ones(3, 2)), torch.full((2,), 3.0))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("shape", [(1, 1), (77, 128), (100_000, 300)])
-def test_on_a_gpu_columns_are_summed_as_torch_does(shape, dtype):
-    torch.manual_seed(0)
-    x = torch.randn(*shape, device="cuda").to(dtype)
-    for matrix in (x, x.t().contiguous().t()):
-        wanted = matrix.double().sum(0)
-        torch.testing.assert_close(column_sum(matrix).double(), wanted, rtol=TOLERANCES[dtype], atol=1e-2)
 
 
 @pytest.mark.gpu

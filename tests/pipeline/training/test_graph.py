@@ -140,7 +140,9 @@ class Run:
         scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")  # type: ignore[attr-defined]
         room = model_config.storage_rank - model_config.fixed_rank
         optimizer = build_optimizer(model, self.config.training)
-        self.train_state = TrainState(model, optimizer, scaler, RankGrowth(growth, room), about={}, rows=8)
+        self.train_state = TrainState(
+            model, optimizer, scaler, RankGrowth(growth, room), about={"config": self.config.to_dict()}, rows=8
+        )
         self.step: Step = make_step(self.train_state, model, self.config, autocast, graph=graph)
 
     @property
@@ -229,7 +231,7 @@ def test_a_capture_changes_nothing(detailed: bool) -> None:
 
         step = CapturedStep(captured, run.train_state)
         x, y = batch(0, 8, 16)
-        step._prepare(x, y)
+        step._prepare(x, y, None)
         step._capture(detailed)
         assert_equal(run.tensors(), before)
         assert torch.equal(torch.cuda.get_rng_state(), random) and run.train_state.scaler.state_dict() == scale
