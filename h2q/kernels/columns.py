@@ -30,7 +30,7 @@ def fused_column_sum(x: Tensor) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     (count, width), (rows, columns) = x.shape, PART
     across = -(-width // columns)
-    share = rows * -(-count // (rows * max(1, programs(x.device, across * -(-count // rows)) // across)))
+    share = rows * -(-count // (rows * max(1, programs(x.device, across * -(-count // rows), 4) // across)))
     sums = x.new_empty(-(-count // share), width, dtype=torch.float32)
     _launch(x, sums, share, PART)
     return add_up(sums, x.dtype)

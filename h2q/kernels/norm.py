@@ -78,7 +78,7 @@ class _AddNorm(Function):
         to_added = None if ctx.added is None else torch.empty_like(to_stream, dtype=ctx.added)
         columns = power_of_two(width)
         tile = max(1, TILE // columns)
-        several = programs(total.device, -(-count // tile))
+        several = programs(total.device, -(-count // tile), 2)
         turns = -(-count // (tile * several))
         to_norm = torch.empty(several, 2 * width, dtype=total.dtype, device=total.device)
         normed, behind = _rows(to_normed), total if to_total is None else _rows(to_total)

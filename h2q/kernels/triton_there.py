@@ -25,8 +25,8 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def programs(device: torch.device, pieces: int) -> int:
-    """Programs for so many pieces of work, each of which takes several where there are many: a few for each
-    multiprocessor, so that what they add up on the way is short."""
-    most = 4 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
+def programs(device: torch.device, pieces: int, each: int) -> int:
+    """Programs for so many pieces of work, at most `each` for a multiprocessor: where there are more pieces a program
+    takes several, so that what they add up on the way is short."""
+    most = each * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
     return min(pieces, most)

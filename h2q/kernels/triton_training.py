@@ -72,7 +72,7 @@ def add_norm_backward(
     gain = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     to_weight = tl.zeros([ROWS, COLUMNS], tl.float32)
     to_bias = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for turn in range(0, turns):
+    for turn in tl.range(0, turns, num_stages=3):  # loads of the coming turns are under way
         rows = ((first + turn * several) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         live = rows < count
         mask = live[:, None] & inside[None, :]
@@ -104,7 +104,7 @@ def column_sums(x, sums, count, width, stride, share, ROWS: tl.constexpr, COLUMN
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < width
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for step in range(0, share, ROWS):
+    for step in tl.range(0, share, ROWS, num_stages=3):
         rows = (part * share + step + tl.arange(0, ROWS)).to(tl.int64)
         mask = (rows < count)[:, None] & inside[None, :]
         total += tl.load(x + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
