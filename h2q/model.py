@@ -108,8 +108,8 @@ class ByteModel(nn.Module):
                 stream = stream + self.pos_emb[:, : x.shape[1]]
             keep = None if reset is None else 1 - reset.to(self.dtype)
             stream, after, energies = self._run_blocks(self.dropout(stream), dtype, energy, before, keep)
-            last = isinstance(self.norm, nn.LayerNorm)
-            hidden = add_norm(stream, None, self.norm, dtype)[1] if last else stream.to(dtype)
+            norm = self.norm
+            hidden = add_norm(stream, None, norm, dtype)[1] if isinstance(norm, nn.LayerNorm) else stream.to(dtype)
             logits = linear(hidden, self.head.weight.to(dtype), self.head.bias.to(dtype))
             logits = logits.to(self.dtype)
         results = (

@@ -49,7 +49,8 @@ def test_more_micro_batches_take_less_memory_and_so_does_the_reversible_backward
 def test_the_time_of_a_run_includes_its_evaluations() -> None:
     config = RunConfig(training=TrainingConfig(steps=100, evaluate_every=40))
     numbers: dict[str, Any] = dict.fromkeys((field.name for field in fields(Estimate)), 2)
-    found = Estimate(**numbers | {"cuda": False})
+    numbers["cuda"] = False
+    found = Estimate(**numbers)
     sizes = {"train": 10**9, "validation": 3_000_000, "test": 1_000_000}
     assert run_seconds(found, config, sizes) == (200, 2 * (3 + 3 + 3 + 1))
     limited = replace(config, training=replace(config.training, evaluate_bytes=500_000))

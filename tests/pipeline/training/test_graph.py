@@ -42,7 +42,7 @@ MODES: list[dict[str, Any]] = [
     {"mixer": "state", "ngrams": "2:64x8,3:64x8"},
     {"mixer": "both", "rotation": "quaternion", "feed_forward": False},
 ]
-STATE = {"mixer": "state", "ngrams": "2:64x8"}
+STATE: dict[str, Any] = {"mixer": "state", "ngrams": "2:64x8"}
 
 
 @pytest.mark.parametrize("choice", ["auto", "yes", "no"])
