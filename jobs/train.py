@@ -26,9 +26,13 @@ def main(args: Sequence[str]) -> int:
     if config.estimate:
         quiet_profiler()
         wait_asleep_where_busy()
+        from pipeline.cluster.resources import local_resources
         from pipeline.prepare.prepare import split_sizes
         from pipeline.training.estimate import estimate, show
+        from pipeline.training.precision import chosen_precision
 
+        gpu = local_resources(config.use_gpu).gpu
+        config = replace(config, precision=chosen_precision(config.precision, gpu=gpu, say=console.print))
         sizes = split_sizes(config.corpus)
         show(estimate(config), config, console, sizes)
         return 0

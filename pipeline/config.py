@@ -234,9 +234,9 @@ class RunConfig(FromDict):
     threads: int | None = None
     """CPU threads of each worker. None: one for each core that it has, or OMP_NUM_THREADS if that is less. The last
     bits of a result depend on them, so a run keeps its number when it is resumed."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
     """Arithmetic of matrix products; parameters and the residual stream stay in float32. On a CPU without AVX-512 bf16
-    is several times slower than fp32."""
+    is several times slower than fp32; `auto` measures that where the run begins, and the run keeps what it found."""
     graph: Literal["auto", "yes", "no"] = "auto"
     """Launch a whole training step on a GPU as one CUDA graph, several times as fast for models of this size; `auto`:
     where that can be, which is with one worker."""

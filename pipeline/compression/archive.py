@@ -15,7 +15,7 @@ from pipeline.compression.config import MOST
 from pipeline.storage.json_file import fitting, parse
 from pipeline.storage.uri import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 
 MOST_BYTES = 1 << 28
 """Of a file that is coded, and of an archive: a model needs days for so many. In memory are the file, its code, and
@@ -43,6 +43,8 @@ class Archive:
     """The run of that model."""
     config: dict[str, Any] | None = None
     """Of the model that learnt: RunConfig.to_dict(), what matters of it."""
+    updates: int = 1
+    """Of the model that learnt: optimizer steps for a chunk."""
 
     def write(self, path: Path) -> int:
         """Write it as a whole; how many bytes it has. Raises: UserError where that cannot be."""
@@ -69,6 +71,7 @@ class _Told(TypedDict):
     model: NotRequired[str]
     run: NotRequired[str]
     config: NotRequired[dict[str, Any]]
+    updates: Annotated[int, Ge(1), Le(MOST)]
 
 
 def read_archive(path: Path) -> Archive:

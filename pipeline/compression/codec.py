@@ -25,8 +25,8 @@ from pipeline.evaluation.windows import lane_edges
 
 ALPHABET = 256
 
-Learn = Callable[[int, np.ndarray], Tensor]
-"""A step and the rows (L, length + 1) just coded: what a model that learns makes of them, and the state behind them."""
+Learn = Callable[[np.ndarray], None]
+"""How the model learns from the chunk of every lane that was just coded, (L, length + 1)."""
 
 
 class Coder(Protocol):
@@ -97,7 +97,7 @@ def follow(
         done = lanes + sum((batch.length + step * stride) * len(batch.starts) for batch in batches)
         progress(min(size, done))
         if learn is not None and len(batches) == 1 and done < size:
-            learn(step, np.stack([data[start : start + batches[0].length + 1] for start in batches[0].starts]))
+            learn(np.stack([data[start : start + batches[0].length + 1] for start in batches[0].starts]))
     return data
 
 
@@ -112,9 +112,8 @@ def _carried(
         if at and at % window == 0:
             progress(at * lanes)
             if learn is not None:
-                rows = np.stack([data[start + at - window : start + at + 1] for start in starts])
-                state = learn(at // window - 1, rows)
-                streams = SteppedLanes(model.eval(), state)
+                learn(np.stack([data[start + at - window : start + at + 1] for start in starts]))
+                streams = SteppedLanes(model.eval(), streams.state)
         logits = streams.read(torch.from_numpy(data[[start + at for start in starts]].astype(np.int64)))
         for start, stop, likely in zip(starts, edges[1:], _probabilities(logits), strict=True):
             if start + at + 1 < stop:

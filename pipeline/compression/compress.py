@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from h2q.baselines import parameters
 from h2q.config import GrowthConfig, ModelConfig
@@ -22,7 +21,7 @@ from pipeline.compression.config import SUFFIX, CompressionConfig
 from pipeline.config import PRESETS, RunConfig, TrainingConfig
 from pipeline.corpus.shards import histogram
 from pipeline.evaluation.file_stream import RawFile
-from pipeline.evaluation.prequential import learner, learning_rates, train_on
+from pipeline.evaluation.learner import LANES, Learner, learning_rates, updates_of
 from pipeline.evaluation.scoring import check_alphabet
 from pipeline.runs.checkpoint import MODEL
 from pipeline.runs.load import load_checkpoint, model_of
@@ -76,10 +75,10 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
     else:
         config = PRESETS[options.preset or "laptop"]
         name = f"a new {options.preset or 'laptop'}, learning"
-        lanes, told = _lanes(options, len(data), config.training.lanes), config.to_dict()
+        lanes, updates, told = _lanes(options, len(data), LANES), updates_of(None, options.updates), config.to_dict()
         parts = {part: told[part] for part in ("model", "training", "growth")}
-        archive = replace(archive, config=parts, stride=config.model.seq_len, lanes=lanes)
-        model, learn = _learner(config, lanes)
+        archive = replace(archive, config=parts, stride=config.model.seq_len, lanes=lanes, updates=updates)
+        model, learn = _learner(config, lanes, updates)
     check_alphabet(histogram(data), model.config.vocab, options.file) if len(data) else None
     require(
         model.config.mixer in ("attention", "state") and model.config.head_layout == "split",
@@ -111,7 +110,7 @@ def decompress(options: CompressionConfig, progress: Progress) -> Outcome:
         )
     else:
         name = "a new model, learning"
-        model, learn = _learner(_config_of(archive, source), archive.lanes)
+        model, learn = _learner(_config_of(archive, source), archive.lanes, archive.updates)
     data = _follow(model, archive, Decoder(archive.code), learn, progress)
     if hashlib.sha256(data.data).hexdigest() != archive.sha256:
         raise UserError(
@@ -148,16 +147,11 @@ def _trained(run: str, storage: str) -> tuple[ByteModel, str, str]:
     return model_of(checkpoint)[0], folder.name, hashlib.sha256((path / MODEL).read_bytes()).hexdigest()
 
 
-def _learner(config: RunConfig, lanes: int) -> tuple[ByteModel, Learn]:
-    """A new model, and how it learns from a window that was coded. See `pipeline.evaluation.prequential.online`."""
-    train_state = learner(config, None, torch.device("cpu"), lanes=lanes)
-    rate = learning_rates(config, None, None)
-
-    def learn(step: int, rows: np.ndarray) -> Tensor:
-        train_on(train_state, rows, config, contextlib.nullcontext, rate(step), step)
-        return train_state.carried
-
-    return train_state.model, learn
+def _learner(config: RunConfig, lanes: int, updates: int) -> tuple[ByteModel, Learn]:
+    """A new model, and how it learns from a chunk that was coded: as in `pipeline.evaluation.prequential.online`."""
+    device, rate = torch.device("cpu"), learning_rates(config, None, None)
+    made = Learner(config, None, device, contextlib.nullcontext, lanes=lanes, rate=rate, updates=updates)
+    return made.model, made.learn
 
 
 def _config_of(archive: Archive, source: Path) -> RunConfig:

@@ -10,7 +10,7 @@ from pipeline.config import PRESETS
 
 SUFFIX = ".h2q"
 MOST = 1 << 10
-"""Lanes, and threads."""
+"""Lanes, threads, and updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,16 @@ class CompressionConfig:
     """The file to write. None: FILE.h2q; to decompress, the archive's name without .h2q."""
     lanes: int | None = None
     """Parts of the file that are coded side by side, faster and with as many cold starts. None: for a run one for each
-    16 kB, at most 32; else as the preset trains."""
+    16 kB, at most 32; else 4."""
+    updates: int | None = None
+    """Of the model that learns: optimizer steps for a chunk, see `jobs/evaluate.py --mode prequential`. None: 2."""
     threads: int = 1
     """CPU threads of torch; the archive knows them, for last digits depend on them."""
     storage: str = "runs"
     """Folder that holds the folders of runs."""
 
     def __post_init__(self) -> None:
-        for name in ("lanes", "threads"):
+        for name in ("lanes", "updates", "threads"):
             value = getattr(self, name)
             require(value is None or 1 <= value <= MOST, f"{name} must be at least 1 and at most {MOST}, got {value}")
         require(
@@ -50,5 +52,12 @@ class CompressionConfig:
             self.preset is None or self.run is None,
             f"a new model of preset {self.preset} needs no run, got {self.run}: leave one of them out",
         )
-        told = self.preset is not None or self.lanes is not None
-        require(not (self.decompress and told), "the archive knows preset and lanes: leave them out with --decompress")
+        require(
+            self.updates is None or self.run is None,
+            f"a trained run does not learn while it codes: leave out --updates or --run, got {self.run}",
+        )
+        told = (self.preset, self.lanes, self.updates) != (None, None, None)
+        require(
+            not (self.decompress and told),
+            "the archive knows preset, lanes and updates: leave them out with --decompress",
+        )

@@ -34,7 +34,7 @@ class EvaluationConfig:
     it slides, else the window (side by side, as training evaluates)."""
     lanes: int | None = None
     """Lanes read side by side (carried: streams that start cold, for as many workers). None: as the run trained
-    (carried: 1; sliding: always 1)."""
+    (carried: 1; sliding: always 1; new weights: 4)."""
     preset: str | None = None
     """Prequential: start from new weights of this preset, instead of a run."""
     fresh: bool = False
@@ -42,6 +42,9 @@ class EvaluationConfig:
     learning_rate: float | None = None
     """Prequential: the learning rate, constant. None: the run's last one; for new weights its peak, after its
     warm-up."""
+    updates: int | None = None
+    """Prequential: optimizer steps for a chunk: on the chunk itself, and the others on chunks drawn from those before,
+    which are known to a decoder as well. None: 1 for a run, 2 for new weights."""
     workers: int | None = None
     """Processes that share the data, by Ray Data. None: as many as there are GPUs, or else CPUs. The result does not
     depend on their number."""
@@ -69,7 +72,7 @@ class EvaluationConfig:
         return self.local or self.mode == "prequential" or (self.mode == "carried" and self.lanes in (None, 1))
 
     def __post_init__(self) -> None:
-        for name in ("window", "stride", "lanes", "workers", "threads"):
+        for name in ("window", "stride", "lanes", "updates", "workers", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
         require(
@@ -98,8 +101,8 @@ class EvaluationConfig:
             f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}",
         )
         learns = self.mode == "prequential"
-        for name, given in (("preset", self.preset), ("fresh", self.fresh), ("learning_rate", self.learning_rate)):
-            require(learns or not given, f"{name} is for a model that learns: add --mode prequential")
+        for name in ("preset", "fresh", "learning_rate", "updates"):
+            require(learns or not getattr(self, name), f"{name} is for a model that learns: add --mode prequential")
         require(
             self.learning_rate is None or self.learning_rate > 0,
             f"learning_rate must be positive, got {self.learning_rate}",

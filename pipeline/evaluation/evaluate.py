@@ -11,8 +11,9 @@ from h2q.errors import require
 from pipeline.cluster.session import ray_session
 from pipeline.evaluation.carried import cold_start_bits, lanes_of
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.learner import Learner
 from pipeline.evaluation.machine import Machine, find_workers
-from pipeline.evaluation.prequential import Point, learner, online
+from pipeline.evaluation.prequential import Point, online
 from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.ray_scoring import Weights, score_here, score_on_ray
 from pipeline.evaluation.references import compressing, learning_curve
@@ -102,19 +103,26 @@ def learn(setup: Setup, progress: EvaluationProgress) -> CodeLength:
     torch.set_num_threads(machine.threads)
     config = replace(subject.config, precision=machine.precision)
     autocast = setup_precision(machine.precision, machine.device)
-    train_state = learner(config, subject.checkpoint, machine.device, lanes=windowing.lanes)
+    learner = Learner(
+        config,
+        subject.checkpoint,
+        machine.device,
+        autocast,
+        lanes=windowing.lanes,
+        rate=setup.rate,
+        updates=setup.updates,
+    )
     progress.stage("scoring and learning")
     on_progress, points, tally = progress.through(len(setup.data)), [], Tally.empty(windowing.window)
-    for point, tally in online(
-        train_state,
+    steps = online(
+        learner,
         setup.data,
-        config,
         autocast,
         window=windowing.window,
         stride=windowing.stride,
         lanes=windowing.lanes,
-        rate=setup.rate,
-    ):
+    )
+    for point, tally in steps:
         points.append(point)
         on_progress(tally)
     seconds = time.perf_counter() - began
@@ -152,6 +160,7 @@ def result(setup: Setup, code: CodeLength, compressed: dict[str, int]) -> Evalua
         position_bpb=[None if math.isnan(rate) else rate for rate in rates.tolist()],
         position_bytes=positions.tolist(),
         learning_rate=setup.rate(sys.maxsize) if code.points else None,
+        updates=setup.updates if code.points else None,
         curve=code.curve,
         steps=[(point.bytes, point.bits) for point in code.points] if code.points else None,
     )

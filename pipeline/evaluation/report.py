@@ -59,6 +59,8 @@ class Evaluation:
     position_bytes: list[int]
     learning_rate: float | None = None
     """Prequential: after the warm-up, if there is one."""
+    updates: int | None = None
+    """Prequential: optimizer steps for a chunk."""
     curve: list[Milestone] | None = None
     """Prequential: bpb of the first bytes, at a dozen points."""
     steps: list[tuple[int, float]] | None = None
@@ -161,5 +163,6 @@ class Evaluation:
         side = "side by side" if self.stride == self.window else f"every {self.stride}"
         lanes = f", in {self.lanes} lanes" if self.lanes > 1 else ""
         rate = f" at a learning rate of {self.learning_rate:.3g}" if self.learning_rate else ""
-        learns = f", learning from each once it is scored,{rate}" if self.mode == "prequential" else ""
+        steps = f" in {self.updates} steps" if (self.updates or 1) > 1 else ""
+        learns = f", learning from each once it is scored,{steps}{rate}" if self.mode == "prequential" else ""
         return f"windows of {self.window} bytes, {side}{lanes}{learns}; every byte scored once"

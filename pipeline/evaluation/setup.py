@@ -11,8 +11,8 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.shards import histogram
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.file_stream import RawFile
+from pipeline.evaluation.learner import LANES, Rate, learning_rates, updates_of
 from pipeline.evaluation.machine import Machine, find_machine
-from pipeline.evaluation.prequential import Rate, learning_rates
 from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.scoring import check_alphabet, check_window
 from pipeline.evaluation.subject import Subject, find_subject
@@ -48,6 +48,11 @@ class Setup:
         return learning_rates(self.subject.config, self.subject.checkpoint, self.options.learning_rate)
 
     @property
+    def updates(self) -> int:
+        """Prequential: optimizer steps for a chunk."""
+        return updates_of(self.subject.checkpoint, self.options.updates)
+
+    @property
     def label(self) -> str:
         """What tells this evaluation of a run from others: the same again has the same label."""
         options, windowing = self.options, self.windowing
@@ -56,6 +61,7 @@ class Setup:
         parts += [] if options.mode == "carried" else [f"window-{windowing.window}", f"stride-{windowing.stride}"]
         parts += [f"lanes-{windowing.lanes}"] if windowing.lanes > 1 else []
         parts += ["untrained"] if options.fresh or options.preset else []
+        parts += [f"updates-{options.updates}"] if options.updates else []
         parts += [f"rate-{options.learning_rate:g}"] if options.learning_rate else []
         parts += [options.precision] if options.precision else []
         return re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
@@ -98,7 +104,8 @@ def find_windowing(options: EvaluationConfig, subject: Subject) -> Windowing:
         f"a state is carried from chunk to chunk: stride must be the window's {window} bytes, got {stride}",
     )
     alone = options.mode == "sliding" or (options.mode == "carried" and options.lanes is None)
-    lanes = 1 if alone else options.lanes or subject.config.training.lanes
+    new = options.mode == "prequential" and subject.checkpoint is None
+    lanes = 1 if alone else options.lanes or (LANES if new else subject.config.training.lanes)
     return Windowing(window=window, stride=stride, lanes=lanes)
 
 

@@ -76,6 +76,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         require(not self.run.local, "a sweep runs its trials on Ray: leave out --local")
         require(not self.run.estimate, "estimate is of one run: leave out --estimate, or ask python jobs/train.py")
+        require(self.run.precision != "auto", "a sweep compares trials in one precision: --precision fp32, got auto")
         require(self.run.wait == 0, f"a sweep takes the cluster as it is: leave out --wait, got {self.run.wait}")
         require(
             self.search.gpu_share == 1 or self.run.workers == 1,

@@ -30,6 +30,7 @@ from pipeline.training.fit import fit, last_line
 from pipeline.training.graph_rule import use_graph, why_eager
 from pipeline.training.origin import with_source
 from pipeline.training.plots import draw
+from pipeline.training.precision import chosen_precision
 from pipeline.training.progress import Progress
 from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
 from pipeline.training.resume import (
@@ -114,14 +115,15 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         with session(config, progress, aside=aside):
             store = connecting.result()
             resources = _resources(config, progress, busy)
+            # Of another number of threads the last bits would differ: the run keeps to this one.
+            precision = chosen_precision(config.precision, gpu=resources.gpu, say=progress.say)
+            config = replace(config, threads=resources.threads, precision=precision)
             known = earlier.state["corpus_sha256"] if earlier is not None and earlier.state else None
             corpus = prepared_corpus(config, storage, resources, progress, sha256=known)
             check_run(config, corpus, resources)
             progress.judge_by(corpus)
             if earlier is not None:
                 check_same_corpus(earlier, corpus)
-            # Of another number of threads the last bits would differ: the run keeps to this one.
-            config = replace(config, threads=resources.threads)
             run = _begin(replace(start, config=config), corpus, store, held, progress)
             stopping = _follow(run, resources, progress, private=private, began=began)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,27 @@ def test_a_new_model_learns_while_it_codes_and_the_archive_needs_no_run(
     assert (tmp_path / name).read_bytes() == FILES[name]
 
 
+@pytest.mark.parametrize("run", ["carrying", "new"])
+def test_an_archive_is_as_long_as_the_evaluation_says(
+    place: Path, tmp_path: Path, run: str, call_job: Callable
+) -> None:
+    """By a run with a state, and by a new model that learns in several steps a chunk."""
+    (tmp_path / "text").write_bytes(TEXT * 2)
+    model = ["--preset", "laptop", "--updates", "3"] if run == "new" else ["--run", run]
+    mode = ["--mode", "prequential", "--threads", "1"] if run == "new" else ["--local", "--threads", "1"]
+    storage = ["--storage", str(place / "runs")]
+    lanes = ["--lanes", "2" if run == "new" else "1"]
+    done = call_job("compress", tmp_path, "text", *model, *storage, *lanes)
+    assert done.returncode == 0, done.stderr
+    named = [value for value in model if value != "--run"]
+    quiet = ["--no-compressors", "--tracking.no-enabled", "--output", str(tmp_path / "out"), *storage]
+    done = call_job("evaluate", tmp_path, *named, "--data", "text", *mode, *quiet, *lanes)
+    assert done.returncode == 0, done.stderr
+    [found] = (tmp_path / "out").glob("*.json")
+    bits = json.loads(found.read_text())["bits"]
+    assert 32 * len(read_archive(tmp_path / "text.h2q").code) == pytest.approx(bits, rel=0.005, abs=32)
+
+
 @pytest.fixture(scope="module")
 def coded(place: Path) -> Path:
     """Archives of a sentence by the run `one`: whole, and damaged in every part."""
@@ -111,6 +133,9 @@ def coded(place: Path) -> Path:
         (["--decompress", "text", "--output", "x"], "is no archive"),
         (["--decompress", "nothing.h2q"], "no file"),
         (["--decompress", "coded/note.h2q", "--lanes", "2"], "leave them out with --decompress"),
+        (["--decompress", "coded/note.h2q", "--updates", "2"], "leave them out with --decompress"),
+        (["text", "--run", "one", "--updates", "2"], "a trained run does not learn while it codes"),
+        (["text", "--updates", "0"], "updates must be at least 1"),
         (["--decompress", "coded/note.h2q", "--output", "x", "--run", "other"], "was coded by the model"),
         (["--decompress", "coded/flipped.h2q"], "its code has another sha256"),
         (["--decompress", "coded/short.h2q"], "is no archive"),

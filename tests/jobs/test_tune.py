@@ -62,6 +62,7 @@ def text(tmp_path: Path) -> Path:
         (["--search.grace", "1.5"], "search.grace must be a share above 0 and below 1, got 1.5"),
         (["--local"], "a sweep runs its trials on Ray: leave out --local"),
         (["--estimate"], "estimate is of one run: leave out --estimate"),
+        (["--precision", "auto"], "a sweep compares trials in one precision: --precision fp32, got auto"),
         (["--wait", "9"], "a sweep takes the cluster as it is: leave out --wait, got 9"),
         pytest.param(["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1", marks=pytest.mark.ray),
         (["--resume"], "no sweep to resume"),

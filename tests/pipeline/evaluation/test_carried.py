@@ -15,10 +15,12 @@ from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.evaluation.carried import Lane, cold_start_bits, lanes_of, score_lane
 from pipeline.evaluation.file_stream import RawFile
+from pipeline.evaluation.learner import Learner
 from pipeline.evaluation.machine import Machine
-from pipeline.evaluation.prequential import learner, online
+from pipeline.evaluation.prequential import online
 from pipeline.evaluation.ray_scoring import Weights, score_here, score_on_ray
 from pipeline.evaluation.scoring import Tally
+from pipeline.runs.checkpoint import Checkpoint
 from pipeline.training.precision import setup_precision
 
 CPU = torch.device("cpu")
@@ -87,10 +89,9 @@ def test_workers_change_nothing(data: RawFile, tmp_path: Path) -> None:
 def test_an_online_learner_carries_the_state(data: RawFile, lanes: int) -> None:
     """At rate 0 it is merely scored, each lane with all that came before."""
     config = RunConfig(model=SIZES, training=TrainingConfig(lanes=2))
-    train_state = learner(config, None, CPU, lanes=lanes)
-    train_state.model.load_state_dict(lively().state_dict())
-    steps = online(train_state, data, config, AUTOCAST, window=500, stride=500, lanes=lanes, rate=lambda step: 0.0)
-    *_, (point, tally) = steps
+    made = Checkpoint(model=lively().state_dict(), optimizer={}, carried={}, state={})
+    learner = Learner(config, made, CPU, AUTOCAST, lanes=lanes, rate=lambda step: 0.0, updates=2)
+    *_, (point, tally) = online(learner, data, AUTOCAST, window=500, stride=500, lanes=lanes)
     model, edges = lively(), [lane * len(data) // lanes for lane in range(lanes + 1)]
     wanted = 0.0
     for start, stop in pairwise(edges):

@@ -12,7 +12,8 @@ import torch
 from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.evaluation.file_stream import RawFile
-from pipeline.evaluation.prequential import Point, coded, learner, learning_rates, milestones, online
+from pipeline.evaluation.learner import Learner, learning_rates
+from pipeline.evaluation.prequential import Point, coded, milestones, online
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import plan
 from pipeline.training.precision import setup_precision
@@ -38,13 +39,16 @@ def file(folder: Path, content: bytes) -> RawFile:
     return RawFile(path)
 
 
-def code(config: RunConfig, data: RawFile, stride: int, lanes: int, rate: float = 1e-2) -> tuple[list[Point], Tally]:
+def new(config: RunConfig, lanes: int, rate: float = 1e-2, updates: int = 2) -> Learner:
+    return Learner(config, None, CPU, AUTOCAST, lanes=lanes, rate=lambda step: rate, updates=updates)
+
+
+def code(
+    config: RunConfig, data: RawFile, stride: int, lanes: int, rate: float = 1e-2, updates: int = 2
+) -> tuple[list[Point], Tally]:
     """All points of a new learner, and its last tally."""
-    train_state = learner(config, None, CPU)
-    steps = online(
-        train_state, data, config, AUTOCAST, window=WINDOW, stride=stride, lanes=lanes, rate=lambda step: rate
-    )
-    found = list(steps)
+    learner = new(config, lanes, rate, updates)
+    found = list(online(learner, data, AUTOCAST, window=WINDOW, stride=stride, lanes=lanes))
     return [point for point, _ in found], found[-1][1]
 
 
@@ -82,13 +86,20 @@ def test_who_does_not_learn_is_merely_scored_and_who_learns_needs_fewer_bits(
     config: RunConfig, text: bytes, tmp_path: Path
 ) -> None:
     data = file(tmp_path, text)
-    points, _ = code(config, data, 5, 1, rate=0.0)
-    model = learner(config, None, CPU).model.eval()
+    points, _ = code(config, data, 5, 1, rate=0.0, updates=1)
+    model = new(config, 1).model
     still = Tally.empty(WINDOW)
     for windows in plan(len(data), window=WINDOW, stride=5):
         still.add(score(model, windows.read(data), windows.skip, WINDOW, AUTOCAST))
     assert points[-1].bits == pytest.approx(still.bits + 8, rel=1e-6)
-    assert code(config, data, 5, 1)[0][-1].bits < 0.9 * points[-1].bits
+    assert code(config, data, 5, 1, updates=1)[0][-1].bits < 0.9 * points[-1].bits
+
+
+def test_more_steps_on_what_was_coded_need_fewer_bits(config: RunConfig, text: bytes, tmp_path: Path) -> None:
+    data = file(tmp_path, text)
+    once, thrice = (code(config, data, 16, 2, rate=3e-3, updates=updates)[0] for updates in (1, 3))
+    assert thrice[0] == once[0], "the first chunk, from nothing"
+    assert thrice[-1].bits < 0.98 * once[-1].bits
 
 
 def test_the_rate_is_the_run_s_last_or_for_new_weights_its_peak_after_a_warm_up(config: RunConfig) -> None:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,17 +125,16 @@ print(sys.modules["h2q.generate"].__file__)
     assert Path(place).is_relative_to(Path(store.uri.removeprefix("sqlite:///")).parent / "mlartifacts")
 
 
-@pytest.fixture(scope="module")
-def server(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def serving(uri: str, name: str, folder: Path) -> Iterator[str]:
     """`mlflow models serve`, as a run's end says it, on a port of its own: its address."""
-    _, store, _, _ = registered
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = serve_command(store.uri, "tiny model", 1).replace("5001", str(port))
-    log = tmp_path_factory.mktemp("server") / "log"
+    command = serve_command(uri, name, 1).replace("5001", str(port))
+    log = folder / "log"
     with log.open("w") as output:
-        serving = subprocess.Popen(
+        server = subprocess.Popen(
             ["bash", "-c", f"exec env {command}"], stdout=output, stderr=output, start_new_session=True, cwd=log.parent
         )
     try:
@@ -143,12 +143,18 @@ def server(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> 
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
                 break
             except OSError:
-                assert serving.poll() is None, log.read_text()
+                assert server.poll() is None, log.read_text()
                 time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(serving.pid, signal.SIGTERM)
-        serving.wait(30)
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(registered[1].uri, "tiny model", tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 def ask(server: str, rows: list[dict[str, str]], **params: Any) -> list[dict[str, Any]]:
@@ -250,13 +256,13 @@ def stateful(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunCo
     none: Any = None
     mlflow.set_tracking_uri(str(config.tracking.uri))
     try:
-        return mlflow.pyfunc.load_model("models:/remembering/1"), load_model(folder)[0]
+        return mlflow.pyfunc.load_model("models:/remembering/1"), load_model(folder)[0], str(config.tracking.uri)
     finally:
         mlflow.set_tracking_uri(none)
 
 
 def test_a_state_goes_out_and_comes_back(stateful: Any) -> None:
-    served, model = stateful
+    served, model, _ = stateful
     whole = generate(model, PROMPT.encode(), 30, temperature=0.8, seed=3)
     written, row = b"", {"prompt": PROMPT}
     for params in ({"seed": 3}, {}, {}):
@@ -275,10 +281,25 @@ def test_a_state_goes_out_and_comes_back(stateful: Any) -> None:
     assert base64.b64decode(behind["base64"]) == whole
 
 
+@pytest.mark.slow  # a second server: what MLflow makes of a state on its way through JSON
+def test_a_state_goes_out_and_comes_back_over_http(stateful: Any, tmp_path: Path) -> None:
+    _, model, uri = stateful
+    whole = generate(model, PROMPT.encode(), 30, temperature=0.8, seed=3)
+    written, row = b"", {"prompt": PROMPT}
+    with serving(uri, "remembering", tmp_path) as address:
+        for params in ({"seed": 3}, {}, {}):
+            [answer] = ask(address, [row], length=10, keep_state=True, **params)
+            written, row = written + base64.b64decode(answer["base64"]), {"state": answer["state"]}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(address, [{"state": "YWJj"}], length=1)
+    assert written == whole
+    assert refused.value.code == 400 and b"state must be what an answer gave" in refused.value.read()
+
+
 def test_a_foreign_state_is_answered_with_the_rule(stateful: Any, registered: Registered) -> None:
     from mlflow.exceptions import MlflowException
 
-    served, model = stateful
+    served, model, _ = stateful
     other = load_model(registered[0])[0]  # It attends: no state at all.
     twin = ByteModel(model.config)
     parts = Memory(twin, 0)

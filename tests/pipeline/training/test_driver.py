@@ -314,6 +314,13 @@ def test_weights_that_diverged_before_the_evaluation_at_the_end_are_not_kept(
     assert final(folder).state["step"] == 4
 
 
+def test_a_precision_that_was_chosen_is_said_and_kept(tmp_path: Path, tiny: Make, train: Train) -> None:
+    summary, folder, said = train(tiny(tmp_path, precision="auto", training={"steps": 1, "warmup": 0}))
+    kept = folder.config()
+    assert kept is not None and kept["precision"] == summary.precision in ("fp32", "bf16")
+    assert f"precision auto: {summary.precision}, a product in bf16 takes" in said
+
+
 def text_to_validate_on(folder: Path, lines: int) -> dict[str, str]:
     """A corpus whose validation takes a while."""
     for name, count in (("train", 1000), ("valid", lines), ("test", 60)):
