@@ -24,7 +24,7 @@ from pipeline.training.step import optimizer_step
 from pipeline.training.train_state import TrainState, new_train_state
 
 Rate = Callable[[int], float]
-"""The learning rate of a step."""
+"""The learning rate of an optimizer step."""
 
 UPDATES, LANES = 2, 4
 """Of new weights, which learn the more from a file the more often they are moved."""
@@ -62,7 +62,7 @@ class Learner:
         step, train_state = len(self._chunks), self._train_state
         self._chunks.append(chunk)
         train_state.model.train()
-        set_learning_rate(train_state.optimizer, self._rate(step))
+        set_learning_rate(train_state.optimizer, self._rate(step * self._updates))
         self._update(chunk, f"{step} 0")
         state = train_state.carried.clone()
         for number in range(1, self._updates):

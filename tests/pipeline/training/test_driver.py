@@ -20,6 +20,7 @@ from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.checkpoint import Checkpoint, checkpoint_folder, list_checkpoints, newest_valid, read_checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
+from pipeline.runs.load import run_config
 from pipeline.runs.stop import StopSignal, request_stop
 from pipeline.tracking.store import MLflowStore
 from pipeline.training.summary import Summary
@@ -316,8 +317,7 @@ def test_weights_that_diverged_before_the_evaluation_at_the_end_are_not_kept(
 
 def test_a_precision_that_was_chosen_is_said_and_kept(tmp_path: Path, tiny: Make, train: Train) -> None:
     summary, folder, said = train(tiny(tmp_path, precision="auto", training={"steps": 1, "warmup": 0}))
-    kept = folder.config()
-    assert kept is not None and kept["precision"] == summary.precision in ("fp32", "bf16")
+    assert run_config(folder).precision == summary.precision in ("fp32", "bf16")
     assert f"precision auto: {summary.precision}, a product in bf16 takes" in said
 
 
