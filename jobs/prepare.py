@@ -36,11 +36,11 @@ def main(args: Sequence[str]) -> None:
     from pipeline.cluster.submitted import check_lasting
     from pipeline.prepare.prepare import prepare
     from pipeline.prepare.progress import PreparationProgress
-    from pipeline.prepare.sources import check_found
+    from pipeline.prepare.sources import check_places
 
     console = Console(highlight=False, soft_wrap=True)
     check_lasting("corpus.prepared", config.corpus.prepared)
-    check_found(config.corpus)
+    check_places(config.corpus)
     with (
         nullcontext() if config.local else ray_session(verbose=config.verbose),
         PreparationProgress(console) as progress,

@@ -10,40 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from h2q.errors import UserError, first_line, require
+from pipeline.cluster.environment import PRIVATE, QUIET, check_environment
 from pipeline.cluster.ray_internals import end_autoscaler
 from pipeline.cluster.submitted import submitted
 from pipeline.cluster.token import keep_token_private
 from pipeline.threads import waits
 
-_ENVIRONMENT = {
-    # `report` and the end of a run wait for the controller's next look at its workers: 2 s by default. Ten looks a
-    # second cost 3.5 % of a core.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    # Each print of a worker would appear twice.
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Relative paths mean the same in a worker as in the command that started it.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # A task without a GPU must not lose sight of the others (and Ray must not warn about it).
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A worker that hangs does not take part in the end of its group: 30 s by default.
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
-_PRIVATE = {
-    # Ray's way on macOS and Windows, for Linux too: its servers listen on 127.0.0.1, not on all interfaces.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # As fast as the same work without Ray: workers would have to wait for all else on this machine.
-    "RAY_worker_niceness": "0",
-    # Nobody takes this machine away.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
+_HEAR_SECONDS = 10
+"""How long a cluster's head may take to speak."""
 
 
 def quiet_ray(*, verbose: bool) -> None:
-    """Keep Ray's own messages off the terminal, and set what its workers inherit. Call before Ray starts."""
-    for name, value in (_ENVIRONMENT | waits()).items():
+    """Keep Ray's own messages off the terminal, and set what its workers inherit. Call before Ray is imported.
+
+    Raises: UserError for a variable of the environment that Ray cannot read.
+    """
+    check_environment()
+    for name, value in (QUIET | waits()).items():
         os.environ.setdefault(name, value)
     if not verbose:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
@@ -54,7 +37,7 @@ def find_address(address: str | None) -> str:
     """The cluster that is meant: HOST:PORT, `auto` for the one that runs on this machine, `local` for a private one.
 
     None: the one that RAY_ADDRESS names, which `ray job submit` sets, and `local` where that is not set.
-    Raises: UserError, within seconds, when it is not spoken to in this way or nobody answers.
+    Raises: UserError, within seconds, when it is not spoken to in this way, nobody answers, or not as Ray does.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address in ("local", "auto"):
@@ -69,7 +52,21 @@ def find_address(address: str | None) -> str:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, UnicodeError, OverflowError) as error:
         raise _unanswered(address, error) from error
+    if os.environ.get("RAY_USE_TLS", "0") == "0":
+        _hear(address)
     return address
+
+
+def _hear(address: str) -> None:
+    """Wait until what listens there says something that Ray's head would: Ray itself would wait for minutes, loudly."""
+    import grpc
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_HEAR_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            silent = f"what listens there has not spoken as a Ray head does within {_HEAR_SECONDS} s"
+            raise _unanswered(address, TimeoutError(silent)) from error
 
 
 def _unanswered(address: str, error: BaseException) -> UserError:
@@ -92,7 +89,7 @@ def ray_session(
     address = find_address(address)
     quiet_ray(verbose=verbose)
     if address == "local":
-        for name, value in _PRIVATE.items():
+        for name, value in PRIVATE.items():
             os.environ.setdefault(name, value)
     import ray
 
@@ -137,4 +134,4 @@ def _runtime_env() -> dict[str, Any]:
     if submitted():
         return {}  # the folder that was submitted is there, and its environment is the job's
     root = Path(__file__).parents[2]
-    return {"py_modules": [str(root / "h2q"), str(root / "pipeline")], "env_vars": _ENVIRONMENT | waits()}
+    return {"py_modules": [str(root / "h2q"), str(root / "pipeline")], "env_vars": QUIET | waits()}

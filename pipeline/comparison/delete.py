@@ -1,5 +1,6 @@
 """Deleting a run, or a sweep with its trials: what MLflow holds of it first, then its folder."""
 
+import os
 from collections.abc import Callable
 
 from h2q.errors import UserError, require
@@ -7,7 +8,7 @@ from pipeline.config import RUN_WORDS, TrackingConfig
 from pipeline.runs.find import SWEEP, list_runs, sweep_of, unknown
 from pipeline.runs.folder import RunFolder
 from pipeline.storage.held import Held, held
-from pipeline.storage.path import locate
+from pipeline.storage.path import locate, text_of
 from pipeline.storage.uri import remove_folder
 from pipeline.tracking.client import answering, open_client
 from pipeline.tracking.uri import mlflow_command, tracking_uri
@@ -31,8 +32,9 @@ def delete(name: str, storage: str, tracking: TrackingConfig, say: Callable[[str
     if tracking.enabled:
         for one in (*inside, folder):
             _delete_tracked(one, tracking, say)
+    stays = f", a link: {folder.path.resolve()} stays" if os.path.islink(text_of(folder.path)) else ""
     remove_folder(folder.path)
-    say(f"deleted {folder.path}{f' with {len(inside)} trials' if inside else ''}")
+    say(f"deleted {folder.path}{f' with {len(inside)} trials' if inside else ''}{stays}")
 
 
 def _find(name: str, storage: str) -> RunFolder:

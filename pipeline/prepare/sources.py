@@ -21,7 +21,7 @@ from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_
 from pipeline.shown import printable, without_secrets
 from pipeline.storage.listing import ListedFile, check_any, find
 from pipeline.storage.path import locate
-from pipeline.storage.uri import absolute, is_uri, local_path
+from pipeline.storage.uri import absolute, is_uri, local_path, make_folder
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation"} | {
     "val": "validation",
@@ -55,10 +55,12 @@ class Source:
     contents: Callable[[MakePlain], Contents]
 
 
-def check_found(config: CorpusConfig) -> None:
-    """Look whether there are files at `corpus.path`, if it is to be read: before Ray starts, say. Raises: UserError."""
+def check_places(config: CorpusConfig) -> None:
+    """Look whether there are files at `corpus.path`, if it is to be read, and a folder at `corpus.prepared`, or a place
+    for one: before Ray starts, say. Raises: UserError."""
     if config.path is not None and config.source in ("auto", "path"):
         check_any(config.path)
+    make_folder(locate(config.prepared))
 
 
 def files(config: CorpusConfig) -> Source:

@@ -169,7 +169,8 @@ def write_file(file: AnyPath, data: Any) -> None:
 def write_whole(folder: AnyPath, files: dict[str, bytes]) -> None:
     """Write a folder of files of which the last one is the mark that all are there; a folder of that name is replaced.
 
-    On a disk: written beside, made durable, renamed. Elsewhere, where nothing can be renamed: the mark is taken away
+    On a disk: written beside, made durable, renamed; the folder around it is made, but none above: a run that was moved
+    away does not begin again where it was. Elsewhere, where nothing can be renamed: the mark is taken away
     first and written last.
     """
     if isinstance(folder, UriPath):
@@ -180,7 +181,8 @@ def write_whole(folder: AnyPath, files: dict[str, bytes]) -> None:
         return
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    folder.parent.mkdir(exist_ok=True)
+    beside.mkdir()
     try:
         for name, content in files.items():
             _write_durably(beside / name, content)

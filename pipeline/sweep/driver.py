@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from h2q.errors import require
+from pipeline.cluster.environment import check_environment
 from pipeline.cluster.resources import Resources
 from pipeline.cluster.session import find_address
 from pipeline.config import RunConfig
@@ -24,7 +25,7 @@ from pipeline.shown import without_secrets
 from pipeline.storage.path import UriPath, text_of
 from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.folder import check_new, claim_sweep, note_again, only_one, sweep_folder
+from pipeline.sweep.folder import check_new, claim_sweep, note_again, only_one, read_sweep, sweep_folder
 from pipeline.sweep.plots import draw_sweep
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.report import Report, report_on
@@ -70,6 +71,7 @@ def tune(
     `make` and `draw`: what the trials are, and what is drawn of their results.
     Raises: UserError for what the user can mend, as far as possible before anything is started.
     """
+    check_environment()
     storage = check_storage(config.run.storage)
     if not config.run.resume:
         config = replace(config, run=with_source(config.run))
@@ -94,7 +96,9 @@ def tune(
         with session(run, progress, dashboard=True):
             store = connecting.result()
             capacity = find_capacity(config)
-            corpus = prepared_corpus(run, storage, capacity.resources, progress)
+            earlier = read_sweep(folder) if run.resume else None
+            known = earlier["corpus_sha256"] if earlier else None
+            corpus = prepared_corpus(run, storage, capacity.resources, progress, sha256=known)
             config, command = replace(config, run=public(config.run)), without_secrets(command)
             check = partial(check_run, corpus=corpus, resources=capacity.resources)
             sweep = make(folder, config, preset, check, capacity.resources)

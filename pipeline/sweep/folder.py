@@ -29,8 +29,8 @@ _FREE = ("search.trials", "search.concurrency", "search.gpu_share", "run.verbose
 
 
 def sweep_folder(storage: Path, config: SweepConfig, preset: str) -> RunFolder:
-    """Where the sweep lies, or will lie unless another one starts in the same second."""
-    return RunFolder(storage / (config.run.name or next(new_names(f"tune-{preset}"))))
+    """Where the sweep lies, or will lie; without a name, where nothing lies until `claim_sweep` has given it one."""
+    return RunFolder(storage / (config.run.name or next(new_names(f"tune-{preset}", unseen=True))))
 
 
 def find_sweep(storage: Path, name: str | None, job: str = "tune") -> RunFolder:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 
 from h2q.errors import first_line
+from pipeline.cluster.environment import check_environment
 from pipeline.cluster.resources import Resources, find_resources, local_resources
 from pipeline.cluster.session import find_address
 from pipeline.config import RunConfig
@@ -90,6 +91,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
     Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
     """
     began = time.time()
+    check_environment()
     storage = check_storage(config.storage)
     if not config.resume:
         check_new(storage, config)
@@ -101,7 +103,8 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
         # process has no use for torch.
         connecting = aside.submit(connect, config.tracking)
         busy = wait_asleep_where_busy() if config.local or private else 0.0  # beside MLflow, before torch
-        aside.submit(import_module, "torch" if config.local else "ray.train")
+        # A store that does not work is told at once: nothing is loaded after it.
+        aside.submit(lambda: connecting.exception() or import_module("torch" if config.local else "ray.train"))
         earlier = None
         if config.resume:
             earlier = find_earlier(storage, config.name)

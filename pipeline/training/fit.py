@@ -78,10 +78,10 @@ def fit(
         except UserError:
             raise
         except Exception as error:
-            raise _explained(error, folder) from error
+            raise explained(error, folder) from error
 
 
-def _explained(error: Exception, folder: RunFolder) -> Exception:
+def explained(error: Exception, folder: RunFolder) -> Exception:
     """What to raise for an error of Ray Train: what a worker raised, where that is a user's affair; else one line, and
     the whole of it in the run's error.txt."""
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
@@ -89,17 +89,26 @@ def _explained(error: Exception, folder: RunFolder) -> Exception:
         if isinstance(failure, UserError):
             failure.__suppress_context__ = True
             return failure
-        if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
-            return UserError(
-                f"storage must have room for checkpoints, but {folder.path} is full: free space there, then "
-                f"continue with --resume --name {folder.name}; what was saved is whole"
-            )
-    with suppress(UserError):  # a store that is away
+        if isinstance(failure, OSError) and (said := _of_its_folder(failure, folder)):
+            return UserError(f"{said}, then continue with --resume --name {folder.name}; what was saved is whole")
+    with suppress(UserError, OSError):  # a store that is away
         (folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
     return TrainingFailed(
         f"{type(failures[0]).__name__}: {last_line(failures[0])} (all of it in {folder.path / 'error.txt'}; "
         f"continue with --resume --name {folder.name})"
     )
+
+
+def _of_its_folder(failure: OSError, folder: RunFolder) -> str | None:
+    """What has become of the run's folder, and the way back; None where the error is of something else."""
+    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"storage must have room for checkpoints, but {folder.path} is full: free space there"
+    if not folder.path.exists():
+        return f"storage must stay in its place while a run trains, but {folder.path} is gone: put it back"
+    if failure.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        place = failure.filename or folder.path
+        return f"storage must stay writable while a run trains, but {place} is not ({failure.strerror}): make it so"
+    return None
 
 
 def last_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from pipeline.cluster.session import quiet_ray, ray_session
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import MANIFEST, Corpus, Split
 from pipeline.prepare.prepare import prepare
-from pipeline.prepare.sources import check_found
+from pipeline.prepare.sources import check_places
 from pipeline.shown import without_secrets
 from pipeline.terminal import Display
 from pipeline.training.precision import check_precision
@@ -36,12 +36,13 @@ def session(
 
 
 def check_first(run: RunConfig) -> None:
-    """Refuse what can be told at once, before Ray starts: a corpus that is not there, an alphabet larger than a byte.
+    """Refuse what can be told at once, before Ray starts: a corpus that is not there, no place for a prepared
+    one, an alphabet larger than a byte.
 
     Raises: UserError naming the option.
     """
     require(run.model.vocab <= 256, f"model.vocab must be at most 256, the values of a byte, got {run.model.vocab}")
-    check_found(run.corpus)
+    check_places(run.corpus)
 
 
 def prepared_corpus(

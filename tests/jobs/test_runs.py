@@ -69,6 +69,15 @@ def test_a_run_is_deleted_with_its_mlflow_run_and_a_sweep_with_its_trials(
     assert [path.name for path in (storage / "runs").iterdir()] == ["killed"]
 
 
+def test_of_a_link_the_link_is_deleted_and_what_it_leads_to_stays(storage: Path, call_job: Callable) -> None:
+    run = storage / "runs" / "one"
+    run.rename(storage / "moved")
+    run.symlink_to(storage / "moved")
+    done = call_job("runs", storage, "--delete", "one", "--no-mlflow")
+    assert done.returncode == 0 and f"a link: {storage / 'moved'} stays" in done.stdout
+    assert not run.is_symlink() and (storage / "moved" / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "rule"),
     [

@@ -1,13 +1,19 @@
 """A Ray session: which cluster is meant, and that nothing of it is left."""
 
+import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from h2q.errors import UserError
 from pipeline.cluster.session import find_address
+
+JOBS = Path(__file__).parents[3] / "jobs"
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001", "head", ":6379"])
@@ -21,6 +27,30 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
         free = f"127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(UserError, match=f"no Ray cluster answers at {free} .*: start one with ray start --head"):
         find_address(free)
+
+
+def test_what_listens_and_is_no_ray_head_is_said_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections and says nothing, as a process that was stopped, or speaks HTTP, as Ray's dashboard."""
+    monkeypatch.setattr("pipeline.cluster.session._HEAR_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        for port in (silent.getsockname()[1], web.server_port):
+            with pytest.raises(
+                UserError, match=f"no Ray cluster answers at 127.0.0.1:{port} .* has not spoken as a Ray"
+            ):
+                find_address(f"127.0.0.1:{port}")
+        web.shutdown()
+
+
+def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "T.txt").write_text("some text\n")
+    command = [sys.executable, JOBS / "prepare.py", "--corpus.path", "T.txt"]
+    for folder in ("/proc/x", f"{tmp_path}/{'x' * 100}"):  # where no folder can be made; too long for a socket's name
+        ran = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"RAY_TMPDIR": folder}, capture_output=True, text=True
+        )
+        assert ran.returncode == 2 and ran.stderr.count("\n") == 1, ran.stderr
+        assert ran.stderr.startswith("error: Ray does not start on this machine (") and "--local" in ran.stderr
 
 
 def test_a_ray_of_our_own_is_the_rule_and_ray_address_names_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.events import Event
 from pipeline.prepare.prepare import prepare
-from pipeline.prepare.sources import check_found, files
+from pipeline.prepare.sources import check_places, files
 
 
 @pytest.mark.parametrize("names", [("en/corpus", "de/corpus"), ("en", "de")])
@@ -88,6 +88,15 @@ def test_names_that_are_not_utf8_are_prepared(tmp_path: Path, name: bytes) -> No
 
 @pytest.mark.parametrize(("path", "said"), [("missing", "nothing is at"), ("*.txt", "no file is at")])
 def test_what_is_not_there_is_told_without_reading_anything(tmp_path: Path, path: str, said: str) -> None:
-    check_found(CorpusConfig(source="manual", path=f"{tmp_path}/{path}"))
+    check_places(CorpusConfig(source="manual", path=f"{tmp_path}/{path}"))
     with pytest.raises(UserError, match=said):
-        check_found(CorpusConfig(path=f"{tmp_path}/{path}"))
+        check_places(CorpusConfig(path=f"{tmp_path}/{path}"))
+
+
+def test_a_place_where_nothing_can_be_prepared_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "T.txt").write_text("some text\n")
+    for prepared in ("/proc/x", f"{tmp_path}/T.txt", f"{tmp_path}/T.txt/data"):
+        with pytest.raises(UserError, match=r"choose another --corpus\.prepared"):
+            check_places(CorpusConfig(path=f"{tmp_path}/T.txt", prepared=prepared))
+    with pytest.raises(UserError, match="a URI must name a bucket"):
+        check_places(CorpusConfig(path=f"{tmp_path}/T.txt", prepared="s3://"))

@@ -1,5 +1,6 @@
 """A new store is made whole or not at all, and one that cannot work is told soon, with the way out."""
 
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,14 @@ def test_a_server_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9.*start it.*--tracking\.no-enabled"):
         open_client("http://127.0.0.1:9")
+
+
+def test_a_server_that_takes_connections_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said = r"timed out.*start it, name another with --tracking\.uri"
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match=said):
+        open_client(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_database_without_its_driver_says_what_to_install() -> None:
