@@ -21,7 +21,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import stop_wanted
 from pipeline.sweep.config import SearchConfig, SweepConfig
 from pipeline.sweep.configuration import ranked
-from pipeline.sweep.folder import check_same_search, claim_sweep, only_one, read_sweep, sweep_config
+from pipeline.sweep.folder import check_same_search, claim_sweep, only_one, read_sweep, sweep_config, sweep_folder
 from pipeline.sweep.report import pareto_front, report_on
 from pipeline.sweep.sweep import Sweep, describe
 from pipeline.sweep.trial import State, Trial
@@ -205,6 +205,8 @@ def test_unnamed_sweeps_of_one_second_all_start_and_know_their_names(tmp_path: P
         claim_sweep(tmp_path, SweepConfig(run=RUN), "laptop", "python jobs/tune.py", corpus, {}) for _ in range(4)
     ]
     assert {path.name for path in tmp_path.iterdir()} == {folder.name for folder in folders}
+    unnamed = sweep_folder(tmp_path, SweepConfig(run=RUN), "laptop")
+    assert not unnamed.path.exists(), "until it has a name of its own, a sweep reads no other's trials"
     for folder in folders:
         stored = read_sweep(folder)
         assert stored and sweep_config(folder, stored).run == replace(RUN, name=folder.name)
