@@ -181,7 +181,8 @@ def write_whole(folder: AnyPath, files: dict[str, bytes]) -> None:
         return
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
-    folder.parent.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        folder.parent.mkdir()
     beside.mkdir()
     try:
         for name, content in files.items():
