@@ -221,3 +221,33 @@ def gated_scan_backward(
         if tile == tiles - 1:
             first_decay = tl.sum(tl.where((rows == 0)[:, None], decay, 0.0), 0)
             tl.store(to_start + lane * width + columns, first_decay * behind, mask=inside)
+
+
+@triton.jit
+def rotate_phase(y, out, count, eps, QUATERNIONS: tl.constexpr):
+    """QUATERNIONS of `h2q.kernels.rotation.rotate_phase`, their components side by side."""
+    rows = (tl.program_id(0) * QUATERNIONS + tl.arange(0, QUATERNIONS)).to(tl.int64)
+    parts = tl.arange(0, 4)
+    place = rows[:, None] * 4 + parts[None, :]
+    mask = (rows < count)[:, None] & (parts < 4)[None, :]
+    v = tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    real = tl.sum(tl.where((parts == 0)[None, :], v, 0.0), 1)
+    phase = real * tl.rsqrt(tl.sum(v * v, 1) + eps)
+    tl.store(out + place, (v * phase[:, None]).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def rotate_phase_backward(y, to_out, to_y, count, eps, QUATERNIONS: tl.constexpr):
+    """Its gradient, as `h2q.kernels.rotation` has it."""
+    rows = (tl.program_id(0) * QUATERNIONS + tl.arange(0, QUATERNIONS)).to(tl.int64)
+    parts = tl.arange(0, 4)
+    place = rows[:, None] * 4 + parts[None, :]
+    mask = (rows < count)[:, None] & (parts < 4)[None, :]
+    v = tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(to_out + place, mask=mask, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(v * v, 1) + eps)
+    phase = tl.sum(tl.where((parts == 0)[None, :], v, 0.0), 1) * inverse
+    along = tl.sum(g * v, 1) * inverse
+    result = g * phase[:, None] - v * (inverse * phase * along)[:, None]
+    result += tl.where((parts == 0)[None, :], along[:, None], 0.0)
+    tl.store(to_y + place, result.to(to_y.dtype.element_ty), mask=mask)

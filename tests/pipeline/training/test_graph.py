@@ -372,20 +372,3 @@ def test_one_launch_is_a_step() -> None:
 
     x, y = batch(0, 8, 16)
     assert launches(lambda: run.step(x, y, detailed=False)) < 10  # the graph, two copies in, one out, random state
-
-
-@pytest.mark.gpu
-def test_the_rotation_in_one_kernel_is_the_rotation() -> None:
-    from h2q.kernels.packed import can_pack, rotate_packed
-    from h2q.mixers.attention import rotate_phase_ref
-
-    assert can_pack(torch.device("cuda"), torch.bfloat16)
-    torch.manual_seed(0)
-    y, g = torch.randn(2, 96, 64, device="cuda").bfloat16()
-    found, wanted = y.clone().requires_grad_(), y.double().requires_grad_()
-    output, exact = rotate_packed(found), rotate_phase_ref(wanted)
-    output.backward(g)
-    exact.backward(g.double())
-    torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=1e-4)
-    assert found.grad is not None and wanted.grad is not None
-    torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=2**-8, atol=1e-3)
