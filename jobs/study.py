@@ -66,15 +66,15 @@ def _resumed(named: str | None, options: Sequence[str], asked: StudyConfig) -> t
     from pipeline.sweep.folder import check_same_search, find_sweep, read_sweep, sweep_config
 
     folder = find_sweep(check_storage(asked.run.storage), asked.run.name, job="study")
-    stored, told = read_sweep(folder), read_study(folder)
-    if stored is None or told is None:
+    sweep, study = read_sweep(folder), read_study(folder)
+    if sweep is None or study is None:
         raise UserError(f"{folder.path} has lost sweep.json or study.json: start the study anew, under another --name")
-    preset = stored["preset"]
+    preset = sweep["preset"]
     if named not in (None, preset):
         raise UserError(f"resume continues {folder.name}, whose preset is {preset}, not {named}: leave it out")
-    lists = {name: tuple(told["study"][name]) for name in ("families", "sizes", "rates")}
-    study = StudyOptions.from_dict(told["study"] | lists | {"extend": False})
-    earlier = StudyConfig(run=replace(sweep_config(folder, stored).run, resume=True), study=study)
+    lists = {name: tuple(study["study"][name]) for name in ("families", "sizes", "rates")}
+    options_then = StudyOptions.from_dict(study["study"] | lists | {"extend": False})
+    earlier = StudyConfig(run=replace(sweep_config(folder, sweep).run, resume=True), study=options_then)
     config = _parse(options, preset, earlier)
     config = replace(config, run=replace(config.run, name=folder.name, storage=str(Path(folder.path).parent)))
     check_same_study(earlier.study, config.study)

@@ -32,7 +32,6 @@ def study(config: StudyConfig, *, preset: str, command: str, console: Console) -
 
     Raises: UserError for what the user can mend, as far as possible before anything is started.
     """
-    plans: list[StudyPlan] = []
 
     def make(
         folder: RunFolder,
@@ -42,14 +41,14 @@ def study(config: StudyConfig, *, preset: str, command: str, console: Console) -
         resources: Resources,
     ) -> Sweep:
         cells = cells_of(config, check)
-        told = (read_study(folder) or {"step_seconds": {}})["step_seconds"]
-        missing = {cell: run for cell, run in cells.items() if cell not in told}
-        plan = StudyPlan(config.study, sweep.run, told | _timed(missing, resources))
-        plans.append(plan)
+        earlier = (read_study(folder) or {"step_seconds": {}})["step_seconds"]
+        new = {cell: run for cell, run in cells.items() if cell not in earlier}
+        plan = StudyPlan(config.study, sweep.run, earlier | _timed(new, resources))
         return Sweep(folder, sweep, preset, check, plan)
 
-    def draw(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> None:
-        conclude(sweep, plans[0], say)
+    def draw(sweep: Sweep, plots: Path, say: Callable[[str], None]) -> None:
+        assert isinstance(sweep.plan, StudyPlan)
+        conclude(sweep, sweep.plan)
 
     return tune(config.sweep, preset=preset, command=command, console=console, make=make, draw=draw)
 

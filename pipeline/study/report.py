@@ -1,7 +1,6 @@
 """The result of a study: study.csv with every training, study.md with table and sentences, the picture."""
 
 import csv
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ class Training:
 
 
 def trainings(sweep: Sweep, plan: StudyPlan) -> list[Training]:
-    """All that were started, by their number."""
+    """All that were started, by family, size and rate."""
     found = []
     tried = sweep.configurations()
     for family in plan.study.families:
@@ -53,7 +52,7 @@ def trainings(sweep: Sweep, plan: StudyPlan) -> list[Training]:
                 for trial in one.trials if one else ():
                     figures = _figures(sweep, plan, trial, cell_name(family, dim))
                     found.append(Training(family, dim, multiple, multiple == best, trial, figures))
-    return sorted(found, key=lambda training: training.trial.number)
+    return found
 
 
 def _figures(sweep: Sweep, plan: StudyPlan, trial: Trial, cell: str) -> dict[str, Any]:
@@ -95,31 +94,34 @@ def _costs(ones: list[Training]) -> dict[str, float]:
     return {name: max(one.figures[name] for one in ones) for name in CURRENCIES}
 
 
-def conclude(sweep: Sweep, plan: StudyPlan, say: Callable[[str], None]) -> None:
+def conclude(sweep: Sweep, plan: StudyPlan) -> None:
     """Write table, sentences and picture into the study's folder."""
     ones = trainings(sweep, plan)
-    outcomes = outcomes_of(ones)
     sweep.folder.plots.mkdir(exist_ok=True)
-    draw(outcomes, f"{sweep.name}: bits per byte by what it costs", sweep.folder.plots / PICTURE)
+    draw(outcomes_of(ones), f"{sweep.name}: bits per byte by what it costs", sweep.folder.plots / PICTURE)
     if ones:
         _write_csv(ones, sweep.folder.path / CSV)
-    text = as_text(sweep.name, plan, outcomes, sweep, ones)
-    (sweep.folder.path / TEXT).write_text(text, encoding="utf-8")
+    (sweep.folder.path / TEXT).write_text(as_text(sweep, plan, ones), encoding="utf-8")
 
 
 def _write_csv(ones: list[Training], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["trial", "family", "dim", "seed", "rate_multiple", "chosen", *ones[0].figures])
-        for one in ones:
+        for one in sorted(ones, key=lambda one: one.trial.number):
             told = [one.trial.number, one.family, one.dim, one.trial.seed, one.multiple, one.chosen]
             table.writerow([*told, *one.figures.values()])
 
 
-def as_text(name: str, plan: StudyPlan, outcomes: list[Outcome], sweep: Sweep, ones: list[Training]) -> str:
+def as_text(sweep: Sweep, plan: StudyPlan, ones: list[Training]) -> str:
     """Sentences, table and rates, as Markdown."""
-    study = plan.study
-    lines = [f"# {name}", "", f"{study.budget} a training, {study.seeds} seeds; ± is their standard deviation.", ""]
+    study, outcomes = plan.study, outcomes_of(ones)
+    lines = [
+        f"# {sweep.name}",
+        "",
+        f"{study.budget} a training, {study.seeds} seeds; ± is their standard deviation.",
+        "",
+    ]
     lines += [f"* {verdict(outcomes, currency, UNITS[currency])}" for currency in CURRENCIES]
     lines += ["", "| family | dim | bpb | s | multiply-adds | a byte | parameters | stored bytes |", "|" + "---|" * 8]
     a_byte = {(one.family, one.dim): one.figures["multiply_adds_a_byte"] for one in ones}

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -98,16 +97,15 @@ def test_a_study_says_who_is_best_and_is_no_sweep(text: Path, call_job: Callable
 @pytest.mark.ray
 def test_a_study_goes_on_after_a_kill_of_everything_and_is_extended(text: Path) -> None:
     """Killed within its first training; resumed with a second seed: no training is done twice."""
-    first = subprocess.Popen(
-        command(*TINY), cwd=text, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    journal = text / "runs/s/s-01/metrics.jsonl"
-    while first.poll() is None and not (journal.exists() and journal.read_text().count("\n") > 1):
-        time.sleep(0.05)
-    family = psutil.Process(first.pid).children(recursive=True)
-    for process in (first, *family):
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+    with open(text / "killed.txt", "w") as said:
+        first = subprocess.Popen(command(*TINY), cwd=text, stdout=said, stderr=said)
+        journal = text / "runs/s/s-01/metrics.jsonl"
+        while not (journal.exists() and journal.read_text().count("\n") > 1):
+            assert first.poll() is None, (text / "killed.txt").read_text()
+            time.sleep(0.05)
+        for process in [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     assert first.wait() == -signal.SIGKILL
     more = ["--resume", "--study.extend", "--study.seeds", "2"]
     done = subprocess.run(command(*more), cwd=text, capture_output=True, text=True, timeout=550, check=False)

@@ -135,7 +135,7 @@ def test_the_result_has_means_of_seeds_costs_and_sentences(opened: Open) -> None
     small = outcomes["hamilton", 64]
     assert small.bits == pytest.approx((2.1, 2.11)), "of the test split"
     assert small.costs["seconds"] == 50 and small.costs["parameters"] == ones[0].trial.parameters
-    text = as_text("s", plan, list(outcomes.values()), sweep, ones)
+    text = as_text(sweep, plan, ones)
     assert "* time of training, at most 50 s: hamilton is best: hamilton 2.105 ± 0.007" in text
     assert "| dense | 128 | 2.100 | 2.600 | 1, an end |" in text, "the rule holds"
 
