@@ -53,6 +53,10 @@ class StudyOptions(FromDict):
         require(
             len(self.rates) > 0 and min(self.rates) > 0, f"study.rates must be positive, at least one, got {self.rates}"
         )
+        require(
+            self.concurrency is None or self.concurrency >= 1,
+            f"study.concurrency must be at least 1 training at a time, got {self.concurrency}",
+        )
         _ = self.currency, self.amount
 
     @property
@@ -122,6 +126,7 @@ def family_of(text: str) -> Values:
             isinstance(dimension, Choices) and len(dimension.values) == 1,
             f"study.families {text} must give {dimension.field} one value",
         )
+        require(dimension.field != "model.dim", f"study.families {text} leaves the width to --study.sizes")
         assert isinstance(dimension, Choices)
         values[dimension.field] = dimension.values[0]
     return values

@@ -50,7 +50,11 @@ def study(config: StudyConfig, *, preset: str, command: str, console: Console) -
         assert isinstance(sweep.plan, StudyPlan)
         conclude(sweep, sweep.plan)
 
-    return tune(config.sweep, preset=preset, command=command, console=console, make=make, draw=draw)
+    cells_of(config, lambda run: None)
+    try:
+        return tune(config.sweep, preset=preset, command=command, console=console, make=make, draw=draw)
+    except UserError as error:
+        raise UserError(str(error).replace("search.concurrency", "study.concurrency")) from error
 
 
 def cells_of(config: StudyConfig, check: Callable[[RunConfig], None]) -> dict[str, RunConfig]:

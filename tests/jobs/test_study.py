@@ -33,6 +33,8 @@ TINY = words(
     [
         (["--study.families", "denser"], "study.families must be of hamilton, dense, phm, btt, monarch, low_rank"),
         (["--study.budget", "hours:1"], "study.budget must be of seconds, multiply-adds, bytes"),
+        (["--study.sizes", "100"], "hamilton cannot be trained with model.dim 100: "),
+        (["--study.concurrency", "0"], "study.concurrency must be at least 1 training at a time, got 0"),
         (["--study.extend"], "study.extend adds to a study that is there: add --resume"),
         (["--workers", "2"], "a training of a study has one worker: --workers 1, got 2"),
         (["--local"], "a sweep runs its trials on Ray: leave out --local"),
@@ -78,6 +80,13 @@ def check(folder: Path, seeds: str, said: str) -> None:
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(rows) == len(runs) - 1, "nothing else, and nothing twice"
     assert "jobs/study.py" in parent.data.tags["mlflow.source.name"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_at_a_time_than_the_cluster_holds_is_said_before_the_start(text: Path, call_job: Callable) -> None:
+    done = call_job("study", text, *TINY, "--study.concurrency", "4000")
+    assert done.returncode == 2 and "study.concurrency must be at most the" in done.stderr and "4000" in done.stderr
+    assert not list((text / "runs").glob("*"))
 
 
 @pytest.mark.timeout(900)

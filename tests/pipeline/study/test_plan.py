@@ -166,6 +166,7 @@ def test_a_family_has_as_many_blocks_at_every_size_and_no_more_ranks_than_it_can
             "study.families btt:rank=2 has no field model.rank to search; nearest: model.max_rank, model.fixed_rank",
         ),
         ({"families": ("btt:fixed_rank=1,2",)}, "must give model.fixed_rank one value"),
+        ({"families": ("btt:dim=64",)}, "study.families btt:dim=64 leaves the width to --study.sizes"),
         ({"families": ("dense", "dense")}, "study.families must differ"),
         ({"sizes": (128, 64)}, "the smallest first"),
         (
