@@ -295,6 +295,49 @@ class GrowthConfig(FromDict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProjectorConfig(FromDict):
+    """A projector: what it writes of the state of a moment."""
+
+    last: int = 128
+    """Bytes before the moment that it writes."""
+    next: int = 32
+    """Bytes behind the moment that it writes, as a task of its own."""
+    order: Literal["newest-first", "in-order"] = "newest-first"
+    """In which order it writes the bytes before the moment."""
+    rank: int = 192
+    """Channels that it reads off a state; how much each counts is learned for every distance from the moment."""
+    moments: int = 1
+    """Moments of each lane in a step, drawn at random where its chunk is longer than `last` (`training.horizon`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("last", "next", "rank", "moments"):
+            require(getattr(self, name) >= 1, f"projector.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundProjector(ProjectorConfig):
+    """A projector, and the core whose states it reads."""
+
+    core: str
+    """The checkpoint of the core, a folder."""
+    sha256: str
+    """Of the core's weights: a projector reads no other."""
+    untrained: bool = False
+    """It reads the core's model with new weights: a control."""
+    core_model: ModelConfig
+    """The model of the core."""
+
+    @property
+    def features(self) -> int:
+        """Numbers of a moment: the states of the core's blocks, and its residual stream."""
+        return self.core_model.depth * self.core_model.width + self.core_model.dim
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        return super().from_dict(values | {"core_model": ModelConfig.from_dict(values["core_model"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingConfig(FromDict):
     """How a byte is drawn from the model's distribution."""
 

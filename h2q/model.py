@@ -89,13 +89,20 @@ class ByteModel(nn.Module):
         return torch.stack(found) if found else None
 
     def forward(
-        self, x: Tensor, *, energy: bool = False, state: Tensor | None = None, reset: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        energy: bool = False,
+        state: Tensor | None = None,
+        reset: Tensor | None = None,
+        added: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Bytes (B, T), int64 → logits (B, T, V) in float32.
 
         With `energy` then (depth,), detached: the mean L2 norm of the residual stream over positions after each block.
         With `state`, what is known of the bytes before (see `new_state`), then the state behind the last byte, through
         which gradients flow as through the first. Where `reset` (B, T) is true all before the byte is forgotten.
+        `added` (B, T, D) is added to the embedded bytes: what else is known of them.
         Raises: UserError for another dtype or shape, and for more bytes than there are positions.
         """
         self._check(x, state)
@@ -106,6 +113,7 @@ class ByteModel(nn.Module):
             stream, recent = self._embed(x, recent, reset)
             if self.pos_emb is not None:
                 stream = stream + self.pos_emb[:, : x.shape[1]]
+            stream = stream if added is None else stream + added
             keep = None if reset is None else 1 - reset.to(self.dtype)
             stream, after, energies = self._run_blocks(self.dropout(stream), dtype, energy, before, keep)
             norm = self.norm

@@ -2,9 +2,11 @@
 
 import reprlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from h2q.config import FromDict, GrowthConfig, ModelConfig
+import tyro
+
+from h2q.config import BoundProjector, FromDict, GrowthConfig, ModelConfig
 from h2q.errors import UserError, require
 from h2q.layers import growing
 
@@ -265,11 +267,23 @@ class RunConfig(FromDict):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    projector: Annotated[BoundProjector | None, tyro.conf.Suppress] = None
+    """What `jobs/project.py` trains: a projector, whose decoder `model` is. None: a model of the corpus."""
 
     @property
     def chunk(self) -> int:
         """Bytes of a lane in a step."""
         return self.training.horizon * self.model.seq_len
+
+    @property
+    def ahead(self) -> int:
+        """Bytes behind a lane's chunk that a step looks at: the targets are one byte further."""
+        return 1 if self.projector is None else self.projector.next
+
+    @property
+    def carries(self) -> bool:
+        """Whether lanes carry a state from step to step: the model's, or that of the core which a projector reads."""
+        return self.model.carries or self.projector is not None
 
     @property
     def bytes_per_step(self) -> int:
@@ -292,6 +306,7 @@ class RunConfig(FromDict):
             not self.local or self.workers == 1,
             f"local trains in this one process: workers must be 1, got {self.workers}",
         )
+        self._check_projector()
         require(
             self.training.lanes % (self.workers * self.accumulate) == 0,
             f"training.lanes must be a multiple of workers × accumulate = {self.workers * self.accumulate}, "
@@ -305,7 +320,7 @@ class RunConfig(FromDict):
         for name, off in (("horizon", 1), ("reset_at", "never")):
             value = getattr(self.training, name)
             require(
-                value == off or self.model.carries,
+                value == off or self.carries,
                 f"training.{name} {value} is about a state, and model.mixer {self.model.mixer} carries none: use "
                 "--model.mixer state",
             )
@@ -327,6 +342,21 @@ class RunConfig(FromDict):
             f"got {self.model.max_rank}",
         )
 
+    def _check_projector(self) -> None:
+        if self.projector is None:
+            return
+        require(
+            self.projector.last <= self.model.seq_len,
+            f"projector.last must be at most model.seq_len = {self.model.seq_len}, got {self.projector.last}: give "
+            f"--model.seq-len {self.projector.last}",
+        )
+        for name, off in (
+            ("accumulate", self.accumulate == 1),
+            ("growth.enabled", not self.growth.enabled),
+            ("init_from", self.init_from is None),
+        ):
+            require(off, f"{name} is not for a projector: leave it out")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         parts = {
@@ -335,9 +365,13 @@ class RunConfig(FromDict):
             "training": TrainingConfig,
             "growth": GrowthConfig,
             "tracking": TrackingConfig,
+            "projector": BoundProjector,
         }
         return super().from_dict(
-            {name: parts[name].from_dict(value) if name in parts else value for name, value in values.items()}
+            {
+                name: parts[name].from_dict(value) if name in parts and value is not None else value
+                for name, value in values.items()
+            }
         )
 
 

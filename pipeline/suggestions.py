@@ -80,7 +80,7 @@ def option_names(config: Any, prefix: str = "") -> Iterator[str]:
     """The options of a config without their dashes."""
     for field in fields(config):
         marks, value = getattr(field.type, "__metadata__", ()), getattr(config, field.name)
-        if tyro.conf.Positional in marks:
+        if tyro.conf.Positional in marks or tyro.conf.Suppress in marks:
             continue
         named = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
         name = (named[0] if named else field.name).replace("_", "-")

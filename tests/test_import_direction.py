@@ -14,7 +14,7 @@ FLOORS = [
     {"prepare", "tracking"},
     {"training", "comparison"},
     {"evaluation", "sweep"},
-    {"benchmark", "compression", "export", "study"},  # they measure, prove and hand on what lies below
+    {"benchmark", "compression", "export", "projector", "study"},  # they measure, prove and hand on what lies below
     {"jobs"},
 ]
 """From the lowest. A name is a top-level package, or a room (or a module of the hall) of `pipeline`."""

@@ -37,28 +37,35 @@ class Lanes:
         seq_len: int,
         windows: Literal["lanes", "random"] = "lanes",
         seed: int = 0,
+        ahead: int = 1,
     ) -> None:
-        """Raises: UserError when the split is shorter than one chunk, T + 1 bytes, for every lane."""
+        """`ahead`: bytes behind a chunk that its row holds besides.
+
+        Raises: UserError when the split is shorter than one chunk, T + 1 bytes, for every lane.
+        """
+        length = seq_len + ahead
         require(
-            len(split) >= lanes * (seq_len + 1),
-            f"the {split.name} split must hold one chunk of seq_len + 1 bytes for every lane, {lanes} × {seq_len + 1} "
-            f"= {lanes * (seq_len + 1)} bytes, found {len(split)}: lower training.lanes or model.seq_len, "
+            len(split) >= lanes * length,
+            f"the {split.name} split must hold one chunk of seq_len + {ahead} bytes for every lane, {lanes} × {length} "
+            f"= {lanes * length} bytes, found {len(split)}: lower training.lanes or model.seq_len, "
             "or use more text",
         )
         self.split, self.lanes, self.seq_len, self.windows, self.seed = split, lanes, seq_len, windows, seed
+        self.ahead = ahead
         self._edges = [i * len(split) // lanes for i in range(lanes + 1)]
         self._steps = max(1, _AHEAD // seq_len)
         self._last: tuple[tuple[int, range], np.ndarray] | None = None
 
     def batch(self, step: int, world_rank: int = 0, world_size: int = 1, device: "str | torch.device" = "cpu") -> Batch:
-        """The worker's rows of the global batch of a step: (L/W, T) inputs and the bytes one further."""
+        """The worker's rows of the global batch of a step: (L/W, T) inputs and the bytes one further; `ahead` − 1 more
+        of both."""
         import torch
 
         rows = torch.from_numpy(self.rows(step, world_rank, world_size)).to(device)
         return rows[:, :-1].long(), rows[:, 1:].long()
 
     def rows(self, step: int, world_rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """The same as bytes: (L/W, T + 1) uint8, inputs and targets overlapping. The caller may keep it."""
+        """The same as bytes: (L/W, T + ahead) uint8, inputs and targets overlapping. The caller may keep it."""
         require(
             self.lanes % world_size == 0,
             f"training.lanes must be a multiple of the number of workers, {world_size}, got {self.lanes}",
@@ -66,24 +73,24 @@ class Lanes:
         share = self.lanes // world_size
         mine = range(world_rank * share, (world_rank + 1) * share)
         if self.windows == "random":
-            rows = np.empty((share, self.seq_len + 1), np.uint8)
+            rows = np.empty((share, self.seq_len + self.ahead), np.uint8)
             for row, start in zip(rows, self.random_starts(step)[mine.start : mine.stop]):
-                row[:] = self.split.read(start, start + self.seq_len + 1)
+                row[:] = self.split.read(start, start + rows.shape[1])
             return rows
         number, within = divmod(step, self._steps)
         at = within * self.seq_len
-        return self._block(number, mine)[:, at : at + self.seq_len + 1].copy()
+        return self._block(number, mine)[:, at : at + self.seq_len + self.ahead].copy()
 
     def random_starts(self, step: int) -> list[int]:
         """Where the windows of a step begin: for lane i, word i of the Philox stream of key seed, counter step."""
         words = np.random.Philox(key=self.seed, counter=[0, step, 0, 0]).random_raw(self.lanes)
-        return [word * (len(self.split) - self.seq_len) >> 64 for word in words.tolist()]
+        return [word * (len(self.split) - self.seq_len - self.ahead + 1) >> 64 for word in words.tolist()]
 
     def _block(self, number: int, mine: range) -> np.ndarray:
-        """Steps number·K … number·K + K − 1 of some lanes, side by side: (lanes, K·T + 1) uint8."""
+        """Steps number·K … number·K + K − 1 of some lanes, side by side: (lanes, K·T + ahead) uint8."""
         last = self._last
         if last is None or last[0] != (number, mine):
-            rows = np.empty((len(mine), self._steps * self.seq_len + 1), np.uint8)
+            rows = np.empty((len(mine), self._steps * self.seq_len + self.ahead), np.uint8)
             for row, lane in zip(rows, mine):
                 self._read_ring(row, lane, number * self._steps * self.seq_len)
             self._last = last = ((number, mine), rows)

@@ -14,22 +14,22 @@ _BLOCK = 1 << 24
 class RawFile:
     """The bytes of a local file, mapped: nothing is decoded, cut or added."""
 
-    def __init__(self, path: str | Path, sha256: str | None = None) -> None:
-        """`sha256`: of its content, where it is known already.
+    def __init__(self, path: str | Path, sha256: str | None = None, option: str = "--data") -> None:
+        """`sha256`: of its content, where it is known already; `option`: which names it.
 
         Raises: UserError if there is no such file, it cannot be read, or it is empty.
         """
         self.path = Path(path).absolute()
         self.name = self.path.name
-        require(self.path.exists(), f"no file {self.path}: give --data another")
-        require(not self.path.is_dir(), f"--data must be a file, but {self.path} is a folder: name a file in it")
-        require(self.path.is_file(), f"--data must be an ordinary file, but {self.path} is none: save it to a file")
+        require(self.path.exists(), f"no file {self.path}: give {option} another")
+        require(not self.path.is_dir(), f"{option} must be a file, but {self.path} is a folder: name a file in it")
+        require(self.path.is_file(), f"{option} must be an ordinary file, but {self.path} is none: save it to a file")
         try:
             size = self.path.stat().st_size
-            require(size > 0, f"the data must not be empty, found 0 bytes in {self.path}: give --data another file")
+            require(size > 0, f"the data must not be empty, found 0 bytes in {self.path}: give {option} another file")
             self._bytes = np.memmap(self.path, np.uint8, mode="r")
         except PermissionError:
-            require(False, f"{self.path} cannot be read by you: change its permissions or give --data another file")
+            require(False, f"{self.path} cannot be read by you: change its permissions or give {option} another file")
         self.sha256 = sha256 or self._digest()
         """What `sha256sum` says of it."""
 

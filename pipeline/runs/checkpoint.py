@@ -143,10 +143,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     with _verified(folder) as (state, here):
         config = config_of(state)
-        model, optimizer = read_tensors(here / MODEL, here / OPTIMIZER, config.model)
+        model, optimizer = read_tensors(here / MODEL, here / OPTIMIZER, config)
         carried: Tensors = {}
         if (here / _CARRIED).exists():
-            carried = read_carried(here / _CARRIED, CARRIED, config.model, config.training.lanes)
+            carried = read_carried(here / _CARRIED, CARRIED, config)
         return Checkpoint(model=model, optimizer=optimizer, carried=carried, state=state)
 
 

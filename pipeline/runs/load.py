@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from h2q.errors import UserError
+from h2q.errors import UserError, require
 from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import (
     Checkpoint,
@@ -66,6 +66,7 @@ def model_of(checkpoint: Checkpoint) -> tuple["ByteModel", RunConfig]:
     from h2q.model import ByteModel
 
     config = config_of(checkpoint.state)
+    require(config.projector is None, "this is a projector, no model of text: read with it by python jobs/project.py")
     model = ByteModel(config.model)
     model.load_state_dict(checkpoint.model)
     return model.eval(), config

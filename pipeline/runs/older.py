@@ -31,6 +31,7 @@ ADDED: tuple[tuple[str, Any], ...] = (
     ("training.table_lr", 1.0),
     ("training.table_decay", 0.0),
     ("training.floor", 0.1),
+    ("projector", None),
 )
 FORMAT = len(ADDED)
 

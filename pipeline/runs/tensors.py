@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from h2q.baselines import parameters
-from h2q.config import ModelConfig
-from h2q.model import ByteModel
+from pipeline.config import RunConfig
+from pipeline.runs.model import new_model
 from pipeline.storage.uri import DamagedFile, open_regular
 
 Tensors = dict[str, torch.Tensor]
@@ -22,17 +22,17 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
 
 
-def read_tensors(model: Path, optimizer: Path, config: ModelConfig) -> tuple[Tensors, Tensors]:
+def read_tensors(model: Path, optimizer: Path, config: RunConfig) -> tuple[Tensors, Tensors]:
     """The tensors of a model and of its AdamW, whose moments are there for each parameter or for none.
 
     Memory: that of these tensors, which the files hold one by one; what else a file claims to hold costs nothing.
     Raises: DamagedFile for a name, shape or dtype that the config does not call for, and for what is not finite.
     """
-    least = 4 * parameters(config)
+    least = 4 * parameters(config.model)
     if model.stat().st_size < least:
         raise DamagedFile(f"{model.name} must have more than {least} bytes, those of a model of its config")
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        example = ByteModel(config)
+        example = new_model(config)
     weights = {name: (list(tensor.shape), tensor.dtype) for name, tensor in example.state_dict().items()}
     moments = {
         f"{kind}/{name}": ([] if kind == "step" else list(parameter.shape), parameter.dtype)
@@ -40,16 +40,16 @@ def read_tensors(model: Path, optimizer: Path, config: ModelConfig) -> tuple[Ten
         for kind in _MOMENTS
     }
     tensors = _read(model, weights)
-    ranks = tensors["ranks"].tolist()
-    if not all(1 <= rank <= config.storage_rank for rank in ranks):
-        raise DamagedFile(f"{model.name}: ranks must be 1 to {config.storage_rank}, found {ranks}")
+    ranks = tensors["ranks" if config.projector is None else "decoder.ranks"].tolist()
+    if not all(1 <= rank <= config.model.storage_rank for rank in ranks):
+        raise DamagedFile(f"{model.name}: ranks must be 1 to {config.model.storage_rank}, found {ranks}")
     return tensors, _read(optimizer, moments, may_be_empty=True)
 
 
-def read_carried(file: Path, name: str, config: ModelConfig, lanes: int) -> Tensors:
-    """What the model's mixers carry, by its one name: (lanes, depth, size). Raises: DamagedFile as `read_tensors`."""
+def read_carried(file: Path, name: str, config: RunConfig) -> Tensors:
+    """What mixers carry, by its one name: (lanes, depth, size). Raises: DamagedFile as `read_tensors`."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        example = ByteModel(config).new_state(lanes)
+        example = new_model(config).new_state(config.training.lanes)
     return _read(file, {name: (list(example.shape), example.dtype)})
 
 

@@ -8,7 +8,7 @@ import json
 import reprlib
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, get_args, get_type_hints
 
 from annotated_types import Ge, Lt, Predicate
 from typing_extensions import TypedDict
@@ -106,6 +106,8 @@ def shape_of(config: type, *, complete: bool) -> Any:
 def _field(hint: Any, complete: bool) -> Any:
     if is_dataclass(hint):
         return shape_of(hint, complete=complete)  # type: ignore[arg-type]
+    if dataclasses := [each for each in get_args(hint) if is_dataclass(each)]:
+        hint = shape_of(dataclasses[0], complete=complete) | None  # type: ignore[arg-type]
     if getattr(hint, "__origin__", None) is tuple:
         hint = list[hint.__args__[0]]
     return hint if complete else NotRequired[hint]

@@ -47,6 +47,7 @@ from pipeline.training.resume import (
 
 if TYPE_CHECKING:
     from pipeline.training.summary import Summary
+    from pipeline.training.task import Task
 
 
 class TrainingResult(NamedTuple):
@@ -84,8 +85,11 @@ class _Run:
     tracker: Tracker
 
 
-def train(config: RunConfig, *, preset: str, command: str, console: Console) -> TrainingResult:
+def train(
+    config: RunConfig, *, preset: str, command: str, console: Console, task: "Task | None" = None
+) -> TrainingResult:
     """Train a run to its end, or until a signal stops it. Its folder then holds what `pipeline.runs.folder` lists.
+    `task`: what it learns (None: to predict the next byte).
 
     With `resume`, a run that has nothing left to do is left as it is.
     Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
@@ -128,7 +132,7 @@ def train(config: RunConfig, *, preset: str, command: str, console: Console) -> 
             if earlier is not None:
                 check_same_corpus(earlier, corpus)
             run = _begin(replace(start, config=config), corpus, store, held, progress)
-            stopping = _follow(run, resources, progress, private=private, began=began)
+            stopping = _follow(run, resources, progress, private=private, began=began, task=task)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
         from pipeline.training.summary import summarise
 
@@ -200,7 +204,9 @@ def _leave(
     return TrainingResult(result, folder, Stopping())
 
 
-def _follow(run: _Run, resources: Resources, progress: Progress, *, private: bool, began: float) -> Stopping:
+def _follow(
+    run: _Run, resources: Resources, progress: Progress, *, private: bool, began: float, task: "Task | None"
+) -> Stopping:
     """Train, and meanwhile show and track what the journal says; whatever happens, the tracked run is ended."""
     folder = run.folder
 
@@ -229,7 +235,7 @@ def _follow(run: _Run, resources: Resources, progress: Progress, *, private: boo
             watched_stage(folder.stage_file, progress.evaluating),
             Follower(folder.journal, track),
         ):
-            fit(run.config, folder, run.corpus, resources, private=private, began=began)
+            fit(run.config, folder, run.corpus, resources, private=private, began=began, task=task)
     except BaseException as error:
         _end(run.tracker, folder, "stopped" if isinstance(error, KeyboardInterrupt) else "failed", progress)
         raise

@@ -7,6 +7,7 @@ import time
 import traceback
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from h2q.errors import UserError
 from pipeline.cluster.ray_internals import start_coordinator_early
@@ -17,6 +18,9 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import interruptible
 from pipeline.tracking.provenance import versions
 from pipeline.training.worker_config import WorkerConfig
+
+if TYPE_CHECKING:  # It loads torch.
+    from pipeline.training.task import Task
 
 
 class TrainingFailed(Exception):
@@ -31,10 +35,12 @@ def fit(
     *,
     private: bool = False,
     began: float | None = None,
+    task: "Task | None" = None,
 ) -> None:
     """Run the training loop in its workers, under Ray Train, or in this process where the run is `local`.
 
-    `private`: Ray is this process's own, and ends with it. `began`: see WorkerConfig (None: now).
+    `private`: Ray is this process's own, and ends with it. `began`, `task`: see WorkerConfig (None: now; the next
+    byte).
     Raises: UserError and TrainingFailed as they happened in a worker.
     """
     import ray.train
@@ -49,6 +55,7 @@ def fit(
         threads=resources.threads,
         began=time.time() if began is None else began,
         about={"config": config.to_dict(), "corpus_sha256": corpus.sha256, "versions": versions()},
+        task=task,
     )
     # Whoever waits for a worker that hangs, waits so long: Ray's controller, `report`, the collectives of torch.
     for waiting in ("WORKER_HEALTH_CHECK", "COLLECTIVE"):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from h2q.errors import UserError
 from h2q.growth import grow
-from h2q.model import ByteModel
 from pipeline.cluster.nodes import check_here
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import MANIFEST, Corpus, open_corpus
@@ -33,11 +32,10 @@ from pipeline.training.out_of_memory import ran_out, too_large
 from pipeline.training.precision import Autocast, setup_precision
 from pipeline.training.profile import StepProfile
 from pipeline.training.resets import resets_on
-from pipeline.training.samples import write_sample
 from pipeline.training.schedule import due_evaluations, next_leg
-from pipeline.training.step import make_step
+from pipeline.training.task import NextByte
 from pipeline.training.train_state import Counters, Diverged, TrainState, new_train_state, scalars
-from pipeline.training.validate import EvaluationStopped, bits_per_byte
+from pipeline.training.validate import EvaluationStopped
 from pipeline.training.worker import Worker, find_worker
 from pipeline.training.worker_config import WorkerConfig
 
@@ -70,12 +68,12 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
 
 def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> None:
     """Train from the newest valid checkpoint, or from the start, to the last step or until a stop is wanted."""
-    run, folder, training = config.run, RunFolder(config.folder), config.run.training
+    run, folder, training, task = config.run, RunFolder(config.folder), config.run.training, config.task or NextByte()
     autocast, about = setup_precision(run.precision, worker.device), config.about | worker.describe()
     train_state = new_train_state(run, worker.device, about=about, rows=training.lanes // worker.world_size)
-    counters = restore(train_state, folder, run, worker, rollbacks)
+    counters = restore(train_state, config, corpus, worker, rollbacks)
     graph = use_graph(run.graph, cuda=worker.cuda, workers=worker.world_size)
-    take_step = make_step(train_state, distributed(train_state.model), run, autocast, graph=graph)
+    take_step = task.step(train_state, distributed(train_state.model), run, autocast, graph=graph)
     start, clock, resets = counters.step, Clock(counters.step, counters.seconds), resets_on(run, corpus.train, worker)
     losses: list[Tensor] = []  # on the device, where they stay until a record, a checkpoint or a decision wants them
 
@@ -131,10 +129,11 @@ def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) 
             counters.bytes_seen += 0 if last else run.bytes_per_step
 
 
-def restore(train_state: TrainState, folder: RunFolder, run: RunConfig, worker: Worker, rollbacks: int) -> Counters:
+def restore(train_state: TrainState, config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> Counters:
     """As the newest valid checkpoint has it, on the schedule of now; else the weights that the run begins with, if it
     is to begin with some. Where the counters then stand. `rollbacks`: how often this start went back to a checkpoint.
     """
+    run, folder = config.run, RunFolder(config.folder)
     worker.any(False)  # until all are here: the first may have been writing one
     if found := newest_valid(folder.checkpoints):
         train_state.restore(found[0], worker.world_rank)
@@ -142,11 +141,13 @@ def restore(train_state: TrainState, folder: RunFolder, run: RunConfig, worker: 
         counters.leg = next_leg(counters.step, run.training, earlier, counters.leg)
     elif run.init_from:
         train_state.model.load_state_dict(first_weights(run).model)
+    else:
+        (config.task or NextByte()).begin(train_state, corpus)
     train_state.counters.rollbacks = max(train_state.counters.rollbacks, rollbacks)
     return train_state.counters
 
 
-def distributed(model: ByteModel) -> Any:
+def distributed(model: Any) -> Any:
     """The model as Ray Train wraps it: in DistributedDataParallel where there are several workers."""
     return ray.train.torch.prepare_model(
         model,
@@ -158,7 +159,14 @@ def distributed(model: ByteModel) -> Any:
 def training_batches(run: RunConfig, corpus: Corpus, worker: Worker) -> Prefetch:
     """A step's number → this worker's rows of its batch, read ahead."""
     training = run.training
-    lanes = Lanes(corpus.train, lanes=training.lanes, seq_len=run.chunk, windows=training.windows, seed=training.seed)
+    lanes = Lanes(
+        corpus.train,
+        lanes=training.lanes,
+        seq_len=run.chunk,
+        windows=training.windows,
+        seed=training.seed,
+        ahead=run.ahead,
+    )
     return Prefetch(lanes, world_rank=worker.world_rank, world_size=worker.world_size, device=worker.device)
 
 
@@ -185,21 +193,22 @@ def evaluate(
     Whether a checkpoint must hold it (the best validation so far, or the test), and whether a stop left some of it due.
     Raises: Diverged if a split has no finite one.
     """
-    model, counters, folder = train_state.model, train_state.counters, RunFolder(config.folder)
+    model, counters, folder, run = train_state.model, train_state.counters, RunFolder(config.folder), config.run
+    task = config.task or NextByte()
     news, began = False, time.perf_counter()
     splits = [name for name in due if name in corpus.splits]
     try:
         with StageNote(folder.stage_file, active=worker.first) as note:
             for split in splits:
                 data, progress = corpus.splits[split], partial(note.show, split)
-                size, stopped = config.run.training.scored(len(data)), stop.is_wanted
+                size, stopped = run.training.scored(len(data)), stop.is_wanted
                 told = {"size": size, "on_progress": progress, "stopped": stopped}
-                bpb = counters.record[f"{split}/bpb"] = bits_per_byte(model, data, worker, autocast, **told)
+                bpb = counters.record[f"{split}/bpb"] = task.score(model, data, worker, autocast, **told)
                 if not math.isfinite(bpb):
                     where = f"last at step {counters.step}, where {split} took {bpb} bits per byte"
                     raise Diverged(where, unfit=counters.step)
-                if model.config.carries and counters.step == config.run.training.steps:  # what the state is worth
-                    counters.record[f"{split}/bpb_reset"] = bits_per_byte(
+                if run.carries and counters.step == run.training.steps:  # what the state is worth
+                    counters.record[f"{split}/bpb_reset"] = task.score(
                         model, data, worker, autocast, **told, carry=False
                     )
                 counters.evaluated[split] = counters.step
@@ -209,8 +218,8 @@ def evaluate(
     if splits:
         counters.record["evaluation_seconds"] = time.perf_counter() - began
     if "sample" in due:
-        to, step, kind = folder.samples, counters.step, config.run.corpus.kind
-        if worker.any(worker.first and not write_sample(to, step, model, corpus.test, kind, stop.is_wanted)):
+        to, step = folder.samples, counters.step
+        if worker.any(worker.first and not task.sample(to, step, model, corpus.test, run, stop.is_wanted)):
             return news, True
         counters.evaluated["sample"] = step
     return news, False

@@ -72,7 +72,7 @@ def check_run(run: RunConfig, corpus: Corpus, resources: Resources) -> None:
         check_precision(run.precision, "cpu")
     for split in corpus.splits.values():
         check_alphabet(split, run.model.vocab)
-    Lanes(corpus.train, lanes=run.training.lanes, seq_len=run.chunk)
+    Lanes(corpus.train, lanes=run.training.lanes, seq_len=run.chunk, ahead=run.ahead)
     for split in (corpus.validation, corpus.test):
         require(
             len(split) >= 2,

@@ -61,7 +61,7 @@ class Resets:
 
 def resets_on(config: RunConfig, split: Split, worker: "Worker") -> Callable[[int], Tensor | None]:
     """A step's number → where the worker's rows of its batch forget their state, on its device; None if nowhere."""
-    if not config.model.carries:
+    if not config.carries:
         return lambda step: None
     resets = Resets(split, config, world_rank=worker.world_rank, world_size=worker.world_size)
 

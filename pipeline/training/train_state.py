@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from h2q.growth import RankGrowth
-from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.runs.checkpoint import CARRIED, Checkpoint, config_of, to_host
 from pipeline.runs.journal import Record
+from pipeline.runs.model import new_model
 from pipeline.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 from pipeline.training.schedule import Leg, learning_rate
 
@@ -69,7 +69,7 @@ class TrainState:
 
     def __init__(
         self,
-        model: ByteModel,
+        model: Any,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,  # type: ignore[name-defined]
         growth: RankGrowth,
@@ -77,8 +77,8 @@ class TrainState:
         about: dict[str, Any],
         rows: int = 0,
     ) -> None:
-        """`about`: what else is worth knowing about a checkpoint (config, corpus, device, versions), as JSON; `rows`:
-        lanes of this worker."""
+        """`model`: a `ByteModel`, or what else a task trains; `about`: what else is worth knowing about a checkpoint
+        (config, corpus, device, versions), as JSON; `rows`: lanes of this worker."""
         self.model = model
         self.optimizer = optimizer
         self.scaler = scaler
@@ -183,7 +183,7 @@ def new_train_state(
     """A run's model with new weights drawn from its seed, and all that trains it, on the device. `rows`: lanes whose
     state it carries; None: all of the config's."""
     torch.manual_seed(config.training.seed)
-    model = ByteModel(config.model).to(device)
+    model = new_model(config).to(device)
     return TrainState(
         model,
         build_optimizer(model, config.training),

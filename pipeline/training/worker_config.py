@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
 from pipeline.storage.path import AnyPath
+
+if TYPE_CHECKING:
+    from pipeline.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +27,5 @@ class WorkerConfig:
     """When the run would have begun had it never been interrupted, in seconds since the epoch."""
     about: dict[str, Any]
     """What every checkpoint says of its origin."""
+    task: "Task | None" = None
+    """What the run learns. None: to predict the next byte."""

@@ -243,8 +243,8 @@ def test_a_rollback_goes_back_to_the_state_of_the_checkpoint(
     """No finite gradient from step 5 on, the first time: back to step 4, and to its state."""
     starts, restore = [], loop.restore
 
-    def watched(train_state: TrainState, folder: RunFolder, *others: Any) -> Any:
-        counters = restore(train_state, folder, *others)
+    def watched(train_state: TrainState, *others: Any) -> Any:
+        counters = restore(train_state, *others)
         if not starts:
             weight = train_state.model.token_emb.weight
             weight.register_hook(lambda gradient: gradient * float("nan") if counters.step >= 5 else gradient)

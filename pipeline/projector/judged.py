@@ -1,0 +1,65 @@
+"""A projector that is trained: judged on the test split of its corpus, shown, written down, told to MLflow."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pipeline.evaluation.progress import EvaluationProgress
+from pipeline.evaluation.setup import corpus_of_run
+from pipeline.evaluation.tracking import log_evaluation
+from pipeline.projector import report
+from pipeline.projector.config import FOLDER, UNTRAINED
+from pipeline.projector.judge import Judgement, judge
+from pipeline.projector.load import load_projector
+from pipeline.runs.checkpoint import weights_sha256
+from pipeline.runs.folder import RunFolder
+from pipeline.shown import printable
+from pipeline.storage.json_file import read_hint
+from pipeline.storage.path import locate
+from pipeline.training.precision import setup_precision
+
+JUDGEMENT = "judgement.json"
+
+
+def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
+    """Judge it, and say where the results lie. Raises: UserError for too little text, and as `load_projector` does."""
+    with EvaluationProgress(console) as progress:
+        progress.stage("loading the projector")
+        model, reader, config, state = load_projector(core, name)
+        corpus = corpus_of_run(config, state.get("corpus_sha256"), name, progress)
+        progress.stage("judging")
+        autocast = setup_precision("fp32", torch.device("cpu"))
+        found = judge(model, reader, corpus.test, autocast, config.training.evaluate_bytes)
+    bound = config.projector
+    assert bound is not None
+    untrained = None if name == UNTRAINED else _earlier(RunFolder(core.path / FOLDER / UNTRAINED))
+    report.show(found, untrained, f"{name} of {core.name}", console)
+    after = weights_sha256(locate(bound.core))
+    assert after == bound.sha256, "nothing here writes to the core"
+    console.print(f"the core is what it was: sha256 {after[:16]}")
+    about = {
+        "name": f"{name} of {core.name}",
+        "core_sha256": after,
+        "step": state["step"],
+        "parameters": state["parameters"],
+        "order": bound.order,
+        "corpus": corpus.name,
+        "split": "test",
+    }
+    local = core.path / FOLDER / name
+    files = report.write(found, untrained, about, local if isinstance(local, Path) else Path(FOLDER).absolute() / name)
+    for path in files:
+        console.print(printable(str(path)), markup=False, soft_wrap=True)
+    if config.tracking.enabled:
+        told = report.metrics(found, untrained, name)
+        refused = log_evaluation(core, config.tracking, told, state["step"], files, under=f"{FOLDER}/{name}")
+        console.print(refused or f"logged to MLflow, on the run of the core, as {FOLDER}/{name}", soft_wrap=True)
+    return found
+
+
+def _earlier(folder: RunFolder) -> Judgement | None:
+    """The judgement that lies in the folder of a projector, None where none does."""
+    noted = read_hint(folder.path / JUDGEMENT, dict, "the control is not shown")
+    known = ("moments", "last", "ahead", "exact", "all_exact", "error_rate")
+    return Judgement(**{name: noted[name] for name in known}) if noted and noted.keys() >= set(known) else None

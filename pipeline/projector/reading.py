@@ -1,0 +1,107 @@
+"""One moment of a text, read: what was there, what the state says was there, what it expects, and what came."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.text import Text
+
+from h2q.errors import require
+from h2q.projector import Projector
+from pipeline.corpus.side_by_side import Bytes
+from pipeline.projector.core import Reader
+
+WARM = 1 << 14
+"""Bytes before a moment from which on the core reads: it has forgotten what lies before them."""
+
+ROW = 64
+"""Bytes in a row of what is shown."""
+
+_SIGNS = {9: "⇥", 10: "⏎", 13: "␍"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The bytes around the moment before byte `offset`, as they stand in the text."""
+
+    offset: int
+    was: bytes
+    said: bytes
+    """What the projector wrote of the state, freely, for `was`."""
+    came: bytes
+    expected: bytes
+    """The same for `came`."""
+
+    def rows(self) -> Iterator[tuple[str, bytes, bytes | None]]:
+        """What is shown, a row at a time: a label, its bytes, and what they should be (None: they are the truth)."""
+        for truth, written, names in (
+            (self.was, self.said, ("was", "says")),
+            (self.came, self.expected, ("came", "expects")),
+        ):
+            for at in range(0, len(truth), ROW):
+                yield names[0], truth[at : at + ROW], None
+                yield names[1], written[at : at + ROW], truth[at : at + ROW]
+
+    def plain(self) -> str:
+        """For a file: under each byte that is wrong stands a mark."""
+        lines = [f"state behind byte {self.offset:,}"]
+        for label, data, truth in self.rows():
+            lines.append(f"{label:>8}  {''.join(signs(data))}")
+            if truth is not None:
+                lines.append(" " * 10 + "".join(" " if a == b else "^" for a, b in zip(data, truth, strict=True)))
+        return "\n".join(line.rstrip() for line in lines) + "\n"
+
+    def coloured(self) -> Text:
+        """For a terminal: green where it is right, red where it is wrong."""
+        text = Text(f"state behind byte {self.offset:,}\n", style="bold")
+        for label, data, truth in self.rows():
+            text.append(f"{label:>8}  ", style="dim")
+            for place, sign in enumerate(signs(data)):
+                right = truth is None or data[place] == truth[place]
+                text.append(sign, style="" if truth is None else "green" if right else "red")
+            text.append("\n")
+        return text
+
+
+def signs(data: bytes) -> list[str]:
+    """A sign for each byte, all as wide: a character of UTF-8 at its first byte, dots for the others and for what is
+    none."""
+    shown = [_SIGNS.get(byte, chr(byte) if 32 <= byte < 127 else "·") for byte in data]
+    for at, byte in enumerate(data):
+        size = 2 if 0xC2 <= byte < 0xE0 else 3 if 0xE0 <= byte < 0xF0 else 4 if 0xF0 <= byte < 0xF5 else 0
+        letter = data[at : at + size].decode("utf-8", errors="replace")
+        if size and len(letter) == 1 and letter.isprintable() and letter != "\ufffd":
+            shown[at] = letter
+    return shown
+
+
+def read_at(core: Reader, model: Projector, data: Bytes, offset: int) -> Reading:
+    """The moment before byte `offset` of the text. Raises: UserError where there is none, see `check_offset`."""
+    return next(read_along(core, model, data, [offset]))
+
+
+def read_along(core: Reader, model: Projector, data: Bytes, offsets: list[int]) -> Iterator[Reading]:
+    """The moments before bytes of the text, whose offsets rise: the core reads on from one to the next."""
+    for offset in offsets:
+        check_offset(model, len(data), offset)
+    model.eval()
+    state, at, features = core.new_state(1), max(0, offsets[0] - WARM), torch.empty(0)
+    for offset in offsets:
+        while at < offset:
+            stop = min(offset, at + 1024)
+            x = torch.from_numpy(data.read(at, stop).copy()).to(model.device).long()[None]
+            features, state = core.moment(x, state)
+            at = stop
+        was = data.read(max(0, offset - model.projector.last), offset).tobytes()
+        came = data.read(offset, min(len(data), offset + model.projector.next)).tobytes()
+        said = model.in_order(model.freely(features, model.projector.last))[0].tolist()
+        expected = model.freely(features, model.projector.next, ahead=True)[0].tolist()
+        yield Reading(offset, was, bytes(said)[-len(was) :], came, bytes(expected)[: len(came)])
+
+
+def check_offset(model: Projector, size: int, offset: int) -> None:
+    """Raises: UserError unless there is a byte before the moment."""
+    require(
+        1 <= offset <= size,
+        f"at must be an offset in the text, with at least 1 byte before it: 1 to {size}, got {offset}",
+    )

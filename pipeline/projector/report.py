@@ -1,0 +1,108 @@
+"""A judgement for people and machines: a table, JSON, CSV and a picture, and in MLflow on the core's run."""
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.figures import log_numbers, new_figure
+from pipeline.projector.judge import Judgement
+from pipeline.shown import cell
+
+SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Distances in tables and metrics."""
+
+
+def curves(found: Judgement, untrained: Judgement | None) -> dict[str, list[float]]:
+    """Bits recovered by distance, by what the decoder is given. `untrained`: of the control that has its own
+    projector."""
+    named = {name: found.recovered(name) for name in found.last if name != "without"}
+    return named | ({"untrained core": untrained.recovered()} if untrained else {})
+
+
+def show(found: Judgement, untrained: Judgement | None, name: str, console: Console) -> None:
+    """The memory horizon as a table, and what is written freely."""
+    named = curves(found, untrained)
+    table = Table(title=cell(f"{name}: bits recovered by distance"), title_justify="left", title_style="bold")
+    table.add_column("bytes back", justify="right")
+    for column in (*named, "without: bpb", "written freely: exact"):
+        table.add_column(column, justify="right")
+    for at in (at for at in SHOWN if at <= len(found.exact)):
+        bits = [f"{curve[at - 1]:+.2f}" if at <= len(curve) else "–" for curve in named.values()]
+        table.add_row(str(at), *bits, f"{found.last['without'][at - 1]:.2f}", f"{found.exact[at - 1]:.0%}")
+    console.print()
+    console.print(table)
+    half = found.half_point
+    horizon = f"{half} bytes back" if half else f"farther back than {len(found.exact)} bytes"
+    console.print(f"half of the bits of the last byte are left {horizon}; {found.moments:,} moments")
+    for n, error in found.error_rate.items():
+        share = sum(found.exact[:n]) / n
+        console.print(
+            f"the last {n} written freely: {share:.1%} of the bytes exact, all of them in {found.all_exact[n]:.1%} of "
+            f"the moments, {error:.3f} edits a byte",
+            markup=False,
+        )
+
+
+def metrics(found: Judgement, untrained: Judgement | None, name: str) -> dict[str, float]:
+    """For MLflow."""
+    named = {
+        f"{name}/recovered/{which.replace(' ', '_')}/{at:04d}_back": curve[at - 1]
+        for which, curve in curves(found, untrained).items()
+        for at in SHOWN
+        if at <= len(curve)
+    }
+    exact = {f"{name}/exact_of_last_{n}": sum(found.exact[:n]) / n for n in found.error_rate}
+    errors = {f"{name}/error_rate_of_last_{n}": rate for n, rate in found.error_rate.items()}
+    half = {} if found.half_point is None else {f"{name}/half_point": float(found.half_point)}
+    return named | exact | errors | half
+
+
+def write(found: Judgement, untrained: Judgement | None, about: dict[str, Any], folder: Path) -> list[Path]:
+    """judgement.json, horizon.csv and horizon.png in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / name for name in ("judgement.json", "horizon.csv", "horizon.png")]
+    named = curves(found, untrained)
+    files[0].write_text(
+        json.dumps(about | asdict(found) | {"half_point": found.half_point, "recovered": named}, indent=1)
+    )
+    with files[1].open("w", newline="") as table:
+        rows = csv.writer(table)
+        rows.writerow(
+            ["bytes_back", *(f"recovered: {name}" for name in named), *(f"bpb: {name}" for name in found.last), "exact"]
+        )
+        for at in range(len(found.exact)):
+            recovered = [curve[at] if at < len(curve) else "" for curve in named.values()]
+            rows.writerow([at + 1, *recovered, *(bits[at] for bits in found.last.values()), found.exact[at]])
+    _draw(found, named, files[2], about["name"])
+    return files
+
+
+def _draw(found: Judgement, named: dict[str, list[float]], path: Path, title: str) -> None:
+    figure, axes = new_figure(1, 2, title)
+    horizon, freely = axes.flat
+    for name, curve in named.items():
+        style: dict[str, Any] = {} if name in ("carried", "reset") else {"linestyle": "--", "alpha": 0.7}
+        horizon.plot(range(1, len(curve) + 1), curve, label=name, **style)
+    if found.half_point:
+        horizon.axvline(
+            found.half_point, color="0.7", linewidth=1, label=f"half of the last byte's: {found.half_point}"
+        )
+    horizon.axhline(0, color="0.5", linewidth=1)
+    lowest = min(min(named["carried"]), 0.0)
+    horizon.set_ylim(lowest - 1.0, 1.1 * max(named["carried"]))
+    horizon.set_ylabel("bits recovered")
+    horizon.legend(fontsize=8)
+    freely.plot(range(1, len(found.exact) + 1), found.exact)
+    freely.set_ylabel("written freely: share of bytes exact")
+    freely.set_ylim(0, 1.02)
+    for axis in (horizon, freely):
+        axis.set_xscale("log")
+        log_numbers(axis.xaxis)
+        axis.set_xlabel("bytes before the moment")
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

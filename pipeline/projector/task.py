@@ -1,0 +1,94 @@
+"""To write what a core's states hold, as a task for the loop of training."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from h2q.config import BoundProjector
+from h2q.projector import Projector
+from pipeline.config import RunConfig
+from pipeline.corpus.corpus import Corpus, Split
+from pipeline.projector.core import Reader, find_core
+from pipeline.projector.reading import read_at
+from pipeline.projector.score import cost, held_out
+from pipeline.projector.step import make_step
+from pipeline.training.precision import Autocast
+from pipeline.training.step import Step
+from pipeline.training.train_state import TrainState
+from pipeline.training.validate import EvaluationStopped
+from pipeline.training.worker import Worker
+
+CALIBRATION, STRIDE = 1 << 16, 32
+"""Mean and spread of the core's numbers are measured over the first bytes of the training text, one moment in so many
+of them."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The task of a projector."""
+
+    config: BoundProjector
+    stand_in: Reader | None = None
+    """What is read in place of the core that the config names."""
+
+    @cached_property
+    def core(self) -> Reader:
+        """Read where it is needed: a worker's own."""
+        return self.stand_in or find_core(self.config)
+
+    def begin(self, train_state: TrainState, corpus: Corpus) -> None:
+        """Measure mean and spread of the core's numbers."""
+        model, text = train_state.model, corpus.train
+        self.core.to(model.device)
+        told = {"last": 1, "ahead": 1, "stride": STRIDE, "device": model.device, "size": CALIBRATION}
+        model.standardise(torch.cat([found.features for found in held_out(self.core, text, **told)]))
+
+    def step(self, train_state: TrainState, forward: Any, run: RunConfig, autocast: Autocast, *, graph: bool) -> Step:
+        """Eager, whatever `graph` says: lengths differ from step to step."""
+        self.core.to(train_state.model.device)
+        return make_step(train_state, forward, self.core, run, autocast)
+
+    def score(
+        self,
+        model: Projector,
+        split: Split,
+        worker: Worker,
+        autocast: Autocast,
+        *,
+        size: int,
+        on_progress: Callable[[int, int], object],
+        stopped: Callable[[], bool],
+        carry: bool = True,
+    ) -> float:
+        """Bits per byte of the last bytes before moments of the split; not `carry`: the core begins at zero one
+        chunk before each. Raises: EvaluationStopped, on all workers, once `stopped` says so on one."""
+        training = model.training
+        model.eval()
+        nats = torch.zeros(3, dtype=torch.float64, device=worker.device)  # nats, bytes, whether it was cut short
+        share, chunk = (worker.world_rank, worker.world_size), model.config.seq_len
+        told = {"last": self.config.last, "ahead": self.config.next, "stride": chunk, "device": worker.device}
+        read, window = 0, None if carry else chunk
+        for found in held_out(self.core, split, size=size, window=window, share=share, **told):
+            nats[:2] += torch.tensor([cost(model, found.features, found, autocast).last.sum(), found.last.numel()])
+            read += len(found.features) * chunk * worker.world_size
+            on_progress(min(read, size), size)
+            if stopped():
+                nats[2] = 1
+                break
+        model.train(training)
+        total, count, cut = worker.sum(nats).tolist()
+        if cut:
+            raise EvaluationStopped
+        return total / count / math.log(2)
+
+    def sample(self, to: Path, step: int, model: Projector, split: Split, run: RunConfig, stopped: Any) -> bool:
+        """What the state in the middle of the split says, beside what stands there."""
+        reading = read_at(self.core, model, split, len(split) // 2)
+        to.mkdir(exist_ok=True)
+        (to / f"step-{step:09d}.txt").write_text(reading.plain(), encoding="utf-8")
+        return True

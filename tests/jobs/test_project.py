@@ -1,0 +1,173 @@
+"""A projector from the command line: trained beside its core, which it never changes; resumed; read with; refused."""
+
+import hashlib
+import json
+import pydoc_data.topics
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from h2q.config import ModelConfig
+from pipeline.config import CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
+from pipeline.runs.checkpoint import list_checkpoints, read_checkpoint
+from pipeline.runs.folder import RunFolder
+
+SMALL = [
+    *("--local", "--tracking.no-enabled", "--model.dim", "16", "--model.depth", "1", "--model.heads", "2"),
+    *("--model.factor", "4", "--model.ngrams", "2:16x4", "--model.seq-len", "16", "--training.lanes", "4"),
+    *("--training.log-every", "2", "--training.evaluate-every", "4", "--training.save-every", "2"),
+    *("--projector.last", "16", "--projector.next", "4", "--projector.rank", "8"),
+]
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of a model with a state."""
+    from pipeline.training.driver import train
+
+    storage = tmp_path_factory.mktemp("core")
+    text = "".join(pydoc_data.topics.topics.values()).encode()
+    for name, start, stop in (("train", 0, 24_000), ("valid", 24_000, 25_000), ("test", 25_000, 26_000)):
+        (storage / f"wiki.{name}.raw").write_bytes(text[start:stop])
+    sizes: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 16}
+    config = RunConfig(
+        name="core",
+        storage=str(storage / "runs"),
+        local=True,
+        model=ModelConfig(mixer="state", ngrams="2:16x4", dropout=0.0, **sizes),
+        corpus=CorpusConfig(path=str(storage), prepared=str(storage / "prepared")),
+        training=TrainingConfig(steps=4, lanes=4, evaluate_every=4, save_every=4),
+        tracking=TrackingConfig(enabled=False),
+    )
+    return train(config, preset="laptop", command="a test", console=Console(file=StringIO())).folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_projector_is_trained_judged_and_read_with_and_its_core_stays_as_it_is(
+    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    before = digests(core.checkpoints)
+    done = call_job("project", tmp_path, str(core.path), *SMALL, "--training.steps", "4")
+    assert done.returncode == 0, done.stderr
+    assert "bits recovered by distance" in done.stdout and "the core is what it was" in done.stdout
+    folder = core.path / "projectors" / "projector"
+    judged = json.loads((folder / "judgement.json").read_text())
+    assert len(judged["recovered"]["carried"]) == len(judged["exact"]) == 16
+    assert len((folder / "horizon.csv").read_text().splitlines()) == 17
+    assert (folder / "horizon.png").exists()
+
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"A text that it reads.\nHere is more of it, \xc3\xa9.\n" * 3)
+    done = call_job("project", tmp_path, str(core.path), "--read", str(text), "--at", "22")
+    assert done.returncode == 0, done.stderr
+    assert "state behind byte 22" in done.stdout and "     was   that it reads.⏎\n    says  " in done.stdout
+    done = call_job("project", tmp_path, str(core.path), "--read", str(text), "--html", "page.html", "--moments", "3")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('"offset":') == 3 and "http" not in page.split("<script>")[0]
+    assert digests(core.checkpoints) == before
+
+
+def test_a_projector_that_is_resumed_is_the_one_that_was_not_interrupted(
+    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = [*SMALL, "--no-judge", "--training.schedule", "constant", "--training.warmup", "0"]
+    for name, steps in (("whole", "6"), ("cut", "4")):
+        done = call_job("project", tmp_path, str(core.path), "--name", name, *options, "--training.steps", steps)
+        assert done.returncode == 0, done.stderr
+    resumed = ["--name", "cut", "--resume", "--no-judge"]
+    done = call_job("project", tmp_path, str(core.path), *resumed, "--training.steps", "6")
+    assert done.returncode == 0, done.stderr
+    folder = core.path / "projectors"
+    whole, cut = (read_checkpoint(list_checkpoints(folder / name / "checkpoints")[0]) for name in ("whole", "cut"))
+    assert whole.state["step"] == cut.state["step"] == 6
+    for name in whole.model:
+        assert whole.model[name].equal(cut.model[name]), name
+    assert whole.carried["carried"].equal(cut.carried["carried"]) and whole.carried["carried"].any()
+
+    done = call_job("project", tmp_path, str(core.path), *resumed, "--projector.order", "in-order")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: resume needs the projector of the run: projector.order was newest-first, now in-order; start another "
+        "--name\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["--projector.last", "17"],
+            "projector.last must be at most model.seq_len = 16, got 17: give --model.seq-len 17",
+        ),
+        (["--projector.rank", "0"], "projector.rank must be at least 1, got 0"),
+        (["--at", "3"], "at is about a file to read: give --read FILE, got 3"),
+        (["--read", "nowhere.txt"], "nowhere.txt: give --read another"),
+        (["--read", __file__], "core has no projector none: train one with python jobs/project.py core"),
+        (["--accumulate", "2"], "accumulate is not for a projector: leave it out"),
+        (["--projector.nxt", "2"], "there is no option --projector.nxt; likely:"),
+        (["--training.lanes", "2000"], "use more text"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path, options: list[str], told: str
+) -> None:
+    done = call_job("project", tmp_path, str(core.path), *SMALL, "--name", "none", *options)
+    assert done.returncode == 2
+    assert told in done.stderr and done.stderr.startswith("error: ")
+    assert not (core.path / "projectors" / "none").exists()
+
+
+def test_an_offset_beyond_the_file_is_refused_and_a_file_that_is_not_there(
+    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    call_job("project", tmp_path, str(core.path), "--name", "reader", *SMALL, "--training.steps", "1", "--no-judge")
+    (tmp_path / "short").write_bytes(b"abc")
+    for at in ("0", "4"):
+        done = call_job("project", tmp_path, str(core.path), "--name", "reader", "--read", "short", "--at", at)
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"error: at must be an offset in the text, with at least 1 byte before it: 1 to 3, got {at}\n",
+        )
+
+
+def test_a_projector_refuses_another_core_and_a_core_without_a_state(
+    core: RunFolder, make_run: Callable[..., None], call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    make_run(tmp_path / "runs", "attends")
+    done = call_job("project", tmp_path, "attends", *SMALL)
+    assert done.returncode == 2
+    assert "a projector reads a state, and the model of attends carries none (model.mixer attention)" in done.stderr
+
+    done = call_job(
+        "project", tmp_path, str(core.path), "--name", "bound", *SMALL, "--training.steps", "1", "--no-judge"
+    )
+    assert done.returncode == 0, done.stderr
+    note = core.path / "projectors" / "bound" / "config.json"
+    stored = json.loads(note.read_text())
+    stored["config"]["projector"]["sha256"] = 64 * "0"
+    note.write_text(json.dumps(stored))
+    for options in (["--resume", "--training.steps", "2"], ["--read", __file__]):
+        done = call_job("project", tmp_path, str(core.path), "--name", "bound", *options)
+        assert done.returncode == 2
+        assert "a projector reads the core that it was trained on, whose sha256 is 0000000000000000" in done.stderr
+
+
+def test_a_projector_is_no_model_of_text(core: RunFolder, call_job: Callable[..., Any], tmp_path: Path) -> None:
+    done = call_job(
+        "project", tmp_path, str(core.path), "--name", "other", *SMALL, "--training.steps", "1", "--no-judge"
+    )
+    assert done.returncode == 0, done.stderr
+    done = call_job("generate", tmp_path, str(core.path / "projectors" / "other"))
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: this is a projector, no model of text: read with it by python jobs/project.py\n",
+    )

@@ -1,0 +1,115 @@
+"""A core that is a known shift register is read back exactly, and its memory horizon is its length."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from h2q.config import BoundProjector, GrowthConfig, ModelConfig
+from h2q.growth import RankGrowth
+from h2q.projector import Projector
+from pipeline.config import RunConfig, TrainingConfig
+from pipeline.projector.judge import Judgement, edits, judge
+from pipeline.projector.step import make_step
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.precision import setup_precision
+from pipeline.training.train_state import TrainState
+
+CPU = torch.device("cpu")
+HELD = 4
+"""Bytes that the shift register holds."""
+
+
+class ShiftRegister:
+    """A core whose state is the last 4 bytes, and whose numbers are their bits."""
+
+    def to(self, device: torch.device) -> None:
+        pass
+
+    def new_state(self, lanes: int) -> Tensor:
+        return torch.zeros(lanes, 1, 16)
+
+    def moment(self, x: Tensor, state: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        held = torch.cat((state[:, 0, :HELD].long(), x), dim=1)[:, -HELD:]
+        bits = (held[..., None] >> torch.arange(8)) & 1
+        after = torch.zeros_like(state)
+        after[:, 0, :HELD] = held.float()
+        return 2.0 * bits.flatten(1).float() - 1, after
+
+
+@dataclass
+class Letters:
+    """Text of random letters: nothing of it can be guessed."""
+
+    data: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.data[start:stop]
+
+
+def letters(seed: int, size: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(seed)).integers(97, 105, size, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def judged() -> Judgement:
+    core_model = ModelConfig(kind="dense", mixer="state", dim=16, depth=1, heads=2, factor=4, halves=False)
+    bound = BoundProjector(core="", sha256="", core_model=core_model, last=8, next=1, rank=64, moments=8)
+    decoder = ModelConfig(
+        kind="dense",
+        mixer="state",
+        dim=32,
+        depth=1,
+        heads=2,
+        factor=4,
+        halves=False,
+        phase_rotation=False,
+        dropout=0.0,
+        seq_len=8,
+    )
+    training = TrainingConfig(lanes=16, horizon=4, learning_rate=1e-2, axiom_lambda=0.0)
+    run = RunConfig(model=decoder, training=training, projector=bound)
+    torch.manual_seed(0)
+    model = Projector(decoder, bound)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)  # type: ignore[attr-defined]
+    train_state = TrainState(
+        model, build_optimizer(model, training), scaler, RankGrowth(GrowthConfig(), 0), about={}, rows=16
+    )
+    autocast, core = setup_precision("fp32", CPU), ShiftRegister()
+    step = make_step(train_state, model, core, run, autocast)
+    text = torch.from_numpy(letters(1, 16 * 33 * 200).reshape(200, 16, 33)).long()
+    for chunk in text:
+        step(chunk[:, :-1], chunk[:, 1:], detailed=False)
+    return judge(model, core, Letters(letters(2, 20_000)), autocast)
+
+
+def test_what_a_shift_register_holds_is_read_back_exactly(judged: Judgement) -> None:
+    assert judged.exact[:HELD] == [1.0] * HELD
+    assert judged.all_exact[1] == 1.0 and judged.error_rate[1] == 0.0
+
+
+def test_its_memory_horizon_is_its_length(judged: Judgement) -> None:
+    recovered = judged.recovered()
+    assert min(recovered[:HELD]) > 2.5  # of the 3 bits of one letter in eight
+    assert max(recovered[HELD:]) < 0.2
+    assert judged.half_point == HELD + 1
+
+
+def test_controls_recover_nothing(judged: Judgement) -> None:
+    for name in ("other position", "zero state"):
+        assert max(judged.recovered(name)) < 0.2, name
+    assert judged.recovered("reset") == pytest.approx(judged.recovered(), abs=0.05)  # it forgets sooner than that
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [("abcd", "abcd", 0), ("abcd", "bcda", 2), ("aaaa", "bbbb", 4), ("abcd", "abxcd"[:4], 2)],
+)
+def test_edits_are_the_fewest(one: str, other: str, wanted: int) -> None:
+    rows = [np.frombuffer(text.encode(), np.uint8)[None] for text in (one, other)]
+    assert edits(*rows).tolist() == [wanted]
