@@ -18,7 +18,6 @@ from pipeline.corpus.lanes import Lanes
 from pipeline.corpus.side_by_side import chunks, stretches
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import read_checkpoint
-from pipeline.runs.folder import RunFolder
 from pipeline.training import loop
 from pipeline.training.precision import setup_precision
 from pipeline.training.resets import Resets
