@@ -46,7 +46,7 @@ class SweepProgress(Display):
             self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
         self._say_skips()
         left = sweep.planned - len(ended)
-        self._remaining = Remaining(left, sweep.config.run.training.steps, began=time.monotonic())
+        self._remaining = Remaining(left, sweep.config.run.training.steps, at_once=capacity.trials)
         self._show()
 
     def _say_search(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:
@@ -84,13 +84,15 @@ class SweepProgress(Display):
         self._say_skips()
         with self._lock:
             self._running[trial.number] = "starting"
+        assert self._remaining is not None
+        self._remaining.started(trial.number, time.monotonic())
         self._show()
 
     def reported(self, trial: Trial, result: dict[str, Any]) -> None:
         with self._lock:
             self._running[trial.number] = f"{result['validation/bpb']:.3f} at step {result['step']}"
         assert self._remaining is not None
-        self._remaining.reached(trial.number, result["step"])
+        self._remaining.reached(trial.number, result["step"], result["pace"], time.monotonic())
         self._say_left()
         self._show()
 
@@ -99,7 +101,7 @@ class SweepProgress(Display):
         with self._lock:
             self._running.pop(trial.number, None)
         assert self._sweep is not None and self._remaining is not None
-        self._remaining.ended(trial.number, trial.step or 0)
+        self._remaining.ended(trial.number, time.monotonic())
         state = "interrupted" if trial.state == "running" else trial.state
         result = "" if trial.bpb is None else f"  {trial.bpb:.3f} bpb at step {trial.step}"
         result += f", {human_seconds(trial.seconds)} of training" if trial.seconds else ""
@@ -112,7 +114,7 @@ class SweepProgress(Display):
     def _say_left(self) -> None:
         """Once, as soon as it is known."""
         assert self._remaining is not None
-        seconds = self._remaining.seconds(time.monotonic())
+        seconds = self._remaining.seconds()
         if seconds and not self._said_whole:
             self._said_whole = True
             self.say(f"about {human_seconds(seconds)} for the trials that are left, if none is stopped early")
@@ -146,7 +148,7 @@ class SweepProgress(Display):
             running = ", ".join(f"{number:02d}: {text}" for number, text in sorted(self._running.items()))
         best = f"  best {min(finished):.3f} bpb" if finished else ""
         passed = human_seconds(time.monotonic() - self._began)
-        seconds = self._remaining.seconds(time.monotonic()) if self._remaining else None
+        seconds = self._remaining.seconds() if self._remaining else None
         left = "" if seconds is None else f"  ETA {human_seconds(seconds)}"
         self._bar.update(
             self._task,

@@ -6,6 +6,7 @@ earlier validations first, then goes on from its newest valid checkpoint.
 
 import queue
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class TrialTraining(tune.Trainable):
         self._ready: list[Record] = []
         self._error: str | None = None
         self._last = -1
+        self._began = time.time()
+        self._first: Record | None = None
+        """Of this start, not of one before."""
         self._thread = threading.Thread(target=self._train, args=(config,), daemon=True)
         self._thread.start()
 
@@ -45,6 +49,7 @@ class TrialTraining(tune.Trainable):
             if records is None:
                 return {"done": True, "finished": self._last == self._run.training.steps, "error": self._error}
             self._last = records[-1]["step"]
+            self._first = self._first or next((each for each in records if each["time"] >= self._began), None)
             # The end is reported when all is written, and is not for a scheduler to judge.
             self._ready += [
                 record for record in records if "validation/bpb" in record and record["step"] < self._run.training.steps
@@ -54,7 +59,14 @@ class TrialTraining(tune.Trainable):
             "step": record["step"],
             "bytes": record["step"] * self._run.bytes_per_step,
             "validation/bpb": record["validation/bpb"],
+            "pace": self._pace(record),
         }
+
+    def _pace(self, record: Record) -> float | None:
+        """Seconds a step in this start, None where there was none before the record."""
+        if self._first is None or record["step"] <= self._first["step"]:
+            return None
+        return (record["time"] - self._first["time"]) / (record["step"] - self._first["step"])
 
     def cleanup(self) -> None:
         """End the training between two steps, with a checkpoint."""
