@@ -26,7 +26,7 @@ class Remaining:
         if pace is not None:
             self._rest[trial] = max(0, self._steps - step) * pace
             if self._expected is None:
-                self._expected = now - self._began[trial] + self._rest[trial]
+                self._expected = now - self._began.get(trial, now) + self._rest[trial]
 
     def ended(self, trial: int, now: float) -> None:
         """The trial has ended."""
