@@ -42,6 +42,7 @@ def test_what_listens_and_is_no_ray_head_is_said_within_seconds(monkeypatch: pyt
         web.shutdown()
 
 
+@pytest.mark.ray
 def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "T.txt").write_text("some text\n")
     command = [sys.executable, JOBS / "prepare.py", "--corpus.path", "T.txt"]
