@@ -2,6 +2,7 @@
 
 import csv
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -120,3 +121,28 @@ def test_a_study_goes_on_after_a_kill_of_everything_and_is_extended(text: Path) 
     done = subprocess.run(command(*more), cwd=text, capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     check(text, "01", done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.ray
+def test_a_study_trains_on_two_nodes_at_once(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    node = {"num_cpus": 1, "object_store_memory": 100_000_000, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": True})
+    try:
+        cluster.add_node(**node)
+        longer = [*command(*TINY), "--study.budget", "bytes:200000", "--address", cluster.address]
+        done = subprocess.run(longer, cwd=text, capture_output=True, text=True, timeout=550, check=False)
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stderr + done.stdout
+    check(text, "0", done.stdout)
+    journals = [(text / f"runs/s/s-0{number}/metrics.jsonl").read_text().splitlines() for number in (1, 2)]
+    times = [[json.loads(line)["time"] for line in journal] for journal in journals]
+    # Each node has one CPU, and a training takes one.
+    assert max(each[0] for each in times) < min(each[-1] for each in times), "one training waited for the other"
