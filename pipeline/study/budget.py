@@ -24,7 +24,7 @@ def step_seconds(run: RunConfig, resources: Resources) -> float:
     device = torch.device("cuda" if resources.gpu else "cpu")
     torch.set_num_threads(resources.threads)
     state, autocast = new_train_state(run, device), setup_precision(run.precision, device)
-    graph = use_graph(run.graph, cuda=resources.gpu, workers=1, mixer=run.model.mixer)
+    graph = use_graph(run.graph, cuda=resources.gpu, workers=1)
     step = make_step(state, state.model, run, autocast, graph=graph)
     x, y = (torch.randint(run.model.vocab, (run.training.lanes, run.chunk), device=device) for _ in range(2))
     taken = []

@@ -39,7 +39,9 @@ def _draw_currency(axis: Any, currency: str, outcomes: Sequence[Outcome]) -> Non
     axis.set_xlabel(f"width, model.dim, at equal {CURRENCIES[currency]}" if equal else CURRENCIES[currency])
     axis.set_ylabel("bits per byte of the test split")
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=7)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.3 * (high - low))  # Room for the legend.
+    axis.legend(fontsize=7, loc="upper left")
 
 
 def _log_sizes(scale: Any) -> None:

@@ -110,8 +110,11 @@ def verdict(outcomes: Sequence[Outcome], currency: str, unit: str) -> str:
         (min(of_one, key=lambda one: one.mean) for of_one in families(within).values()), key=lambda one: one.mean
     )
     at = f"{name}, at most {_short(limit)}{unit}: "
-    left_out = sorted({one.family for one in outcomes} - {one.family for one in best})
-    besides = f"; {', '.join(left_out)} begins above it" if left_out else ""
+    besides = "".join(
+        f"; {family} begins at {_short(cheapest.costs[currency])}{unit}, with {cheapest}"
+        for family, of_one in families(outcomes).items()
+        if (cheapest := min(of_one, key=lambda one: one.costs[currency])).costs[currency] > SAME * limit
+    )
     if len(best) < 2:
         return f"{at}only {best[0].family} is so cheap{besides}"
     first, second = best[:2]
