@@ -8,7 +8,7 @@ import tyro
 
 from h2q.config import BoundProjector, ProjectorConfig
 from h2q.errors import require
-from pipeline.cli import parse, parse_known
+from pipeline import cli
 from pipeline.cluster.submitted import placed
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.projector.config import DECODER, FOLDER, UNTRAINED, ProjectionConfig
@@ -39,8 +39,8 @@ def configure(args: Sequence[str], prog: str) -> tuple[ProjectionConfig, RunFold
     Raises: UserError naming the option and the value.
     """
     if any(arg in ("-h", "--help") for arg in args):
-        parse(ProjectionConfig, args, default=ProjectionConfig(run="latest"), prog=prog)
-    named = parse_known(_Named, args)
+        cli.parse(ProjectionConfig, args, default=ProjectionConfig(run="latest"), prog=prog)
+    named = cli.parse_known(_Named, args)
     core = find_run(named.run, storage=named.storage, tracking=named.tracking)
     name, projector = named.name or (UNTRAINED if named.untrained else DECODER.name), ProjectorConfig()
     training = replace(DECODER, name=name, corpus=run_config(core).corpus)
@@ -49,7 +49,7 @@ def configure(args: Sequence[str], prog: str) -> tuple[ProjectionConfig, RunFold
         projector = ProjectorConfig(**{option: getattr(bound, option) for option in _OPTIONS})
         training = replace(training, projector=None, storage=named.storage)
     default = ProjectionConfig(run=named.run, projector=projector, training_run=training)
-    options = parse(ProjectionConfig, args, default=default, prog=prog)
+    options = cli.parse(ProjectionConfig, args, default=default, prog=prog)
     return replace(options, training_run=placed(options.training_run)), core
 
 
