@@ -1,6 +1,7 @@
 """Tensors as records of a file: fp32, fp16, or int8 with a scale for each row (of a layer: for each output of a rank).
 
-A record is the words encoding, rows and columns; of int8 then the scales, fp32; then the numbers, padded to four bytes.
+A record is the words encoding, rows and columns; of int8 then the scales, fp16; then the numbers; both padded to
+four bytes.
 """
 
 import numpy as np
@@ -14,10 +15,10 @@ FP32, FP16, INT8 = 0, 1, 2
 
 
 def scaled(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 and scales of a table (rows, columns) with one a row, or of a layer (R, I, O) with one for each (R, O)."""
-    scales = tensor.abs().amax(1) / 127
+    """int8 and scales, of fp16's precision, of a table (rows, columns) with one a row, or of a layer (R, I, O) with one for each (R, O)."""
+    scales = (tensor.abs().amax(1) / 127).half().float()
     safe = torch.where(scales > 0, scales, 1.0)
-    return (tensor / safe.unsqueeze(1)).round().to(torch.int8), scales
+    return (tensor / safe.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8), scales
 
 
 def unscaled(numbers: Tensor, scales: Tensor) -> Tensor:
@@ -39,11 +40,15 @@ def record(part: Part, encoding: int) -> bytes:
     head = np.array([encoding, rows, columns], "<u4").tobytes()
     if encoding == INT8:
         numbers, scales = scaled(tensor)
-        head += scales.numpy().astype("<f4").tobytes()
+        head += _padded(scales.numpy().astype("<f2").tobytes())
         body = numbers.numpy().tobytes()
     else:
         body = tensor.numpy().astype("<f2" if encoding == FP16 else "<f4").tobytes()
-    return head + body + bytes(-len(body) % 4)
+    return head + _padded(body)
+
+
+def _padded(body: bytes) -> bytes:
+    return body + bytes(-len(body) % 4)
 
 
 class Reader:
@@ -80,7 +85,9 @@ class Reader:
             )
         if encoding == INT8:
             count = rows if part.kind == "table" else wanted[0] * columns
-            scales = self._numbers(count, "<f4", part.name).view(-1, *([columns] if part.kind == "layer" else []))
+            scales = (
+                self._numbers(count, "<f2", part.name).float().view(-1, *([columns] if part.kind == "layer" else []))
+            )
             return unscaled(self._numbers(rows * columns, "i1", part.name).view(wanted), scales)
         return self._numbers(rows * columns, "<f2" if encoding == FP16 else "<f4", part.name).view(wanted).float()
 

@@ -18,7 +18,7 @@ from h2q.model import ByteModel
 from pipeline.export.encoding import Reader, encoding_of, record
 from pipeline.export.parts import parts
 
-MAGIC, VERSION = b"H2QMODEL", 1
+MAGIC, VERSION = b"H2QMODEL", 2
 MOST_BYTES = 1 << 32
 
 _SIZES = ("vocab", "dim", "depth", "heads", "seq_len")

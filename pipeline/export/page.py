@@ -1,6 +1,7 @@
 """A page that is all it needs: the model, the runtime, and what shows them. Opens from disk, asks no network."""
 
 import base64
+import gzip
 import json
 from typing import Any
 
@@ -14,8 +15,8 @@ TEMPLATE = WASM.with_name("page.html")
 def write_page(model: ByteModel, told: dict[str, Any], precision: str, halves: frozenset[str]) -> bytes:
     """The page of a plain model, UTF-8."""
     values = {
-        "@MODEL@": base64.b64encode(write_model(model, told, precision, halves)).decode(),
-        "@RUNTIME@": base64.b64encode(WASM.read_bytes()).decode(),
+        "@MODEL@": packed(write_model(model, told, precision, halves)),
+        "@RUNTIME@": packed(WASM.read_bytes()),
         # Nothing in it ends the script.
         "@ABOUT@": json.dumps(told).replace("<", "\\u003c"),
     }
@@ -23,3 +24,8 @@ def write_page(model: ByteModel, told: dict[str, Any], precision: str, halves: f
     for name, value in values.items():
         page = page.replace(name, value)
     return page.encode()
+
+
+def packed(content: bytes) -> str:
+    """Compressed, as a browser unpacks it by itself, in letters. The same content gives the same letters."""
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()

@@ -57,7 +57,7 @@ const char *h2q_message(int error);
 
 /* ------------------------------------------------------------------------------------------------------- the contents */
 
-enum { VERSION = 1, MOST_TABLES = 64, MOST_ORDER = 64, TILE = 32, PART = 8, ROWS = 4 };
+enum { VERSION = 2, STATE_VERSION = 1, MOST_TABLES = 64, MOST_ORDER = 64, TILE = 32, PART = 8, ROWS = 4 };
 enum { HALVES = 1, ATTENTION = 2, STATE = 4, PHASE_ROTATION = 8, FINAL_NORM = 16, TIED = 32, ALL_FLAGS = 63 };
 enum { ROTATION_NONE, ROTATION_PHASE, ROTATION_QUATERNION };
 enum { POSITIONS_NONE, POSITIONS_LEARNED, POSITIONS_RELATIVE };
@@ -101,7 +101,7 @@ struct h2q_model {
     uint32_t width, blocks, padded, table_count, history;
     uint32_t digest[2]; /* first bytes of the file's sha256: whose state a state is */
     table tables[MOST_TABLES];
-    matrix embedding, position, head;
+    matrix embedding, position, head; /* the head (width, V): its inner loop runs over symbols */
     const float *bank, *final_norm, *head_bias;
     block *layers;
     struct owned *owned; /* what h2q_close frees */
@@ -198,24 +198,6 @@ static void multiply(const float *x, size_t x_stride, uint32_t rows, const void 
         }
     }
 }
-
-#define DEFINE_DOT(NAME, TYPE)                                                                                         \
-    static float NAME(const float *restrict x, const TYPE *restrict w, uint32_t count)                                 \
-    {                                                                                                                  \
-        float sum[TILE], row[TILE], total = 0.0f;                                                                      \
-        uint32_t i, n;                                                                                                 \
-        for (n = 0; n < TILE; n++) sum[n] = 0.0f;                                                                      \
-        for (i = 0; i + TILE <= count; i += TILE) {                                                                    \
-            for (n = 0; n < TILE; n++) row[n] = (float)w[i + n];                                                       \
-            for (n = 0; n < TILE; n++) sum[n] += x[i + n] * row[n];                                                    \
-        }                                                                                                              \
-        for (; i < count; i++) total += x[i] * (float)w[i];                                                            \
-        for (n = 0; n < TILE; n++) total += sum[n];                                                                    \
-        return total;                                                                                                  \
-    }
-
-DEFINE_DOT(dot_float, float)
-DEFINE_DOT(dot_int8, int8_t)
 
 /* to += a row of a table. */
 static void add_row(const matrix *table, uint32_t row, float *to)
@@ -416,16 +398,13 @@ static void predict(h2q_model *model)
 {
     const matrix *head = &model->head;
     const float *hidden = model->stream;
-    uint32_t i;
     if (model->flags & FINAL_NORM) {
         layer_norm(model->stream, model->dim, model->final_norm, model->wide);
         hidden = model->wide;
     }
-    for (i = 0; i < model->vocab; i++) {
-        const size_t first = (size_t)i * model->dim;
-        model->logits[i] = model->head_bias[i] + (head->i8 ? head->scales[i] * dot_int8(hidden, head->i8 + first, model->dim)
-                                                           : dot_float(hidden, head->f32 + first, model->dim));
-    }
+    memcpy(model->logits, model->head_bias, model->vocab * sizeof(float));
+    multiply(hidden, 0, 1, head->i8 ? (const void *)head->i8 : head->f32, head->columns, head->rows, head->columns,
+             head->scales, model->logits, head->columns);
 }
 
 static void forward(h2q_model *model, uint32_t symbol, int wanted)
@@ -558,7 +537,7 @@ size_t h2q_state_size(const h2q_model *model) { return 4 * (STATE_HEADER + state
 
 void h2q_state_save(const h2q_model *model, void *out)
 {
-    const uint32_t header[STATE_HEADER] = {STATE_MAGIC, VERSION, model->digest[0], model->digest[1], model->at};
+    const uint32_t header[STATE_HEADER] = {STATE_MAGIC, STATE_VERSION, model->digest[0], model->digest[1], model->at};
     const uint32_t width = model->width;
     char *to = out;
     uint32_t number, t, i;
@@ -613,7 +592,7 @@ int h2q_state_restore(h2q_model *model, const void *data, size_t size)
     if (size < sizeof header) return H2Q_NOT_A_STATE;
     memcpy(header, from, sizeof header), from += sizeof header;
     if (header[0] != STATE_MAGIC) return H2Q_NOT_A_STATE;
-    if (header[1] != VERSION) return H2Q_OTHER_VERSION;
+    if (header[1] != STATE_VERSION) return H2Q_OTHER_VERSION;
     if (header[2] != model->digest[0] || header[3] != model->digest[1]) return H2Q_NOT_A_STATE;
     if (header[4] > (model->flags & ATTENTION ? model->window - (carries ? 1 : 0) : 0)) return H2Q_NOT_A_STATE;
     if (size != 4 * (STATE_HEADER + state_words(model, header[4]))) return H2Q_NOT_A_STATE;
@@ -754,7 +733,18 @@ static float from_half(uint16_t half)
     return half >> 15 ? -value : value;
 }
 
-/* A tensor of this shape, in any encoding; int8 has so many scales. fp16 becomes fp32. */
+/* So many numbers in fp16, as fp32. */
+static const float *take_halves(reader *from, uint64_t count)
+{
+    const uint16_t *halves = take(from, count, 2);
+    float *wide = halves ? get_floats(from, count) : NULL;
+    uint64_t i;
+    if (wide)
+        for (i = 0; i < count; i++) wide[i] = from_half(halves[i]);
+    return wide;
+}
+
+/* A tensor of this shape, in any encoding; int8 has so many scales. */
 static void take_matrix(reader *from, matrix *into, uint32_t rows, uint32_t columns, uint32_t scales)
 {
     const uint32_t encoding = take_word(from), found_rows = take_word(from), found_columns = take_word(from);
@@ -764,16 +754,32 @@ static void take_matrix(reader *from, matrix *into, uint32_t rows, uint32_t colu
     if (encoding == FP32) {
         into->f32 = take(from, count, 4);
     } else if (encoding == INT8) {
-        into->scales = take(from, scales, 4);
+        into->scales = take_halves(from, scales);
         into->i8 = take(from, count, 1);
     } else {
-        const uint16_t *halves = take(from, count, 2);
-        float *wide = halves ? get_floats(from, count) : NULL;
-        uint64_t i;
-        if (wide)
-            for (i = 0; i < count; i++) wide[i] = from_half(halves[i]);
-        into->f32 = wide;
+        into->f32 = take_halves(from, count);
     }
+}
+
+/* The same numbers with rows for columns, which keep their scales. */
+static matrix turned(reader *from, const matrix *source)
+{
+    matrix found = {NULL, NULL, source->scales, source->columns, source->rows};
+    const uint64_t count = (uint64_t)source->rows * source->columns;
+    int8_t *small = source->i8 ? get(from, count, 1) : NULL;
+    float *wide = source->i8 ? NULL : get_floats(from, count);
+    uint32_t i, j;
+    if (from->error) return found;
+    for (i = 0; i < source->rows; i++)
+        for (j = 0; j < source->columns; j++) {
+            const size_t to = (size_t)j * source->rows + i, at = (size_t)i * source->columns + j;
+            if (small)
+                small[to] = source->i8[at];
+            else
+                wide[to] = source->f32[at];
+        }
+    found.i8 = small, found.f32 = wide;
+    return found;
 }
 
 /* So many numbers, fp32 (or fp16). */
@@ -913,6 +919,7 @@ static void take_block(reader *from, block *into)
 static void take_weights(reader *from)
 {
     h2q_model *m = from->model;
+    matrix head = {0};
     uint32_t i;
     if (m->factor) take_bank(from);
     take_matrix(from, &m->embedding, m->vocab, m->dim, m->vocab);
@@ -922,10 +929,8 @@ static void take_weights(reader *from)
     m->layers = get(from, m->depth, sizeof(block));
     for (i = 0; i < m->depth && !from->error; i++) take_block(from, &m->layers[i]);
     if (m->flags & FINAL_NORM) m->final_norm = take_vector(from, 2, m->dim);
-    if (m->flags & TIED)
-        m->head = m->embedding;
-    else
-        take_matrix(from, &m->head, m->vocab, m->dim, m->vocab);
+    if (!(m->flags & TIED)) take_matrix(from, &head, m->vocab, m->dim, m->vocab);
+    m->head = turned(from, m->flags & TIED ? &m->embedding : &head);
     m->head_bias = take_vector(from, 1, m->vocab);
     if (from->at != from->end && !from->error) from->error = H2Q_TRUNCATED;
 }

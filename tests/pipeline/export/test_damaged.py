@@ -89,14 +89,15 @@ def test_the_runtime_never_trips_over_a_damaged_file(
 def test_python_says_in_one_line_what_is_wrong(new_model: Callable, tmp_path: Path) -> None:
     path, content = tmp_path / "m", write_model(new_model(**MODELS[0]), {}, "int8")
     flipped = content[:200] + bytes((content[200] ^ 1,)) + content[201:]
-    newer = content[:8] + b"\2" + content[9:]
+    older, newer = (content[:8] + version + content[9:] for version in (b"\1", b"\3"))
     for spoilt, rule in (
         (content[:-4], "truncated"),
         (content[:7], "no model"),
         (b"", "no model"),
         (b"#!/bin/sh\n", "no model"),
         (flipped, "altered"),
-        (newer, "version 2"),
+        (older, "version 1 of the format, this code reads 2"),
+        (newer, "version 3"),
         (signed(content[:16] + bytes(4) + content[20:]), "damaged"),
         (signed(content[:-64] + content[-32:]), "damaged"),
         (signed(content[:-32] + bytes(8) + content[-32:]), "too many"),

@@ -1,6 +1,5 @@
 """The page in a browser without a screen: it writes what Python writes, scores what is pasted, and asks no network."""
 
-import base64
 import hashlib
 import re
 import shutil
@@ -13,7 +12,7 @@ import pytest
 
 from h2q.generate import generate
 from pipeline.export.model_file import write_model
-from pipeline.export.page import write_page
+from pipeline.export.page import packed, write_page
 from pipeline.export.wasm import EXPORTS, SOURCE, WASM, compile_wasm, source_of
 
 TOLD: dict[str, Any] = {"name": "a </script> run", "parameters": 12345, "corpus": "tests", "licence": "MIT"}
@@ -122,7 +121,7 @@ def test_a_page_with_a_damaged_model_says_so(new_model: Callable, open_page: Cal
     content = write_model(new_model(), TOLD, "int8")
     spoilt = content[:300] + bytes((content[300] ^ 1,)) + content[301:]
     whole = write_page(new_model(), TOLD, "int8", frozenset())
-    page = open_page(whole.replace(base64.b64encode(content), base64.b64encode(spoilt)))
+    page = open_page(whole.replace(packed(content).encode(), packed(spoilt).encode()))
     assert "altered" in page.inner_text("#about")
 
 
