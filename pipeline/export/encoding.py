@@ -15,7 +15,8 @@ FP32, FP16, INT8 = 0, 1, 2
 
 
 def scaled(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 and scales, of fp16's precision, of a table (rows, columns) with one a row, or of a layer (R, I, O) with one for each (R, O)."""
+    """int8 and scales, of fp16's precision: one a row of a table (rows, columns), one for each (R, O) of a layer
+    (R, I, O)."""
     scales = (tensor.abs().amax(1) / 127).half().float()
     safe = torch.where(scales > 0, scales, 1.0)
     return (tensor / safe.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8), scales
