@@ -102,6 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path]
     (folder / "FOLDER" / "text.txt").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("pipeline.training.driver.draw", lambda *run, **what: None)  # takes longer than the run
         train = main_of("train")
         for name in ("RUN", "NAME"):
             assert not train([*TINY, "--corpus.path", "text.txt", "--name", name])
@@ -162,7 +163,7 @@ TOY = {
 """What makes a job of a README one of seconds, in a folder with a toy run."""
 
 HEAVY = {"--workers", "--address", "--wait", "--storage", "--resume", "--tracking.uri", "--tracking.register"}
-HEAVY |= {"--corpus.hub", "--mode", PASTED}
+HEAVY |= {"--corpus.hub", "--mode", "--profile", PASTED}
 RUNNABLE = [
     command
     for command in OF_JOBS
@@ -178,6 +179,7 @@ def test_a_job_of_seconds_runs(
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The ")))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("pipeline.training.driver.draw", lambda *run, **what: None)
     name, args = job_of(command.words)  # type: ignore[misc]
     presets = [word for word in args[:1] if not word.startswith("-") and name == "train"]
     options = args[len(presets) :]

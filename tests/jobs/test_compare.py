@@ -2,20 +2,12 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-def job(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the job in the folder, as a user does."""
-    command = [sys.executable, str(ROOT / "jobs" / "compare.py"), *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +26,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path
     train = runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
+        patch.setattr("pipeline.training.driver.draw", lambda *run, **what: None)  # takes longer than the run
         for seed, name in enumerate(("first", "second")):
             assert not train([*tiny.split(), "--name", name, "--training.seed", str(seed)])
     return path
 
 
-@pytest.mark.ray
-def test_runs_side_by_side(folder: Path) -> None:
-    done = job(folder, "first", "runs/second", "--html", "page.html", "--plot", "curves.png")
+def test_runs_side_by_side(folder: Path, call_job: Callable) -> None:
+    done = call_job("compare", folder, "first", "runs/second", "--html", "page.html", "--plot", "curves.png")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for word in ("first", "second", "seed", "validation", "bpb", "bytes/s"):
         assert word in done.stdout

@@ -51,6 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path]
     train = runpy.run_path(str(ROOT / "jobs" / "train.py"))["main"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("pipeline.training.driver.draw", lambda *run, **what: None)  # takes longer than the run
         assert not train(
             [*sizes, "--model.mixer", "attention", *steps, "--local", "--corpus.path", "text.txt", "--name", "one"]
         )

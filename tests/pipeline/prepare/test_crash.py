@@ -27,8 +27,11 @@ prepare(CorpusConfig(path=sys.argv[1], prepared=sys.argv[2], shard_bytes=60000),
 """
 
 
-@pytest.mark.parametrize("how", ["loop", "ray"])
-def test_killed_midway_and_run_again(tmp_path: Path, how: str, ray_cluster: None) -> None:
+@pytest.mark.ray  # a whole job, in a process of its own that is killed
+@pytest.mark.parametrize("how", ["loop", pytest.param("ray", marks=pytest.mark.slow)])
+def test_killed_midway_and_run_again(tmp_path: Path, how: str, request: pytest.FixtureRequest) -> None:
+    if how == "ray":
+        request.getfixturevalue("ray_cluster")
     text = np.random.default_rng(0).integers(32, 127, 12_000_000, dtype=np.uint8).tobytes()
     (tmp_path / "text.txt").write_bytes(text)
     folder = tmp_path / "data"

@@ -189,7 +189,7 @@ def test_archives_hold_splits_tables_and_files_to_be_left_out(tmp_path: Path, fo
     assert corpus.train.read(0, 9).tobytes() == b"train row" and any("README.md" in note for note in corpus.notes)
 
 
-@pytest.mark.parametrize("kind", ["gz", "zst"])
+@pytest.mark.parametrize("kind", ["gz", pytest.param("zst", marks=pytest.mark.slow)])
 def test_ray_and_a_plain_loop_unpack_the_same(tmp_path: Path, folder: Path, kind: str, ray_cluster: None) -> None:
     for number in range(12):
         (folder / f"{number:02d}.txt.{kind}").write_bytes(PACKED[kind](TEXT + str(number).encode()))

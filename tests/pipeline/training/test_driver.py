@@ -242,6 +242,7 @@ def test_a_corpus_shorter_than_a_chunk_for_every_lane_starts_nothing(tmp_path: P
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.slow  # the next one holds it, of a run that has all that a run can have
 @pytest.mark.usefixtures("ray_cluster")
 def test_under_ray_as_in_this_process_and_with_any_number_of_workers(tmp_path: Path, tiny: Make, train: Train) -> None:
     assert_as_alone(tmp_path, tiny, train, {"model": {"dropout": 0.0}})

@@ -66,7 +66,9 @@ def undisturbed(tiny: Make, train: Train, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["local", "ray"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_sums_up_and_the_run_can_go_on(
     tmp_path: Path, tiny: Make, train: Train, undisturbed: RunFolder, local: bool, number: int, code: int
 ) -> None:
@@ -94,6 +96,16 @@ def descendants(process: subprocess.Popen[str], title: str) -> list[psutil.Proce
     ]
 
 
+def heard(process: psutil.Process) -> set[str]:
+    """The addresses at which a run listens that are not of this machine alone."""
+    # torch's rendezvous, which binds to all interfaces, belongs to the first worker.
+    within = [child for child in process.children(recursive=True) if "RayTrainWorker" not in " ".join(child.cmdline())]
+    sockets = [connection for each in (process, *within) for connection in each.net_connections("tcp")]
+    listening = {connection.laddr.ip for connection in sockets if connection.status == psutil.CONN_LISTEN}
+    assert listening, "Ray is there"
+    return listening - {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
 def computes(process: psutil.Process) -> bool:
     """Whether the process has torch in its memory."""
     return any("libtorch" in Path(library.path).name for library in process.memory_maps())
@@ -109,6 +121,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_undisturbed(
     [worker], [controller] = descendants(process, "RayTrainWorker"), descendants(process, "TrainController")
     loads_torch = [computes(each) for each in (worker, controller, psutil.Process(process.pid))]
     assert loads_torch == [True, False, False], "200 MB and two seconds of a CPU each"
+    assert not heard(psutil.Process(process.pid)), "a Ray of this machine alone is not heard from outside"
     worker.kill()
     said, complaints = process.communicate()
     assert (process.returncode, complaints) == (0, "")
@@ -154,7 +167,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(
         process.communicate()
         caught = any(folder.checkpoints.glob(".step-*"))  # or it was renamed before the kill came: once more
         config = replace(config, resume=True)
-    train(config)
+    train(replace(config, training=replace(config.training, save_every=20)))
     assert not any(folder.checkpoints.glob(".step-*"))
     for name, mine in weights(undisturbed).items():
         assert torch.equal(weights(folder)[name], mine), name
