@@ -32,6 +32,10 @@ UPDATES, LANES = 2, 4
 KEPT = 0.95
 """Of the running average of new weights, at each chunk."""
 
+WARMUP, RAISED = 100, 1.6
+"""Optimizer steps of new weights until their rate is at its peak, at most, and how many times the config's that is:
+they learn from the first bytes on, see each only a few times, and the average takes off the noise."""
+
 
 class Learner:
     """The model that predicts and how it learns. Deterministic given its arguments, the chunks and torch's threads."""
@@ -105,13 +109,13 @@ def updates_of(checkpoint: Checkpoint | None, given: int | None) -> int:
 
 
 def learning_rates(config: RunConfig, checkpoint: Checkpoint | None, given: float | None) -> Rate:
-    """The rate of each step: constant, after the config's warm-up where the weights are new.
+    """The rate of each step: constant, after a warm-up where the weights are new.
 
-    Not `given`, it is the config's peak for new weights, else the one at which the checkpoint was made.
+    Not `given`, it is the config's peak times RAISED for new weights, else the one at which the checkpoint was made.
     """
-    training = replace(config.training, schedule="constant")
+    training = replace(config.training, schedule="constant", warmup=min(WARMUP, config.training.warmup))
     if checkpoint is None:
-        training = training if given is None else replace(training, learning_rate=given)
+        training = replace(training, learning_rate=RAISED * training.learning_rate if given is None else given)
         return lambda step: learning_rate(step, training)
     state = checkpoint.state
     made_at = learning_rate(state["step"], config.training, state.get("leg")) * 0.5 ** state.get("rollbacks", 0)

@@ -12,7 +12,7 @@ import torch
 from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.evaluation.file_stream import RawFile
-from pipeline.evaluation.learner import Learner, learning_rates
+from pipeline.evaluation.learner import RAISED, Learner, learning_rates
 from pipeline.evaluation.prequential import Point, coded, milestones, online
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import plan
@@ -104,7 +104,7 @@ def test_more_steps_on_what_was_coded_need_fewer_bits(config: RunConfig, text: b
 
 def test_the_rate_is_the_run_s_last_or_for_new_weights_its_peak_after_a_warm_up(config: RunConfig) -> None:
     fresh = learning_rates(config, None, None)
-    assert fresh(0) < fresh(1) == fresh(10_000) == config.training.learning_rate
+    assert fresh(0) < fresh(1) == fresh(10_000) == RAISED * config.training.learning_rate
     assert learning_rates(config, None, 0.5)(10_000) == 0.5
 
 
