@@ -1,7 +1,6 @@
 """A study, from its config to its sentences: a sweep whose trials a plan chooses."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,7 @@ def _timed(cells: dict[str, RunConfig], resources: Resources) -> dict[str, float
 
     timing: Any = ray.remote(num_cpus=resources.cpus, num_gpus=int(resources.gpu))(step_seconds)
     rounds: list[dict[str, float]] = [
-        {cell: ray.get(timing.remote(replace(run, local=True), resources)) for cell, run in cells.items()}
-        for _ in range(ROUNDS)
+        {cell: ray.get(timing.remote(run, resources)) for cell, run in cells.items()} for _ in range(ROUNDS)
     ]
     return {cell: min(taken[cell] for taken in rounds) for cell in cells}
 

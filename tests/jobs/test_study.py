@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -123,23 +124,43 @@ def test_a_study_goes_on_after_a_kill_of_everything_and_is_extended(text: Path) 
     check(text, "01", done.stdout)
 
 
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+node = {"num_cpus": 1, "object_store_memory": 100_000_000, "node_ip_address": "127.0.0.1"}
+cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": True})
+cluster.add_node(**node)
+print("address", cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+"""Two nodes of one CPU, until nobody writes to it any more."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.ray
-def test_a_study_trains_on_two_nodes_at_once(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    node = {"num_cpus": 1, "object_store_memory": 100_000_000, "node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": True})
-    try:
-        cluster.add_node(**node)
-        longer = [*command(*TINY), "--study.budget", "bytes:200000", "--address", cluster.address]
-        done = subprocess.run(longer, cwd=text, capture_output=True, text=True, timeout=550, check=False)
-    finally:
-        cluster.shutdown()
+def test_a_study_trains_on_two_nodes_at_once(text: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    environment = os.environ | token | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    with subprocess.Popen(
+        [sys.executable, "-c", NODES], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as nodes:
+        assert nodes.stdout is not None and nodes.stdin is not None
+        address = next(line.split()[1] for line in nodes.stdout if line.startswith("address"))
+        longer = [
+            *command(*TINY),
+            "--study.budget",
+            "bytes:50000",
+            "--training.save-every",
+            "500",
+            "--address",
+            address,
+        ]
+        done = subprocess.run(
+            longer, cwd=text, env=environment, capture_output=True, text=True, timeout=550, check=False
+        )
+        nodes.stdin.close()
     assert done.returncode == 0, done.stderr + done.stdout
     check(text, "0", done.stdout)
     journals = [(text / f"runs/s/s-0{number}/metrics.jsonl").read_text().splitlines() for number in (1, 2)]
