@@ -1,5 +1,6 @@
 """A projector that is trained: judged on the test split of its corpus, shown, written down, told to MLflow."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from pipeline.evaluation.tracking import log_evaluation
 from pipeline.projector import report
 from pipeline.projector.config import FOLDER, UNTRAINED
 from pipeline.projector.judge import Judgement, judge
+from pipeline.projector.lens import tuned_lens
 from pipeline.projector.load import load_projector
 from pipeline.runs.checkpoint import weights_sha256
 from pipeline.runs.folder import RunFolder
@@ -28,6 +30,8 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
         progress.stage("loading the projector")
         model, reader, config, state = load_projector(core, name)
         corpus = corpus_of_run(config, state.get("corpus_sha256"), name, progress)
+        progress.stage("tuning the lens")
+        depths = tuned_lens(reader.model, corpus.train, corpus.test)
         progress.stage("judging")
         autocast = setup_precision("fp32", torch.device("cpu"))
         found = judge(model, reader, corpus.test, autocast, config.training.evaluate_bytes)
@@ -35,6 +39,7 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
     assert bound is not None
     untrained = None if name == UNTRAINED else _earlier(RunFolder(core.path / FOLDER / UNTRAINED))
     report.show(found, untrained, f"{name} of {core.name}", console)
+    report.show_lens(depths, console)
     after = weights_sha256(locate(bound.core))
     assert after == bound.sha256, "nothing here writes to the core"
     console.print(f"the core is what it was: sha256 {after[:16]}")
@@ -46,13 +51,16 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
         "order": bound.order,
         "corpus": corpus.name,
         "split": "test",
+        "lens": [asdict(depth) for depth in depths],
     }
     local = core.path / FOLDER / name
     files = report.write(found, untrained, about, local if isinstance(local, Path) else Path(FOLDER).absolute() / name)
     for path in files:
         console.print(printable(str(path)), markup=False, soft_wrap=True)
     if config.tracking.enabled:
-        told = report.metrics(found, untrained, name)
+        told = report.metrics(found, untrained, name) | {
+            f"{name}/lens/block_{depth.block:02d}_bpb": depth.bpb for depth in depths
+        }
         refused = log_evaluation(core, config.tracking, told, state["step"], files, under=f"{FOLDER}/{name}")
         console.print(refused or f"logged to MLflow, on the run of the core, as {FOLDER}/{name}", soft_wrap=True)
     return found

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.figures import log_numbers, new_figure
 from pipeline.projector.judge import Judgement
+from pipeline.projector.lens import Depth
 from pipeline.shown import cell
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -46,6 +47,17 @@ def show(found: Judgement, untrained: Judgement | None, name: str, console: Cons
             f"the moments, {error:.3f} edits a byte",
             markup=False,
         )
+
+
+def show_lens(depths: list[Depth], console: Console) -> None:
+    """At which depth the next byte becomes known."""
+    table = Table(title="the next byte, by a tuned lens", title_justify="left", title_style="bold")
+    for column in ("behind block", "bits per byte", "bits from the core's output"):
+        table.add_column(column, justify="right")
+    for depth in depths:
+        table.add_row(str(depth.block), f"{depth.bpb:.3f}", f"{depth.divergence:.3f}")
+    console.print()
+    console.print(table)
 
 
 def metrics(found: Judgement, untrained: Judgement | None, name: str) -> dict[str, float]:

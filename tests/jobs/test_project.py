@@ -58,6 +58,7 @@ def test_a_projector_is_trained_judged_and_read_with_and_its_core_stays_as_it_is
     done = call_job("project", tmp_path, str(core.path), *SMALL, "--training.steps", "4")
     assert done.returncode == 0, done.stderr
     assert "bits recovered by distance" in done.stdout and "the core is what it was" in done.stdout
+    assert "the next byte, by a tuned lens" in done.stdout
     folder = core.path / "projectors" / "projector"
     judged = json.loads((folder / "judgement.json").read_text())
     assert len(judged["recovered"]["carried"]) == len(judged["exact"]) == 16
