@@ -29,7 +29,8 @@ def test_the_last_block_says_what_the_core_says(changes: dict[str, Any], monkeyp
     monkeypatch.setattr("pipeline.projector.lens.STEPS", 2)
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"dim": 32, "depth": 3, "heads": 2, "factor": 4, "seq_len": 16, "dropout": 0.0}
-    core = ByteModel(ModelConfig(kind="dense", **({"mixer": "state"} | sizes | changes))).eval().requires_grad_(False)
+    sizes |= {"mixer": "state"} | changes
+    core = ByteModel(ModelConfig(kind="dense", **sizes)).eval().requires_grad_(False)
     for parameter in core.parameters():  # new weights write nothing to the stream
         parameter.add_(torch.randn_like(parameter) * 0.1)
     text = Text(b"over and over again, " * 40)
