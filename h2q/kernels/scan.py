@@ -95,8 +95,8 @@ class _GatedScan(Function):
 
 
 class _FusedScan(Function):
-    """`_GatedScan` in one Triton kernel forward and one backward: each program scans some channels of a
-    lane, some tens of bytes at a time."""
+    """`_GatedScan` in one Triton kernel forward and one backward: a program scans some channels of a lane, some tens of
+    bytes at a time."""
 
     @staticmethod
     def forward(ctx, p: Tensor, start: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]

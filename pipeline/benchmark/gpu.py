@@ -22,8 +22,8 @@ PARTS = ("train", "write", "learn", "kernels", "score", "memory")
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Measure on one GPU: a training step of the published formulation, of the model in every precision, eager and as a
-    CUDA graph, and of a dense twin; floors; bytes written and scored a second; memory of the backward passes; where the
-    time goes; whether bf16 and the graph learn the same."""
+    CUDA graph, of a dense twin and of one with a state; floors; bytes written and scored a second; memory of the
+    backward passes; where the time goes; whether bf16 and the graph learn the same."""
 
     model: ModelConfig = PRESETS["h2q"].model
     """The model; its preset `h2q` by default."""

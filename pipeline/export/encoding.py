@@ -1,7 +1,7 @@
 """Tensors as records of a file: fp32, fp16, or int8 with a scale for each row (of a layer: for each output of a rank).
 
-A record is the words encoding, rows and columns; of int8 then the scales, fp16; then the numbers; both padded to
-four bytes.
+A record is the words encoding, rows and columns; of int8 then the scales, fp16; then the numbers; both padded to four
+bytes.
 """
 
 import numpy as np
@@ -86,9 +86,8 @@ class Reader:
             )
         if encoding == INT8:
             count = rows if part.kind == "table" else wanted[0] * columns
-            scales = (
-                self._numbers(count, "<f2", part.name).float().view(-1, *([columns] if part.kind == "layer" else []))
-            )
+            scales = self._numbers(count, "<f2", part.name).float()
+            scales = scales.view(-1, columns) if part.kind == "layer" else scales
             return unscaled(self._numbers(rows * columns, "i1", part.name).view(wanted), scales)
         return self._numbers(rows * columns, "<f2" if encoding == FP16 else "<f4", part.name).view(wanted).float()
 
