@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _train(options: ProjectionConfig, core: RunFolder, command: str, console: "Console") -> int:
-    config = bound_run(options, core)
+    config, corpus_sha256 = bound_run(options, core)
     wait_asleep_where_busy()
     from pipeline.projector.task import Projection
     from pipeline.training.driver import train
@@ -42,7 +42,9 @@ def _train(options: ProjectionConfig, core: RunFolder, command: str, console: "C
     assert config.projector is not None
     try:
         task = Projection(config.projector)
-        _, folder, stopping = train(config, preset="projector", command=command, console=console, task=task)
+        _, folder, stopping = train(
+            config, preset="projector", command=command, console=console, task=task, corpus_sha256=corpus_sha256
+        )
         if options.judge and stopping.signal is None:
             from pipeline.projector.judged import judge_projector
 

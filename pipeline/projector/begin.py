@@ -53,14 +53,14 @@ def configure(args: Sequence[str], prog: str) -> tuple[ProjectionConfig, RunFold
     return replace(options, training_run=placed(options.training_run)), core
 
 
-def bound_run(options: ProjectionConfig, core: RunFolder) -> RunConfig:
-    """The config of the projector's run, which knows its core.
+def bound_run(options: ProjectionConfig, core: RunFolder) -> tuple[RunConfig, str | None]:
+    """The config of the projector's run, which knows its core, and for a new one the sha256 of the core's corpus.
 
     Raises: UserError for a core without a state, and where a projector that is resumed is to be another.
     """
     run, asked = options.training_run, {option: getattr(options.projector, option) for option in _OPTIONS}
     if run.resume:
-        bound, _ = find_projector(core, str(run.name))
+        (bound, _), corpus_sha256 = find_projector(core, str(run.name)), None
         for option, now in asked.items():
             was = getattr(bound, option)
             require(
@@ -69,7 +69,7 @@ def bound_run(options: ProjectionConfig, core: RunFolder) -> RunConfig:
             )
     else:
         checkpoint, path = load_checkpoint(core)
-        model = config_of(checkpoint.state).model
+        model, corpus_sha256 = config_of(checkpoint.state).model, checkpoint.state.get("corpus_sha256")
         require(
             model.carries,
             f"a projector reads a state, and the model of {core.name} carries none (model.mixer {model.mixer}): name a "
@@ -77,7 +77,7 @@ def bound_run(options: ProjectionConfig, core: RunFolder) -> RunConfig:
         )
         about = {"core": text_of(path), "sha256": weights_sha256(path), "core_model": model}
         bound = BoundProjector(**asked, **about, untrained=options.untrained)
-    return replace(run, storage=text_of(core.path / FOLDER), projector=bound)
+    return replace(run, storage=text_of(core.path / FOLDER), projector=bound), corpus_sha256
 
 
 def find_projector(core: RunFolder, name: str) -> tuple[BoundProjector, RunConfig]:

@@ -86,10 +86,17 @@ class _Run:
 
 
 def train(
-    config: RunConfig, *, preset: str, command: str, console: Console, task: "Task | None" = None
+    config: RunConfig,
+    *,
+    preset: str,
+    command: str,
+    console: Console,
+    task: "Task | None" = None,
+    corpus_sha256: str | None = None,
 ) -> TrainingResult:
     """Train a run to its end, or until a signal stops it. Its folder then holds what `pipeline.runs.folder` lists.
-    `task`: what it learns (None: to predict the next byte).
+    `task`: what it learns (None: to predict the next byte). `corpus_sha256`: of the corpus of a new run, where it is
+    known; a run that goes on knows its own.
 
     With `resume`, a run that has nothing left to do is left as it is.
     Raises: UserError for what the user can mend, as far as possible before anything is started; TrainingFailed.
@@ -125,7 +132,7 @@ def train(
             # Of another number of threads the last bits would differ: the run keeps to this one.
             precision = chosen_precision(config.precision, gpu=resources.gpu, say=progress.say)
             config = replace(config, threads=resources.threads, precision=precision)
-            known = earlier.state["corpus_sha256"] if earlier is not None and earlier.state else None
+            known = earlier.state["corpus_sha256"] if earlier is not None and earlier.state else corpus_sha256
             corpus = prepared_corpus(config, storage, resources, progress, sha256=known)
             check_run(config, corpus, resources)
             progress.judge_by(corpus)

@@ -48,8 +48,8 @@ def check_first(run: RunConfig) -> None:
 def prepared_corpus(
     run: RunConfig, storage: Path, resources: Resources, display: Display, *, sha256: str | None = None
 ) -> Corpus:
-    """The run's corpus, prepared, and seen with the storage from every node that may train; `sha256`: that of a run
-    which goes on.
+    """The run's corpus, prepared, and seen with the storage from every node that may train; `sha256`: its own,
+    where an earlier run knows it.
 
     Raises: UserError as `prepare` and `check_nodes` do.
     """

@@ -13,8 +13,11 @@ from rich.console import Console
 
 from h2q.config import ModelConfig
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
+from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import list_checkpoints, read_checkpoint
+from pipeline.runs.find import corpus_of
 from pipeline.runs.folder import RunFolder
+from pipeline.training import prologue
 
 SMALL = [
     *("--local", "--tracking.no-enabled", "--model.dim", "16", "--model.depth", "1", "--model.heads", "2"),
@@ -52,11 +55,19 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_a_projector_is_trained_judged_and_read_with_and_its_core_stays_as_it_is(
-    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path
+    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[str | None] = []
+
+    def spy(*args: Any, sha256: str | None = None, **options: Any) -> Any:
+        asked.append(sha256)
+        return prepare(*args, sha256=sha256, **options)
+
+    monkeypatch.setattr(prologue, "prepare", spy)
     before = digests(core.checkpoints)
     done = call_job("project", tmp_path, str(core.path), *SMALL, "--training.steps", "4")
     assert done.returncode == 0, done.stderr
+    assert asked == [corpus_of(core)[1]], "the corpus of its core is known: no hub is asked for it"
     assert "bits recovered by distance" in done.stdout and "the core is what it was" in done.stdout
     assert "the next byte, by a tuned lens" in done.stdout
     folder = core.path / "projectors" / "projector"
