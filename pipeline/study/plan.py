@@ -73,17 +73,19 @@ class StudyPlan:
             for family in study.families:
                 if wanted := self._missing(tried, family, smallest, multiple, seed=0):
                     return wanted
+        best: dict[str, float] = {}
         waiting = False
+        for family in study.families:
+            try:
+                multiple = self.best(tried, family, smallest)
+            except Wait:
+                waiting = True
+                continue
+            if multiple is not None:  # It trained with some rate.
+                best[family] = multiple
         for seed in range(study.seeds):
             for dim in study.sizes:
-                for family in study.families:
-                    try:
-                        multiple = self.best(tried, family)
-                    except Wait:
-                        waiting = True
-                        continue
-                    if multiple is None:
-                        continue  # It trained with no rate.
+                for family, multiple in best.items():
                     checked = study.rates if study.transfer and seed == 0 and dim == study.sizes[-1] else ()
                     for rate in dict.fromkeys((multiple, *checked)):
                         if wanted := self._missing(tried, family, dim, rate, seed=seed):
@@ -92,17 +94,10 @@ class StudyPlan:
             raise Wait
         return None
 
-    def best(self, tried: list[Configuration], family: str) -> float | None:
-        """The multiple with the fewest bits per byte at the first seed; None if training failed with all.
+    def best(self, tried: list[Configuration], family: str, dim: int) -> float | None:
+        """The multiple with the fewest bits per byte at this size and the first seed; None if training failed with all.
         Raises: Wait before all have ended."""
-        return _lowest(self._at(tried, family, self.study.sizes[0]))
-
-    def best_at_largest(self, tried: list[Configuration], family: str) -> float | None:
-        """The same at the largest size, where it was tried. Raises: Wait."""
-        return _lowest(self._at(tried, family, self.study.sizes[-1]))
-
-    def _at(self, tried: list[Configuration], family: str, dim: int) -> dict[float, Configuration | None]:
-        return {rate: self.find(tried, self.values(family, dim, rate)) for rate in self.study.rates}
+        return _lowest({rate: self.find(tried, self.values(family, dim, rate)) for rate in self.study.rates})
 
     def find(self, tried: list[Configuration], values: Values) -> Configuration | None:
         """The configuration with these values."""

@@ -43,7 +43,7 @@ def trainings(sweep: Sweep, plan: StudyPlan) -> list[Training]:
     tried = sweep.configurations()
     for family in plan.study.families:
         try:
-            best = plan.best(tried, family)
+            best = plan.best(tried, family, plan.study.sizes[0])
         except Wait:
             best = None
         for dim in plan.study.sizes:
@@ -145,14 +145,14 @@ def as_text(sweep: Sweep, plan: StudyPlan, ones: list[Training]) -> str:
 def _rates(plan: StudyPlan, sweep: Sweep) -> list[str]:
     """The search of the rates as a table; where it was made at the largest size, too, whether the rule holds."""
     study, tried = plan.study, sweep.configurations()
-    largest = [(study.sizes[-1], plan.best_at_largest)] if study.transfer and study.sizes[0] != study.sizes[-1] else []
+    searched = dict.fromkeys((study.sizes[0], study.sizes[-1])) if study.transfer else study.sizes[:1]
     lines = ["Validation bpb at multiples of the preset's rate, as it is at the smallest size:", ""]
     lines += ["| family | dim | " + " | ".join(show(rate) for rate in study.rates) + " | best |"]
     lines += ["|" + "---|" * (3 + len(study.rates))]
     for family in study.families:
-        for dim, choose in [(study.sizes[0], plan.best), *largest]:
+        for dim in searched:
             try:
-                best = choose(tried, family)
+                best = plan.best(tried, family, dim)
             except Wait:
                 continue
             found = (plan.find(tried, plan.values(family, dim, rate)) for rate in study.rates)
