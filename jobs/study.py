@@ -9,7 +9,7 @@ from pathlib import Path
 from h2q.errors import UserError
 from pipeline.cli import parse, run
 from pipeline.cluster.submitted import placed
-from pipeline.config import PRESETS, RunConfig, describe_presets
+from pipeline.config import PRESETS, RunConfig, describe_presets, split_preset
 from pipeline.study.config import StudyConfig, StudyOptions
 
 PROG = "python jobs/study.py"
@@ -46,10 +46,8 @@ def configure(args: Sequence[str]) -> tuple[str, StudyConfig]:
     """
     from pipeline.training.origin import begin, check_resumes
 
-    named = args[0] if args and not args[0].startswith("-") else None
-    if named is not None and named not in PRESETS:
-        raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
-    preset, options = named or next(iter(PRESETS)), args[1:] if named else args
+    named, options = split_preset(args)
+    preset = named or next(iter(PRESETS))
     if "--resume" in options:
         check_resumes(options)
         return _resumed(named, options, _parse(options, preset, StudyConfig(run=replace(PRESETS[preset], resume=True))))
@@ -61,20 +59,16 @@ def configure(args: Sequence[str]) -> tuple[str, StudyConfig]:
 
 
 def _resumed(named: str | None, options: Sequence[str], asked: StudyConfig) -> tuple[str, StudyConfig]:
-    from pipeline.runs.folder import check_storage
     from pipeline.study.driver import check_same_study, read_study
-    from pipeline.sweep.folder import check_same_search, find_sweep, read_sweep, sweep_config
+    from pipeline.sweep.folder import check_same_search, earlier_sweep
 
-    folder = find_sweep(check_storage(asked.run.storage), asked.run.name, job="study")
-    sweep, study = read_sweep(folder), read_study(folder)
-    if sweep is None or study is None:
-        raise UserError(f"{folder.path} has lost sweep.json or study.json: start the study anew, under another --name")
-    preset = sweep["preset"]
-    if named not in (None, preset):
-        raise UserError(f"resume continues {folder.name}, whose preset is {preset}, not {named}: leave it out")
+    folder, preset, sweep = earlier_sweep(named, asked.run, job="study")
+    study = read_study(folder)
+    if study is None:
+        raise UserError(f"{folder.path} has lost study.json: start the study anew, under another --name")
     lists = {name: tuple(study["study"][name]) for name in ("families", "sizes", "rates")}
     options_then = StudyOptions.from_dict(study["study"] | lists | {"extend": False})
-    earlier = StudyConfig(run=replace(sweep_config(folder, sweep).run, resume=True), study=options_then)
+    earlier = StudyConfig(run=replace(sweep.run, resume=True), study=options_then)
     config = _parse(options, preset, earlier)
     config = replace(config, run=replace(config.run, name=folder.name, storage=str(Path(folder.path).parent)))
     check_same_study(earlier.study, config.study)

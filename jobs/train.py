@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from h2q.errors import UserError
 from pipeline.cli import parse, parse_known, quiet_profiler, run
 from pipeline.cluster.submitted import check_lasting, placed
-from pipeline.config import PRESETS, RunConfig, describe_presets
+from pipeline.config import PRESETS, RunConfig, describe_presets, split_preset
 from pipeline.runs.folder import check_storage, find_folder
 from pipeline.runs.load import run_config
 from pipeline.storage.path import text_of
@@ -58,11 +57,9 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
 
     Raises: UserError naming the option and the value.
     """
-    named = args[0] if args and not args[0].startswith("-") else None
-    if named is not None and named not in PRESETS:
-        raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
-    preset, options = named or next(iter(PRESETS)), args[1:] if named else args
-    from pipeline.training.origin import begin, check_resumes
+    named, options = split_preset(args)
+    preset = named or next(iter(PRESETS))
+    from pipeline.training.origin import begin, check_preset, check_resumes
 
     resumed = parse_known(_Resumed, options)
     if not resumed.resume:
@@ -73,10 +70,7 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
     folder = find_folder(check_storage(resumed.storage), resumed.name)
     stored = folder.config()
     assert stored is not None
-    if named not in (None, stored["preset"]):
-        raise UserError(
-            f"resume continues {folder.name}, whose preset is {stored['preset']}, not {named}: leave it out"
-        )
+    check_preset(named, stored["preset"], folder.name)
     earlier = replace(run_config(folder), name=folder.name, storage=text_of(folder.path.parent), profile=0)
     config = _parse(options, stored["preset"], earlier)
     if config.workers != earlier.workers and config.threads == earlier.threads:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from h2q.errors import UserError
 from pipeline.cli import parse, run
 from pipeline.cluster.submitted import placed
-from pipeline.config import PRESETS, RunConfig, describe_presets
+from pipeline.config import PRESETS, RunConfig, describe_presets, split_preset
 from pipeline.sweep.config import SweepConfig
 
 PROG = "python jobs/tune.py"
@@ -45,10 +44,8 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
     """
     from pipeline.sweep.space import check_keeps_model, parse_space, size
 
-    named = args[0] if args and not args[0].startswith("-") else None
-    if named is not None and named not in PRESETS:
-        raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {named!r}")
-    preset, options = named or next(iter(PRESETS)), args[1:] if named else args
+    named, options = split_preset(args)
+    preset = named or next(iter(PRESETS))
     from pipeline.training.origin import begin, check_resumes
 
     if "--resume" in options:
@@ -69,16 +66,9 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
 
 
 def _resumed(named: str | None, options: Sequence[str], asked: SweepConfig) -> tuple[str, SweepConfig]:
-    from pipeline.runs.folder import check_storage
-    from pipeline.sweep.folder import check_same_search, find_sweep, read_sweep, sweep_config
+    from pipeline.sweep.folder import check_same_search, earlier_sweep
 
-    folder = find_sweep(check_storage(asked.run.storage), asked.run.name)
-    stored = read_sweep(folder)
-    assert stored is not None
-    preset = stored["preset"]
-    if named not in (None, preset):
-        raise UserError(f"resume continues {folder.name}, whose preset is {preset}, not {named}: leave it out")
-    earlier = sweep_config(folder, stored)
+    folder, preset, earlier = earlier_sweep(named, asked.run, job="tune")
     config = _parse(options, preset, earlier)
     config = replace(config, run=replace(config.run, name=folder.name, storage=str(Path(folder.path).parent)))
     check_same_search(earlier, config)

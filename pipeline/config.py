@@ -1,6 +1,7 @@
 """A run as one frozen value, and the presets. Imports nothing heavy: `--help` must be quick."""
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -463,6 +464,15 @@ _PRESET_HELP = {
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
     "h2q-published": "H2Q with the published initialisation, schedule and no final norm",
 }
+
+
+def split_preset(args: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The preset that a command line begins with, if any, and its options. Raises: UserError if there is none of that
+    name."""
+    if not args or args[0].startswith("-"):
+        return None, args
+    require(args[0] in PRESETS, f"preset must be one of {', '.join(PRESETS)}, got {args[0]!r}")
+    return args[0], args[1:]
 
 
 def describe_presets() -> str:

@@ -12,13 +12,22 @@ from h2q.errors import UserError, require
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.find import SWEEP
-from pipeline.runs.folder import LOST_OPTIONS, RunFolder, holds_anything, new_names, occupied, renamed_into_place
+from pipeline.runs.folder import (
+    LOST_OPTIONS,
+    RunFolder,
+    check_storage,
+    holds_anything,
+    new_names,
+    occupied,
+    renamed_into_place,
+)
 from pipeline.runs.older import FORMAT, config_from
 from pipeline.storage.held import Held, held
 from pipeline.storage.json_file import Count, fitting, object_of, shape_of
 from pipeline.storage.uri import DamagedFile
 from pipeline.sweep.config import SearchConfig, SweepConfig
 from pipeline.tracking.provenance import flatten
+from pipeline.training.origin import check_preset
 
 TABLE = "table.csv"
 """The ranked table, as the sweep's folder holds it."""
@@ -33,7 +42,7 @@ def sweep_folder(storage: Path, config: SweepConfig, preset: str) -> RunFolder:
     return RunFolder(storage / (config.run.name or next(new_names(f"tune-{preset}", unseen=True))))
 
 
-def find_sweep(storage: Path, name: str | None, job: str = "tune") -> RunFolder:
+def find_sweep(storage: Path, name: str | None, job: str) -> RunFolder:
     """The folder of the sweep `name`, or of the newest one, that the job began.
 
     Raises: UserError if there is none.
@@ -51,6 +60,18 @@ def find_sweep(storage: Path, name: str | None, job: str = "tune") -> RunFolder:
     require(not name or not holds_anything(folder), occupied(folder, "sweep", SWEEP))
     there = f"; there are {', '.join(path.parent.name for path in sweeps[-3:])}" if sweeps else ""
     raise UserError(f"no sweep {name or 'to resume'} in {storage}{there}: leave out --resume to start one")
+
+
+def earlier_sweep(named: str | None, run: RunConfig, job: str) -> tuple[RunFolder, str, SweepConfig]:
+    """Folder, preset and config of the sweep to resume, of which `run` says storage and name.
+
+    `named`: the preset on the command line, if any. Raises: UserError if there is no such sweep.
+    """
+    folder = find_sweep(check_storage(run.storage), run.name, job)
+    stored = read_sweep(folder)
+    assert stored is not None
+    check_preset(named, stored["preset"], folder.name)
+    return folder, stored["preset"], sweep_config(folder, stored)
 
 
 def check_new(folder: RunFolder, config: SweepConfig) -> None:

@@ -63,6 +63,11 @@ def check_resumes(options: Sequence[str]) -> None:
         require(value is None, f"resume goes on as it was: leave out --{name} {value}")
 
 
+def check_preset(named: str | None, preset: str, name: str) -> None:
+    """Raises: UserError where the run or sweep `name` is to be resumed as if it had another preset."""
+    require(named in (None, preset), f"resume continues {name}, whose preset is {preset}, not {named}: leave it out")
+
+
 def config_in(file: str) -> tuple[str, RunConfig]:
     """Preset and config in a run's config.json, or in a run's folder, without what was asked of that run alone.
 
