@@ -53,12 +53,11 @@ class Outcome:
 @dataclass(frozen=True)
 class Slope:
     """Bits per byte for each doubling of a cost, by least squares over sizes and seeds, with the ends of its 95 %
-    interval, and the line's value at cost 1."""
+    interval."""
 
     per_doubling: float
     low: float
     high: float
-    at_one: float
 
     def __str__(self) -> str:
         return f"{self.per_doubling:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
@@ -80,12 +79,12 @@ def slope(outcomes: Sequence[Outcome], currency: str) -> Slope | None:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     if len(points) < 3 or max(xs) - min(xs) < math.log2(SAME):
         return None
-    rise, at_one = statistics.linear_regression(xs, ys)
+    rise, at_zero = statistics.linear_regression(xs, ys)
     freedom = len(points) - 2
-    left = sum((y - at_one - rise * x) ** 2 for x, y in points) / freedom
+    left = sum((y - at_zero - rise * x) ** 2 for x, y in points) / freedom
     middle = statistics.fmean(xs)
     error = math.sqrt(left / sum((x - middle) ** 2 for x in xs)) * STUDENT[min(freedom, len(STUDENT)) - 1]
-    return Slope(rise, rise - error, rise + error, at_one)
+    return Slope(rise, rise - error, rise + error)
 
 
 def families(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
