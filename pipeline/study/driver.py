@@ -16,7 +16,6 @@ from pipeline.study.budget import step_seconds
 from pipeline.study.config import StudyConfig, StudyOptions, sized
 from pipeline.study.plan import STUDY, StudyPlan, cell_name
 from pipeline.study.report import conclude
-from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.driver import tune
 from pipeline.sweep.report import Report
 from pipeline.sweep.space import configure
@@ -32,18 +31,13 @@ def study(config: StudyConfig, *, preset: str, command: str, console: Console) -
     Raises: UserError for what the user can mend, as far as possible before anything is started.
     """
 
-    def make(
-        folder: RunFolder,
-        sweep: SweepConfig,
-        preset: str,
-        check: Callable[[RunConfig], None],
-        resources: Resources,
-    ) -> Sweep:
+    def planner(
+        folder: RunFolder, run: RunConfig, check: Callable[[RunConfig], None], resources: Resources
+    ) -> StudyPlan:
         cells = cells_of(config, check)
         earlier = (read_study(folder) or {"step_seconds": {}})["step_seconds"]
-        new = {cell: run for cell, run in cells.items() if cell not in earlier}
-        plan = StudyPlan(config.study, sweep.run, earlier | _timed(new, resources))
-        return Sweep(folder, sweep, preset, check, plan)
+        new = {cell: one for cell, one in cells.items() if cell not in earlier}
+        return StudyPlan(config.study, run, earlier | _timed(new, resources))
 
     def draw(sweep: Sweep, plots: Path, say: Callable[[str], None]) -> None:
         assert isinstance(sweep.plan, StudyPlan)
@@ -51,7 +45,7 @@ def study(config: StudyConfig, *, preset: str, command: str, console: Console) -
 
     cells_of(config, lambda run: None)
     try:
-        return tune(config.sweep, preset=preset, command=command, console=console, make=make, draw=draw)
+        return tune(config.sweep, preset=preset, command=command, console=console, planner=planner, draw=draw)
     except UserError as error:
         raise UserError(str(error).replace("search.concurrency", "study.concurrency")) from error
 

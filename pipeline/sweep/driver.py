@@ -29,7 +29,7 @@ from pipeline.sweep.folder import check_new, claim_sweep, note_again, only_one, 
 from pipeline.sweep.plots import draw_sweep
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.report import Report, report_on
-from pipeline.sweep.sweep import Sweep, grace_steps
+from pipeline.sweep.sweep import Plan, Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
 from pipeline.sweep.trial import validations
 from pipeline.threads import wait_asleep_where_busy
@@ -46,15 +46,8 @@ _ENVIRONMENT = {
 }
 
 
-Maker = Callable[[RunFolder, SweepConfig, str, Callable[[RunConfig], None], Resources], Sweep]
-"""Folder, config, preset, check of a configuration and resources of a trial → the sweep, as its folder has it."""
-
-
-def new_sweep(
-    folder: RunFolder, config: SweepConfig, preset: str, check: Callable[[RunConfig], None], resources: Resources
-) -> Sweep:
-    """A sweep that draws its trials from the space."""
-    return Sweep(folder, config, preset, check)
+Planner = Callable[[RunFolder, RunConfig, Callable[[RunConfig], None], Resources], Plan]
+"""Folder of the sweep, run, check of a configuration and resources of a trial → what is trained."""
 
 
 def tune(
@@ -63,12 +56,12 @@ def tune(
     preset: str,
     command: str,
     console: Console,
-    make: Maker = new_sweep,
+    planner: Planner | None = None,
     draw: Callable[[Sweep, Path, Callable[[str], None]], None] = draw_sweep,
 ) -> tuple[Report, RunFolder, Stopping]:
     """Run the sweep, or the rest of it (`resume`), to its end or until a signal stops it.
 
-    `make` and `draw`: what the trials are, and what is drawn of their results.
+    `planner`: what the trials are, drawn from the space without one; `draw`: what is drawn of their results.
     Raises: UserError for what the user can mend, as far as possible before anything is started.
     """
     check_environment()
@@ -101,7 +94,8 @@ def tune(
             corpus = prepared_corpus(run, storage, capacity.resources, progress, sha256=known)
             config, command = replace(config, run=public(config.run)), without_secrets(command)
             check = partial(check_run, corpus=corpus, resources=capacity.resources)
-            sweep = make(folder, config, preset, check, capacity.resources)
+            plan = planner and planner(folder, config.run, check, capacity.resources)
+            sweep = Sweep(folder, config, preset, check, plan)
             sweep.first_valid()
             if run.resume:
                 note_again(folder, config, corpus, sweep.notes)
