@@ -88,7 +88,9 @@ class Projection:
 
     def sample(self, to: Path, step: int, model: Projector, split: Split, run: RunConfig, stopped: Any) -> bool:
         """What the state in the middle of the split says, beside what stands there."""
+        training = model.training
         reading = read_at(self.core, model, split, len(split) // 2)
+        model.train(training)
         to.mkdir(exist_ok=True)
         (to / f"step-{step:09d}.txt").write_text(reading.plain(), encoding="utf-8")
         return True
