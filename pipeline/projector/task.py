@@ -69,22 +69,22 @@ class Projection:
         chunk before each. Raises: EvaluationStopped, on all workers, once `stopped` says so on one."""
         training = model.training
         model.eval()
-        nats = torch.zeros(3, dtype=torch.float64, device=worker.device)  # nats, bytes, whether it was cut short
         share, chunk = (worker.world_rank, worker.world_size), model.config.seq_len
         told = {"last": self.config.last, "ahead": self.config.next, "stride": chunk, "device": worker.device}
-        read, window = 0, None if carry else chunk
+        nats, count, read, cut, window = 0.0, 0, 0, False, None if carry else chunk
         for found in held_out(self.core, split, size=size, window=window, share=share, **told):
-            nats[:2] += torch.tensor([cost(model, found.features, found, autocast).last.sum(), found.last.numel()])
+            nats += cost(model, found.features, found, autocast).last.sum()
+            count += found.last.numel()
             read += len(found.features) * chunk * worker.world_size
             on_progress(min(read, size), size)
-            if stopped():
-                nats[2] = 1
+            if cut := stopped():
                 break
         model.train(training)
-        total, count, cut = worker.sum(nats).tolist()
-        if cut:
+        sums = torch.tensor([nats, count, cut], dtype=torch.float64, device=worker.device)
+        total, scored, unfinished = worker.sum(sums).tolist()
+        if unfinished:
             raise EvaluationStopped
-        return total / count / math.log(2)
+        return total / scored / math.log(2)
 
     def sample(self, to: Path, step: int, model: Projector, split: Split, run: RunConfig, stopped: Any) -> bool:
         """What the state in the middle of the split says, beside what stands there."""
