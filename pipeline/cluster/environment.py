@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 
 from h2q.errors import require
 
@@ -52,6 +53,14 @@ def check_environment() -> None:
     tried = {name: value for name, value in os.environ.items() if re.match(r"RAY_[a-z]", name)}
     tried = {name: value for name, value in tried.items() if PRIVATE.get(name) != value}
     if tried and "ray" not in sys.modules:
-        loads = subprocess.run([sys.executable, "-c", "import ray"], capture_output=True).returncode == 0
         named = ", ".join(f"{name}={value!r}" for name, value in sorted(tried.items()))
-        require(loads, f"the environment must hold what Ray can read, but Ray does not load with {named}: unset it")
+        require(
+            _loads_with(named),
+            f"the environment must hold what Ray can read, but Ray does not load with {named}: unset it",
+        )
+
+
+@cache
+def _loads_with(named: str) -> bool:
+    """Whether Ray can be imported, with these settings in the environment: tried once, in another process."""
+    return subprocess.run([sys.executable, "-c", "import ray"], capture_output=True).returncode == 0
