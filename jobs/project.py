@@ -33,8 +33,8 @@ def main(args: Sequence[str]) -> int:
 
 
 def _train(options: ProjectionConfig, core: RunFolder, command: str, console: "Console") -> int:
-    config, corpus_sha256 = bound_run(options, core)
     wait_asleep_where_busy()
+    config, corpus_sha256 = bound_run(options, core)
     from pipeline.projector.task import Projection
     from pipeline.training.driver import train
     from pipeline.training.fit import TrainingFailed
