@@ -1,5 +1,6 @@
 """A projector that is trained: judged on the test split of its corpus, shown, written down, told to MLflow."""
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipeline.projector.config import FOLDER, UNTRAINED
 from pipeline.projector.judge import Judgement, judge
 from pipeline.projector.lens import tuned_lens
 from pipeline.projector.load import load_projector
-from pipeline.runs.checkpoint import weights_sha256
+from pipeline.runs.checkpoint import MODEL
 from pipeline.runs.folder import RunFolder
 from pipeline.shown import printable
 from pipeline.storage.json_file import read_hint
@@ -40,7 +41,7 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
     untrained = None if name == UNTRAINED else _earlier(RunFolder(core.path / FOLDER / UNTRAINED))
     report.show(found, untrained, f"{name} of {core.name}", console)
     report.show_lens(depths, console)
-    after = weights_sha256(locate(bound.core))
+    after = hashlib.sha256((locate(bound.core) / MODEL).read_bytes()).hexdigest()
     assert after == bound.sha256, "nothing here writes to the core"
     console.print(f"the core is what it was: sha256 {after[:16]}")
     about = {
