@@ -23,7 +23,7 @@ from pipeline.corpus.shards import histogram
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.learner import LANES, Learner, learning_rates, updates_of
 from pipeline.evaluation.scoring import check_alphabet
-from pipeline.runs.checkpoint import MODEL
+from pipeline.runs.checkpoint import MODEL, weights_sha256
 from pipeline.runs.load import load_checkpoint, model_of
 from pipeline.storage.json_file import fitting, object_of, shape_of
 from pipeline.storage.uri import write_atomic
@@ -144,7 +144,7 @@ def _trained(run: str, storage: str) -> tuple[ByteModel, str, str]:
     """The model of a run, the run's name, and the sha256 of the model's file."""
     folder = find_run(run, storage=storage)
     checkpoint, path = load_checkpoint(folder)
-    return model_of(checkpoint)[0], folder.name, hashlib.sha256((path / MODEL).read_bytes()).hexdigest()
+    return model_of(checkpoint)[0], folder.name, weights_sha256(path)
 
 
 def _learner(config: RunConfig, lanes: int, updates: int) -> tuple[ByteModel, Learn]:
