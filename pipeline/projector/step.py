@@ -96,7 +96,8 @@ def _update(
         functional.cross_entropy(each.transpose(1, 2), text, reduction="none").mean(1)
         for each, text in zip(logits, (last, ahead), strict=True)
     )
-    measured = {"loss": was[~blank[:, 0]].mean().detach()}
+    known = ~blank[:, 0] | blank.all()  # of few moments all may be blank
+    measured = {"loss": was[known].mean().detach()}
     objective = was.mean() + NEXT * comes.mean() + penalties(model.decoder, run.training, measured, detailed)
     scaler, optimizer = train_state.scaler, train_state.optimizer
     scaler.scale(objective).backward()

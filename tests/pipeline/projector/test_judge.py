@@ -15,9 +15,11 @@ from pipeline.projector.judge import Judgement, edits, judge
 from pipeline.projector.step import make_step
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import setup_precision
+from pipeline.training.step import Step
 from pipeline.training.train_state import TrainState
 
 CPU = torch.device("cpu")
+AUTOCAST = setup_precision("fp32", CPU)
 HELD = 4
 """Bytes that the shift register holds."""
 
@@ -56,10 +58,10 @@ def letters(seed: int, size: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).integers(97, 105, size, dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def judged() -> Judgement:
+def beginning(lanes: int, moments: int) -> tuple[Projector, Step]:
+    """A new projector of the shift register, and its step."""
     core_model = ModelConfig(kind="dense", mixer="state", dim=16, depth=1, heads=2, factor=4, halves=False)
-    bound = BoundProjector(core="", sha256="", core_model=core_model, last=8, next=1, rank=64, moments=8)
+    bound = BoundProjector(core="", sha256="", core_model=core_model, last=8, next=1, rank=64, moments=moments)
     decoder = ModelConfig(
         kind="dense",
         mixer="state",
@@ -72,20 +74,24 @@ def judged() -> Judgement:
         dropout=0.0,
         seq_len=8,
     )
-    training = TrainingConfig(lanes=16, horizon=4, learning_rate=1e-2, axiom_lambda=0.0)
+    training = TrainingConfig(lanes=lanes, horizon=4, learning_rate=1e-2, axiom_lambda=0.0)
     run = RunConfig(model=decoder, training=training, projector=bound)
     torch.manual_seed(0)
     model = Projector(decoder, bound)
     scaler = torch.amp.GradScaler("cpu", enabled=False)  # type: ignore[attr-defined]
     train_state = TrainState(
-        model, build_optimizer(model, training), scaler, RankGrowth(GrowthConfig(), 0), about={}, rows=16
+        model, build_optimizer(model, training), scaler, RankGrowth(GrowthConfig(), 0), about={}, rows=lanes
     )
-    autocast, core = setup_precision("fp32", CPU), ShiftRegister()
-    step = make_step(train_state, model, core, run, autocast)
+    return model, make_step(train_state, model, ShiftRegister(), run, AUTOCAST)
+
+
+@pytest.fixture(scope="module")
+def judged() -> Judgement:
+    model, step = beginning(16, 8)
     text = torch.from_numpy(letters(1, 16 * 33 * 200).reshape(200, 16, 33)).long()
     for chunk in text:
         step(chunk[:, :-1], chunk[:, 1:], detailed=False)
-    return judge(model, core, Letters(letters(2, 20_000)), autocast)
+    return judge(model, ShiftRegister(), Letters(letters(2, 20_000)), AUTOCAST)
 
 
 def test_what_a_shift_register_holds_is_read_back_exactly(judged: Judgement) -> None:
@@ -104,6 +110,13 @@ def test_controls_recover_nothing(judged: Judgement) -> None:
     for name in ("other position", "zero state"):
         assert max(judged.recovered(name)) < 0.2, name
     assert judged.recovered("reset") == pytest.approx(judged.recovered(), abs=0.05)  # it forgets sooner than that
+
+
+def test_a_step_without_any_state_has_a_loss() -> None:
+    _, step = beginning(1, 1)
+    text = torch.from_numpy(letters(3, 33)).long()[None]
+    losses = [step(text[:, :-1], text[:, 1:], detailed=False)["loss"] for _ in range(60)]
+    assert torch.stack(losses).isfinite().all()
 
 
 @pytest.mark.parametrize(
