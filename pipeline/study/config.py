@@ -30,13 +30,13 @@ class StudyOptions(FromDict):
     `multiply-adds` (of forward passes), `bytes` seen."""
     rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Learning rates tried for each family at the smallest size, as multiples of the preset's. The best one goes to
-    larger sizes by rule: it falls as the width grows, for bank and embeddings it stays."""
+    larger sizes by rule: it falls as the width grows, for bank, embeddings and tables it stays."""
     transfer: bool = False
     """Try the multiples at the largest size, too, to see whether the rule holds."""
     concurrency: int | None = None
     """Trainings at a time. None: as many as the cluster's CPUs, and GPUs, can hold."""
     extend: bool = False
-    """With --resume: families, sizes or seeds may be added to what is there."""
+    """With --resume: families, larger sizes, seeds or `transfer` may be added to what is there."""
 
     def __post_init__(self) -> None:
         require(len(self.families) > 0, "study.families must name at least one: --study.families hamilton dense")
@@ -134,7 +134,7 @@ def family_of(text: str) -> Values:
 
 def sized(base: ModelConfig, family: str, dim: int) -> Values:
     """The model of a family at a width, by dotted names: as many blocks as the base has, its rank up to what the family
-    can use; `low_rank` has a quarter of the width."""
+    can use; `low_rank` has a quarter of a layer's width."""
     values = family_of(family)
     width, factor = base.width * dim // base.dim, max(1, base.factor * dim // base.dim)
     most = FAMILIES[str(values["model.kind"])].most_ranks

@@ -82,7 +82,7 @@ def read_study(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def check_same_study(earlier: StudyOptions, later: StudyOptions) -> None:
-    """Refuse to go on with another study; with `extend` families, sizes and seeds may be added.
+    """Refuse to go on with another study; with `extend` families, larger sizes, seeds and `transfer` may be added.
 
     Raises: UserError naming the first option that differs, and both values.
     """

@@ -60,7 +60,7 @@ def _figures(sweep: Sweep, plan: StudyPlan, trial: Trial, cell: str) -> dict[str
     latest: dict[str, Any] = {}
     for record in read_journal(folder.journal):
         latest |= record
-    steps, bank = run.training.steps, stored(folder if trial.state == "finished" else None, run.model)
+    steps = run.training.steps
     return {
         "learning_rate": run.training.learning_rate,
         "steps": steps,
@@ -69,7 +69,7 @@ def _figures(sweep: Sweep, plan: StudyPlan, trial: Trial, cell: str) -> dict[str
         "multiply_adds": steps * step_multiply_adds(run),
         "multiply_adds_a_byte": multiply_adds(run.model),
         "parameters": trial.parameters,
-        "stored_bytes": bank,
+        "stored_bytes": stored(folder if trial.state == "finished" else None, run.model),
         "wall_seconds": trial.seconds,
         "validation_bpb": trial.bpb,
         "test_bpb": latest.get("test/bpb"),
