@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from h2q.model import ByteModel
 from pipeline.corpus.side_by_side import Bytes
+from pipeline.training.optimizer import AdamW
 
 STEPS, WINDOWS, LENGTH, RATE = 150, 8, 128, 3e-3
-"""Of a map's training, with AdamW: steps, windows in a step, their bytes, and learning rate."""
+"""Of a map's training, with AdamW without decay: steps, windows in a step, their bytes, and learning rate."""
 
 SCORED = 64
 """Windows that are scored, evenly over the text."""
@@ -66,7 +67,7 @@ def shortened(core: ByteModel, blocks: int) -> ByteModel:
 
 
 def _train(lens: nn.Linear, core: ByteModel, part: ByteModel, batches: list[Tensor]) -> None:
-    optimizer = torch.optim.Adam(lens.parameters(), lr=RATE)
+    optimizer = AdamW(lens.parameters(), lr=RATE, weight_decay=0.0)
     for batch in batches:
         logits, wanted = _seen(lens, core, part, batch)
         functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(0, 1).softmax(-1)).backward()
