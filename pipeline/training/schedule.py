@@ -60,5 +60,5 @@ def scored_after(step: int, run: RunConfig, *, validation: int, test: int) -> in
         return 0
     validation, test = training.scored(validation), training.scored(test)
     on_the_way = (training.steps - 1) // training.evaluate_every - step // training.evaluate_every
-    twice = 2 if run.model.carries else 1  # at the end also without the state
+    twice = 2 if run.carries else 1  # at the end also without the state
     return on_the_way * validation + twice * (validation + test)
