@@ -58,7 +58,7 @@ def bound_run(options: ProjectionConfig, core: RunFolder) -> tuple[RunConfig, st
 
     Raises: UserError for a core without a state, and where a projector that is resumed is to be another.
     """
-    run, asked = options.training_run, {option: getattr(options.projector, option) for option in _OPTIONS}
+    run, asked = options.training_run, options.projector.to_dict()
     if run.resume:
         (bound, _), corpus_sha256 = find_projector(core, str(run.name)), None
         for option, now in asked.items():

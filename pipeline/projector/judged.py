@@ -22,8 +22,6 @@ from pipeline.storage.json_file import read_hint
 from pipeline.storage.path import locate
 from pipeline.training.precision import setup_precision
 
-JUDGEMENT = "judgement.json"
-
 
 def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
     """Judge it, and say where the results lie. Raises: UserError for too little text, and as `load_projector` does."""
@@ -69,6 +67,6 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
 
 def _earlier(folder: RunFolder) -> Judgement | None:
     """The judgement that lies in the folder of a projector, None where none does."""
-    noted = read_hint(folder.path / JUDGEMENT, dict, "the control is not shown")
+    noted = read_hint(folder.path / report.JUDGEMENT, dict, "the control is not shown")
     known = ("moments", "last", "ahead", "exact", "all_exact", "error_rate")
     return Judgement(**{name: noted[name] for name in known}) if noted and noted.keys() >= set(known) else None

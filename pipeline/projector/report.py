@@ -14,6 +14,8 @@ from pipeline.projector.judge import Judgement
 from pipeline.projector.lens import Depth
 from pipeline.shown import cell
 
+JUDGEMENT = "judgement.json"
+
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Distances in tables and metrics."""
 
@@ -77,7 +79,7 @@ def metrics(found: Judgement, untrained: Judgement | None, name: str) -> dict[st
 def write(found: Judgement, untrained: Judgement | None, about: dict[str, Any], folder: Path) -> list[Path]:
     """judgement.json, horizon.csv and horizon.png in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in ("judgement.json", "horizon.csv", "horizon.png")]
+    files = [folder / name for name in (JUDGEMENT, "horizon.csv", "horizon.png")]
     named = curves(found, untrained)
     files[0].write_text(
         json.dumps(about | asdict(found) | {"half_point": found.half_point, "recovered": named}, indent=1)
