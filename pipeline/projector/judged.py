@@ -18,7 +18,7 @@ from pipeline.projector.load import load_projector
 from pipeline.runs.checkpoint import MODEL
 from pipeline.runs.folder import RunFolder
 from pipeline.shown import printable
-from pipeline.storage.json_file import read_hint
+from pipeline.storage.json_file import object_of, read_hint
 from pipeline.storage.path import locate
 from pipeline.training.precision import setup_precision
 
@@ -36,7 +36,7 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
         found = judge(model, reader, corpus.test, autocast, config.training.evaluate_bytes)
     bound = config.projector
     assert bound is not None
-    untrained = None if name == UNTRAINED else _earlier(RunFolder(core.path / FOLDER / UNTRAINED))
+    untrained = None if name == UNTRAINED else earlier(RunFolder(core.path / FOLDER / UNTRAINED))
     report.show(found, untrained, f"{name} of {core.name}", console)
     report.show_lens(depths, console)
     after = hashlib.sha256((locate(bound.core) / MODEL).read_bytes()).hexdigest()
@@ -65,8 +65,8 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
     return found
 
 
-def _earlier(folder: RunFolder) -> Judgement | None:
-    """The judgement that lies in the folder of a projector, None where none does."""
-    noted = read_hint(folder.path / report.JUDGEMENT, dict, "the control is not shown")
-    known = ("moments", "last", "ahead", "exact", "all_exact", "error_rate")
-    return Judgement(**{name: noted[name] for name in known}) if noted and noted.keys() >= set(known) else None
+def earlier(folder: RunFolder) -> list[float] | None:
+    """The bits that another projector recovered by distance, as its judgement has them; None where there is none."""
+    shape = object_of(recovered=object_of(carried=list[float]))
+    noted = read_hint(folder.path / report.JUDGEMENT, shape, "the control is not shown")
+    return noted and noted["recovered"]["carried"]

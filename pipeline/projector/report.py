@@ -20,14 +20,14 @@ SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Distances in tables and metrics."""
 
 
-def curves(found: Judgement, untrained: Judgement | None) -> dict[str, list[float]]:
-    """Bits recovered by distance, by what the decoder is given. `untrained`: of the control that has its own
+def curves(found: Judgement, untrained: list[float] | None) -> dict[str, list[float]]:
+    """Bits recovered by distance, by what the decoder is given. `untrained`: those of the control that has its own
     projector."""
     named = {name: found.recovered(name) for name in found.last if name != "without"}
-    return named | ({"untrained core": untrained.recovered()} if untrained else {})
+    return named | ({"untrained core": untrained} if untrained else {})
 
 
-def show(found: Judgement, untrained: Judgement | None, name: str, console: Console) -> None:
+def show(found: Judgement, untrained: list[float] | None, name: str, console: Console) -> None:
     """The memory horizon as a table, and what is written freely."""
     named = curves(found, untrained)
     table = Table(title=cell(f"{name}: bits recovered by distance"), title_justify="left", title_style="bold")
@@ -62,7 +62,7 @@ def show_lens(depths: list[Depth], console: Console) -> None:
     console.print(table)
 
 
-def metrics(found: Judgement, untrained: Judgement | None, name: str) -> dict[str, float]:
+def metrics(found: Judgement, untrained: list[float] | None, name: str) -> dict[str, float]:
     """For MLflow."""
     named = {
         f"{name}/recovered/{which.replace(' ', '_')}/{at:04d}_back": curve[at - 1]
@@ -76,7 +76,7 @@ def metrics(found: Judgement, untrained: Judgement | None, name: str) -> dict[st
     return named | exact | errors | half
 
 
-def write(found: Judgement, untrained: Judgement | None, about: dict[str, Any], folder: Path) -> list[Path]:
+def write(found: Judgement, untrained: list[float] | None, about: dict[str, Any], folder: Path) -> list[Path]:
     """judgement.json, horizon.csv and horizon.png in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in (JUDGEMENT, "horizon.csv", "horizon.png")]

@@ -1,6 +1,7 @@
 """A core that is a known shift register is read back exactly, and its memory horizon is its length."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from h2q.config import BoundProjector, GrowthConfig, ModelConfig
 from h2q.growth import RankGrowth
 from h2q.projector import Projector
 from pipeline.config import RunConfig, TrainingConfig
+from pipeline.projector import report
 from pipeline.projector.judge import Judgement, edits, judge
+from pipeline.projector.judged import earlier
 from pipeline.projector.step import make_step
+from pipeline.runs.folder import RunFolder
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import setup_precision
 from pipeline.training.step import Step
@@ -110,6 +114,15 @@ def test_controls_recover_nothing(judged: Judgement) -> None:
     for name in ("other position", "zero state"):
         assert max(judged.recovered(name)) < 0.2, name
     assert judged.recovered("reset") == pytest.approx(judged.recovered(), abs=0.05)  # it forgets sooner than that
+
+
+def test_the_control_is_shown_as_its_judgement_has_it(judged: Judgement, tmp_path: Path) -> None:
+    assert earlier(RunFolder(tmp_path)) is None
+    first, table, _ = report.write(judged, judged.recovered("reset"), {"name": "control"}, tmp_path)
+    assert earlier(RunFolder(tmp_path)) == judged.recovered()
+    assert "recovered: untrained core" in table.read_text()
+    first.write_text('{"recovered": {"carried": "much"}}')
+    assert earlier(RunFolder(tmp_path)) is None
 
 
 def test_a_step_without_any_state_has_a_loss() -> None:
