@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from h2q.projector import Projector
 from pipeline.config import RunConfig
 from pipeline.projector.core import Reader
 from pipeline.training.precision import Autocast
-from pipeline.training.step import Step, penalties
+from pipeline.training.step import Step, move, penalties
 from pipeline.training.train_state import TrainState
 
 BLANK = 0.1
@@ -99,17 +99,8 @@ def _update(
     known = ~blank[:, 0] | blank.all()  # of few moments all may be blank
     measured = {"loss": was[known].mean().detach()}
     objective = was.mean() + NEXT * comes.mean() + penalties(model.decoder, run.training, measured, detailed)
-    scaler, optimizer = train_state.scaler, train_state.optimizer
-    scaler.scale(objective).backward()
-    scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), run.training.clip)
-    finite = norm.isfinite()
-    train_state.count(finite)
-    if not scaler.is_enabled():
-        optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]  # see pipeline.training.step
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad()
+    train_state.scaler.scale(objective).backward()
+    norm, _ = move(train_state, run.training.clip)
     if detailed:
         measured |= {"objective": objective.detach(), "gradient_norm": norm, "next_loss": comes.mean().detach()}
     return measured

@@ -75,24 +75,31 @@ def _update(
     reset: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All of a step that the device does by itself: never looks at a result, so that it can be captured."""
-    scaler, optimizer = train_state.scaler, train_state.optimizer
     model = train_state.model
     before = train_state.carried[: len(x)] if model.config.carries else model.new_state(len(x))
-    measured, after = _gradients(forward, scaler, (x, y, before, reset), config, autocast, detailed)
+    measured, after = _gradients(forward, train_state.scaler, (x, y, before, reset), config, autocast, detailed)
+    norm, finite = move(train_state, config.training.clip)
+    before.copy_(torch.where(finite, after, before))
+    if detailed:
+        measured |= {"gradient_norm": norm} | memory_of(model, before)
+    return measured
+
+
+def move(train_state: TrainState, clip: float) -> tuple[Tensor, Tensor]:
+    """Move the weights by their gradients, cut at a norm of `clip`; where that norm is not finite, count a skipped step
+    instead. The norm, and whether it is finite, on the device."""
+    scaler, optimizer = train_state.scaler, train_state.optimizer
     scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(train_state.model.parameters(), config.training.clip)
+    norm = nn.utils.clip_grad_norm_(train_state.model.parameters(), clip)
     finite = norm.isfinite()
     train_state.count(finite)
-    before.copy_(torch.where(finite, after, before))
     if not scaler.is_enabled():
         # The fused optimizer leaves everything as it was where this is 1: no look at the value by the host.
         optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    if detailed:
-        measured |= {"gradient_norm": norm} | memory_of(model, before)
-    return measured
+    return norm, finite
 
 
 def _gradients(
