@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"h2q"},
     {"config", "cli", "guard", "suggestions", "shown", "events", "terminal", "figures", "threads", "columns"},
-    {"storage"},
+    {"storage", "senses"},
     {"runs", "cluster", "corpus"},
     {"prepare", "tracking"},
     {"training", "comparison"},
