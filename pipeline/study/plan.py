@@ -7,8 +7,9 @@ from pipeline.config import RunConfig, TrainingConfig
 from pipeline.study.budget import steps_within
 from pipeline.study.config import StudyOptions, sized
 from pipeline.sweep.configuration import Configuration
+from pipeline.sweep.plan import Next, Skip, Wait
 from pipeline.sweep.space import Values, configure, show
-from pipeline.sweep.sweep import Next, Sweep, Wait
+from pipeline.sweep.sweep import Sweep
 
 STUDY = "study.json"
 """The options of the study, and the time of a step of each cell, in its folder."""
@@ -56,6 +57,14 @@ class StudyPlan:
     def notes(self) -> dict[str, Any]:
         """What a start after a kill reads."""
         return {STUDY: {"study": self.study.to_dict(), "step_seconds": self.step_seconds}}
+
+    @property
+    def skipped(self) -> tuple[Skip, ...]:
+        """None: what cannot be trained is refused before anything is started."""
+        return ()
+
+    def check(self, sweep: Sweep) -> None:
+        pass
 
     def values(self, family: str, dim: int, multiple: float) -> Values:
         """A cell at a multiple of the preset's rate, as that is at the smallest size."""
@@ -107,9 +116,10 @@ class StudyPlan:
         values = self.values(family, dim, multiple)
         found = self.find(tried, values)
         if found is None:
-            return Next(len(tried) + 1, values, seed)
+            return Next(len(tried) + 1, values, seed, draw=len(tried))
         first = self.run.training.seed
-        return None if any(trial.seed == first + seed for trial in found.trials) else Next(found.number, values, seed)
+        there = any(trial.seed == first + seed for trial in found.trials)
+        return None if there else Next(found.number, values, seed, draw=found.number - 1)
 
 
 def _lowest(found: dict[float, Configuration | None]) -> float | None:

@@ -13,8 +13,9 @@ from pipeline.study.plan import StudyPlan, cell_name
 from pipeline.study.plots import draw
 from pipeline.study.result import CURRENCIES, Outcome, families, slope, verdict
 from pipeline.study.stored import stored
+from pipeline.sweep.plan import Wait
 from pipeline.sweep.space import show
-from pipeline.sweep.sweep import Sweep, Wait
+from pipeline.sweep.sweep import Sweep
 from pipeline.sweep.trial import Trial
 from pipeline.terminal import human_seconds
 

@@ -26,10 +26,11 @@ from pipeline.storage.path import UriPath, text_of
 from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.folder import check_new, claim_sweep, note_again, only_one, read_sweep, sweep_folder
+from pipeline.sweep.plan import Plan
 from pipeline.sweep.plots import draw_sweep
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.report import Report, report_on
-from pipeline.sweep.sweep import Plan, Sweep, grace_steps
+from pipeline.sweep.sweep import Sweep, grace_steps
 from pipeline.sweep.tracking import SweepTracking, track
 from pipeline.sweep.trial import validations
 from pipeline.threads import wait_asleep_where_busy
@@ -96,11 +97,11 @@ def tune(
             check = partial(check_run, corpus=corpus, resources=capacity.resources)
             plan = planner and planner(folder, config.run, check, capacity.resources)
             sweep = Sweep(folder, config, preset, check, plan)
-            sweep.first_valid()
+            sweep.plan.check(sweep)
             if run.resume:
-                note_again(folder, config, corpus, sweep.notes)
+                note_again(folder, config, corpus, sweep.plan.notes)
             else:
-                sweep.folder = folder = claim_sweep(storage, config, preset, command, corpus, sweep.notes)
+                sweep.folder = folder = claim_sweep(storage, config, preset, command, corpus, sweep.plan.notes)
                 held.enter_context(only_one(folder))
             with track(store, sweep, corpus, command, progress) as tracking:
                 progress.begin(sweep, capacity, {name: len(split) for name, split in corpus.splits.items()})

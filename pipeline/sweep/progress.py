@@ -14,8 +14,9 @@ from pipeline.shown import cell
 from pipeline.sweep.capacity import Capacity
 from pipeline.sweep.config import DEFAULT_SPACE
 from pipeline.sweep.remaining import Remaining
+from pipeline.sweep.search import Search
 from pipeline.sweep.space import growth_note
-from pipeline.sweep.sweep import Sweep, as_trial, describe, grace_steps
+from pipeline.sweep.sweep import Sweep, as_trial, grace_steps
 from pipeline.sweep.trial import Trial
 from pipeline.terminal import Display, human_seconds
 
@@ -36,16 +37,17 @@ class SweepProgress(Display):
     def begin(self, sweep: Sweep, capacity: Capacity, sizes: dict[str, int]) -> None:
         """The space and the plan. `sizes`: bytes of the splits."""
         self._sweep = sweep
-        if sweep.plan:
-            self.say(f"{sweep.plan}; {capacity}")
-        else:
+        searched = isinstance(sweep.plan, Search)
+        if searched:
             self._say_search(sweep, capacity, sizes)
-        self.say(f"{'study' if sweep.plan else 'sweep'} {sweep.folder.path}")
+        else:
+            self.say(f"{sweep.plan}; {capacity}")
+        self.say(f"{'sweep' if searched else 'study'} {sweep.folder.path}")
         ended = [trial for trial in sweep.trials if trial.state != "running"]
         if sweep.trials:
             self.say(f"{len(ended)} trials have ended before, {len(sweep.trials) - len(ended)} will go on")
         self._say_skips()
-        left = sweep.planned - len(ended)
+        left = sweep.plan.trials - len(ended)
         self._remaining = Remaining(left, sweep.config.run.training.steps, at_once=capacity.trials)
         self._show()
 
@@ -63,7 +65,7 @@ class SweepProgress(Display):
             self.say("no --search.space was given: this one is searched")
         if note := growth_note(sweep.space):
             self.say(note)
-        configurations = sweep.planned // search.seeds
+        configurations = sweep.plan.trials // search.seeds
         seeds = f" × {search.seeds} seeds" if search.seeds > 1 else ""
         self.say(f"{configurations} configurations{seeds} by {search.algorithm}, seed {search.seed}; {capacity}")
         grace = grace_steps(run, sweep.config)
@@ -107,7 +109,7 @@ class SweepProgress(Display):
         result += f", {human_seconds(trial.seconds)} of training" if trial.seconds else ""
         seed = f", seed {trial.seed}" if self._sweep.config.search.seeds > 1 else ""
         why = f"  {trial.error}" if trial.error else ""
-        self.say(f"trial {trial.number:02d}  {self._sweep.describe(trial.values)}{seed}  {state}{result}{why}")
+        self.say(f"trial {trial.number:02d}  {self._sweep.plan.describe(trial.values)}{seed}  {state}{result}{why}")
         self._say_left()
         self._show()
 
@@ -127,7 +129,7 @@ class SweepProgress(Display):
         run = as_trial(sweep.config.run, sweep.config)
         with suppress(UserError):  # a trial will say it
             found = estimate(replace(run, threads=capacity.resources.threads))
-            seconds = sum(run_seconds(found, run, sizes)) * sweep.planned / capacity.trials
+            seconds = sum(run_seconds(found, run, sizes)) * sweep.plan.trials / capacity.trials
             self.say(
                 f"about {human_seconds(seconds)} if no trial is stopped early, as a few steps timed here say; Ctrl-C "
                 "stops, --resume goes on"
@@ -135,10 +137,10 @@ class SweepProgress(Display):
 
     def _say_skips(self) -> None:
         assert self._sweep is not None
-        for skip in self._sweep.skipped:
+        for skip in self._sweep.plan.skipped:
             if skip.reason not in self._said_reasons:
                 self._said_reasons.add(skip.reason)
-                self.say(f"skipped   {describe(skip.values)}: {skip.reason}")
+                self.say(f"skipped   {self._sweep.plan.describe(skip.values)}: {skip.reason}")
 
     def _show(self) -> None:
         assert self._sweep is not None
@@ -152,8 +154,8 @@ class SweepProgress(Display):
         left = "" if seconds is None else f"  ETA {human_seconds(seconds)}"
         self._bar.update(
             self._task,
-            total=self._sweep.planned,
+            total=self._sweep.plan.trials,
             completed=len(ended),
-            description=f"{len(ended)} of {self._sweep.planned} trials",
+            description=f"{len(ended)} of {self._sweep.plan.trials} trials",
             status=f"{running}{best}  {passed}{left}",
         )

@@ -8,7 +8,8 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from pipeline.runs.stop import forget_stop, request_stop, stop_wanted
-from pipeline.sweep.sweep import Sweep, Wait
+from pipeline.sweep.plan import Wait
+from pipeline.sweep.sweep import Sweep
 from pipeline.sweep.trial import State, Trial
 
 

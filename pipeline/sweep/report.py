@@ -125,14 +125,14 @@ def report_on(sweep: Sweep) -> Report:
     states = [trial.state for trial in sweep.trials]
     return Report(
         name=sweep.name,
-        fields=[dimension.field for dimension in sweep.space],
+        fields=list(dict.fromkeys(field for one in order for field in one.values)),
         rows=[Row(position=positions.get(one.number), configuration=one, front=one.number in front) for one in order],
         best=best,
         best_run=best and sweep.folder_of(min(best.trials, key=lambda trial: trial.bpb or 0.0)),
         command=best and train_command(configure(sweep.config.run, best.values), sweep.preset),
         objectives=sweep.config.search.objectives,
         counts={state: states.count(state) for state in ("finished", "pruned", "failed", "running")},
-        skipped=len(sweep.skipped),
+        skipped=len(sweep.plan.skipped),
         errors=list(dict.fromkeys(trial.error for trial in sweep.trials if trial.error)),
     )
 
@@ -172,7 +172,7 @@ def _cells(report: Report, row: Row) -> list[Any]:
     results += [tried.mean(name) for name in ("parameters", "rank", "bytes_per_second", "seconds")]
     errors = "; ".join(trial.error for trial in tried.trials if trial.error)
     trials = " ".join(str(trial.number) for trial in tried.trials)
-    values = [tried.values[field] for field in report.fields]
+    values = [tried.values.get(field) for field in report.fields]
     return [row.position, *values, *results, tried.step, tried.state, row.front, trials, errors]
 
 

@@ -148,6 +148,11 @@ def show(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def describe(values: Values) -> str:
+    """`fixed_rank 4, axiom_lambda 0.01`."""
+    return ", ".join(f"{field.rpartition('.')[2]} {show(value)}" for field, value in values.items())
+
+
 def _let_grow(options: dict[str, Any], base: RunConfig, values: Values) -> None:
     """Switch growth on, with room to grow and times that fit the training; off where the rank is at its cap."""
     model, growth = options["model"], options["growth"]

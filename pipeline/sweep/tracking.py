@@ -12,7 +12,8 @@ from pipeline.runs.load import run_config
 from pipeline.sweep.folder import job_of, result_files
 from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.report import Report, bits
-from pipeline.sweep.sweep import Sweep, describe, train_command
+from pipeline.sweep.space import describe
+from pipeline.sweep.sweep import Sweep, train_command
 from pipeline.sweep.trial import Trial
 from pipeline.tracking.client import answering
 from pipeline.tracking.description import with_result

@@ -17,8 +17,10 @@ from pipeline.study.config import StudyConfig, StudyOptions, sized
 from pipeline.study.driver import cells_of, check_same_study
 from pipeline.study.plan import StudyPlan
 from pipeline.study.report import as_text, outcomes_of, trainings
+from pipeline.sweep.plan import Wait
+from pipeline.sweep.report import report_on
 from pipeline.sweep.space import configure
-from pipeline.sweep.sweep import Sweep, Wait
+from pipeline.sweep.sweep import Sweep
 from pipeline.sweep.trial import State, Trial
 
 RUN = RunConfig(
@@ -79,11 +81,20 @@ def test_rates_are_searched_at_the_smallest_size_and_go_to_larger_ones_by_rule(o
         ("hamilton", 128, 1.5, 0), ("dense", 128, 0.5, 0),
         ("hamilton", 64, 3, 1), ("dense", 64, 1, 1), ("hamilton", 128, 1.5, 1), ("dense", 128, 0.5, 1),
     ]  # fmt: skip
-    assert sweep.describe(rest[0].values) == "hamilton, dim 128, rate 0.015"
-    assert sweep.next() is None and plan.trials == sweep.planned == len(sweep.trials) == 10
+    assert plan.describe(rest[0].values) == "hamilton, dim 128, rate 0.015"
+    assert sweep.next() is None and plan.trials == len(sweep.trials) == 10
     larger = sweep.config_of(rest[0])
     assert larger.training.embedding_lr * larger.training.learning_rate == pytest.approx(2.0 * 3e-2), "as it was"
     assert (larger.training.steps, larger.training.warmup, larger.model.factor) == (100, 20, 16)
+
+
+def test_the_table_tells_families_apart(opened: Open) -> None:
+    sweep, _ = opened()
+    for bpb in (3.0, 2.9):
+        end(sweep, started(sweep), bpb)
+    report = report_on(sweep)
+    kinds = [row.configuration.values[field] for row in report.rows for field in report.fields if field == "model.kind"]
+    assert kinds == ["dense", "hamilton"]
 
 
 def test_a_start_after_a_kill_goes_on_where_it_was(opened: Open) -> None:

@@ -23,7 +23,8 @@ from pipeline.sweep.config import SearchConfig, SweepConfig
 from pipeline.sweep.configuration import ranked
 from pipeline.sweep.folder import check_same_search, claim_sweep, only_one, read_sweep, sweep_config, sweep_folder
 from pipeline.sweep.report import pareto_front, report_on
-from pipeline.sweep.sweep import Sweep, describe
+from pipeline.sweep.space import describe
+from pipeline.sweep.sweep import Sweep
 from pipeline.sweep.trial import State, Trial
 
 RUN = RunConfig(
@@ -57,7 +58,7 @@ def end(sweep: Sweep, trial: Trial, state: State, bpb: float, step: int = 100) -
 
 def test_trials_come_in_order_and_end_with_the_grid(opened: Open) -> None:
     sweep = opened("model.fixed_rank=1,2", "training.axiom_lambda=0.1,0.2", algorithm="grid")
-    assert sweep.planned == 4
+    assert sweep.plan.trials == 4
     trials = [trial for _ in range(5) if (trial := sweep.next())]
     assert [tuple(trial.values.values()) for trial in trials] == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]
     config = sweep.config_of(trials[2])
@@ -87,20 +88,20 @@ def test_what_breaks_a_rule_or_is_too_large_is_skipped_with_the_reason(opened: O
     sweep = opened("model.fixed_rank=99,2,4", algorithm="grid", check=check)
     trial = sweep.next()
     assert trial and trial.values == {"model.fixed_rank": 4} and trial.number == 1 and sweep.next() is None
-    reasons = [skip.reason for skip in opened("model.fixed_rank=99,2,4", algorithm="grid").skipped]
+    reasons = [skip.reason for skip in opened("model.fixed_rank=99,2,4", algorithm="grid").plan.skipped]
     assert "at most 4 (S/4)² = 16" in reasons[0] and reasons[1:] == ["two is too large for the corpus"]
 
 
 def test_a_space_without_a_valid_configuration_is_an_error_and_not_a_crash(opened: Open) -> None:
     with pytest.raises(UserError, match=r"holds no valid configuration: model\.fixed_rank must be at most"):
-        opened("model.fixed_rank=98,99", algorithm="grid").first_valid()
+        (sweep := opened("model.fixed_rank=98,99", algorithm="grid")).plan.check(sweep)
 
 
 def test_no_training_is_done_twice(opened: Open) -> None:
     sweep = opened("model.fixed_rank=1,2", algorithm="random", trials=9)
     trials = [trial for _ in range(9) if (trial := sweep.next())]
     assert {trial.values["model.fixed_rank"] for trial in trials} == {1, 2} and len(trials) == 2
-    assert any("the same training as configuration" in skip.reason for skip in sweep.skipped)
+    assert any("the same training as configuration" in skip.reason for skip in sweep.plan.skipped)
 
 
 def test_after_a_kill_ended_trials_are_kept_and_running_ones_come_first(opened: Open) -> None:
