@@ -355,6 +355,7 @@ class RunConfig(FromDict):
             ("accumulate", self.accumulate == 1),
             ("growth.enabled", not self.growth.enabled),
             ("init_from", self.init_from is None),
+            ("graph yes", self.graph != "yes"),
         ):
             require(off, f"{name} is not for a projector: leave it out")
 

@@ -47,9 +47,12 @@ class Judgement:
 
     @property
     def half_point(self) -> int | None:
-        """The distance at which half of the bits of the last byte are left; None: farther than was asked."""
+        """The distance at which half of the bits of the last byte are left; None: farther than was asked, or none of
+        that byte were recovered."""
         recovered = self.recovered()
-        return next((at for at, bits in enumerate(recovered, start=1) if bits < recovered[0] / 2), None)
+        return next(
+            (at for at, bits in enumerate(recovered, start=1) if bits < recovered[0] / 2 and recovered[0] > 0), None
+        )
 
 
 def judge(model: Projector, core: Reader, data: Bytes, autocast: Autocast, size: int | None = None) -> Judgement:

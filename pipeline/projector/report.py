@@ -39,9 +39,7 @@ def show(found: Judgement, untrained: list[float] | None, name: str, console: Co
         table.add_row(str(at), *bits, f"{found.last['without'][at - 1]:.2f}", f"{found.exact[at - 1]:.0%}")
     console.print()
     console.print(table)
-    half = found.half_point
-    horizon = f"{half} bytes back" if half else f"farther back than {len(found.exact)} bytes"
-    console.print(f"half of the bits of the last byte are left {horizon}; {found.moments:,} moments")
+    console.print(f"{_horizon(found)}; {found.moments:,} moments")
     for n, error in found.error_rate.items():
         share = sum(found.exact[:n]) / n
         console.print(
@@ -49,6 +47,14 @@ def show(found: Judgement, untrained: list[float] | None, name: str, console: Co
             f"the moments, {error:.3f} edits a byte",
             markup=False,
         )
+
+
+def _horizon(found: Judgement) -> str:
+    if found.recovered()[0] <= 0:
+        return "of the last byte the state says nothing that a decoder without one does not know"
+    half = found.half_point
+    back = f"{half} bytes back" if half else f"farther back than {len(found.exact)} bytes"
+    return f"half of the bits of the last byte are left {back}"
 
 
 def show_lens(depths: list[Depth], console: Console) -> None:

@@ -126,6 +126,7 @@ def test_a_projector_that_is_resumed_is_the_one_that_was_not_interrupted(
         (["--read", "nowhere.txt"], "nowhere.txt: give --read another"),
         (["--read", __file__], "core has no projector none: train one with python jobs/project.py core"),
         (["--accumulate", "2"], "accumulate is not for a projector: leave it out"),
+        (["--graph", "yes"], "graph yes is not for a projector: leave it out"),
         (["--projector.nxt", "2"], "there is no option --projector.nxt; likely:"),
         (["--training.lanes", "2000"], "use more text"),
     ],

@@ -1,11 +1,13 @@
 """A core that is a known shift register is read back exactly, and its memory horizon is its length."""
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from h2q.config import BoundProjector, GrowthConfig, ModelConfig
@@ -114,6 +116,14 @@ def test_controls_recover_nothing(judged: Judgement) -> None:
     for name in ("other position", "zero state"):
         assert max(judged.recovered(name)) < 0.2, name
     assert judged.recovered("reset") == pytest.approx(judged.recovered(), abs=0.05)  # it forgets sooner than that
+
+
+def test_a_state_that_says_nothing_has_no_horizon(judged: Judgement) -> None:
+    blind = replace(judged, last=judged.last | {"carried": [bits + 0.1 for bits in judged.last["without"]]})
+    assert blind.half_point is None
+    console = Console(file=io.StringIO(), width=100)
+    report.show(blind, None, "blind", console)
+    assert "says nothing that a decoder without one does not know; " in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_control_is_shown_as_its_judgement_has_it(judged: Judgement, tmp_path: Path) -> None:
