@@ -29,7 +29,7 @@ EVERY_SAMPLE = np.arange(-(1 << 15), 1 << 15).astype(np.int16)
 
 @given(
     arrays(np.int16, st.tuples(st.integers(1, 40), st.integers(1, 3))),
-    st.integers(1, 400_000),
+    st.sampled_from([1, 8000, 44_100, 96_000]),
     st.sampled_from(["WAV", "FLAC"]),
 )
 def test_samples_come_back_from_a_file_and_from_a_document(samples: np.ndarray, rate: int, format: str) -> None:
