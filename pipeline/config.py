@@ -30,6 +30,9 @@ class CorpusConfig(FromDict):
     """A data set of the hub as NAME[:CONFIG][@REVISION]."""
     kind: Literal["text", "bytes"] = "text"
     """`text`: UTF-8, checked, and tables by their text column; `bytes`: any files as they are (WAV, PNG, binaries)."""
+    markers: bool = False
+    """Put a marker of its kind before every document, which tells the model where one begins and of what kind it is
+    (needs `--model.vocab 260`)."""
     column: str = "text"
     """The text column of a table or of a data set of the hub."""
     separator: str = ""
@@ -73,6 +76,11 @@ class CorpusConfig(FromDict):
             f"corpus.shard_bytes must be 1 to {1 << 31}, since a whole shard is held in memory, got {self.shard_bytes}",
         )
         require(self.cache_bytes >= 1, f"corpus.cache_bytes must be at least 1, got {self.cache_bytes}")
+
+    @property
+    def marked(self) -> bool:
+        """Whether documents begin with markers."""
+        return self.markers
 
     @property
     def row_end(self) -> str:

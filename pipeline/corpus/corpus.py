@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from annotated_types import Len
 from typing_extensions import TypedDict
 
+from h2q.alphabet import ALPHABET, BYTES, MARKERS, Kind
 from h2q.errors import require
 from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
@@ -68,6 +69,8 @@ class _Manifest(TypedDict):
     sha256: str
     command: str
     notes: list[str]
+    marks: NotRequired[Kind]
+    """The kind whose marker its documents begin with, where they are marked."""
     splits: _Splits
 
 
@@ -94,9 +97,9 @@ class Corpus:
     @cached_property
     def splits(self) -> dict[str, "Split"]:
         """The splits by name: `train`, `validation`, `test`."""
-        command = self.manifest["command"]
+        command, marks = self.manifest["command"], self.manifest.get("marks")
         return {
-            name: Split(self.folder, name, entry, command, self.verify, self.cache)
+            name: Split(self.folder, name, entry, command, self.verify, self.cache, marks)
             for name, entry in self.manifest["splits"].items()
         }
 
@@ -117,7 +120,10 @@ class Corpus:
 
 
 class Split:
-    """One split: a stream of N bytes over mapped shards. Shards are opened, and verified, when they are first read."""
+    """One split: a stream of N bytes over mapped shards. Shards are opened, and verified, when they are first read.
+
+    Of a marked split, every document's first byte is a placeholder: it is read as the marker of the split's kind.
+    """
 
     def __init__(
         self,
@@ -127,8 +133,11 @@ class Split:
         rebuild: str,
         verify: Verify = "first",
         cache: Cache | None = None,
+        marks: Kind | None = None,
     ) -> None:
         self.folder, self.name, self.rebuild, self.verify = folder, name, rebuild, verify
+        self.marks: Kind | None = marks
+        """The kind whose marker its documents begin with; None: it holds bytes only."""
         self.cache = cache or Cache()
         self._entry = entry
         self.bytes: int = entry["bytes"]
@@ -136,7 +145,8 @@ class Split:
         self.documents: int = entry["documents"]
         """Documents that begin in it."""
         self.sha256: str = entry["sha256"]
-        """Digest of its bytes: what `sha256sum` says of them in one file."""
+        """Digest of its bytes: what `sha256sum` says of them in one file; if it is marked, of its symbols, two bytes
+        each (little-endian)."""
         self.order0_bpb: float | None = entry["order0_bpb"]
         """Entropy of its byte histogram, bits per byte."""
         self.gzip_bpb: float | None = entry["gzip_bpb"]
@@ -166,29 +176,48 @@ class Split:
         """The name of the input that its first byte is from."""
         return next((name for name, size in self._entry["inputs"] if size), "")
 
+    @property
+    def alphabet(self) -> int:
+        """How many symbols there are of which it may be made."""
+        return BYTES if self.marks is None else ALPHABET
+
+    @property
+    def dtype(self) -> type[np.integer]:
+        """Of what is read: uint8 for bytes, int16 for symbols."""
+        return np.uint8 if self.marks is None else np.int16
+
     def __len__(self) -> int:
         return self.bytes
 
     def __reduce__(self) -> Any:
-        return Split, (self.folder, self.name, self._entry, self.rebuild, self.verify, self.cache)
+        return Split, (self.folder, self.name, self._entry, self.rebuild, self.verify, self.cache, self.marks)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Bytes [start, stop) as uint8, without a copy where they lie in one shard."""
+        """Bytes [start, stop) as uint8, without a copy where they lie in one shard; of a marked split its symbols as
+        int16."""
         assert 0 <= start <= stop <= self.bytes, (start, stop, self.bytes)
         number = bisect_right(self._ends, start)
         parts = []
         while start < stop:
             base = self._ends[number] - self._entries[number]["bytes"]
             end = min(stop, self._ends[number])
-            parts.append(self._mapped(number).data[start - base : end - base])
+            mapped = self._mapped(number)
+            data = mapped.data[start - base : end - base]
+            parts.append(data if self.marks is None else _symbols(data, mapped.starts, start - base, self.marks))
             start, number = end, number + 1
-        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
     def stream(self) -> Iterator[np.ndarray]:
-        """The split's bytes in order, a shard at a time; no more than one stays mapped."""
+        """The split's bytes in order as they are stored (uint8), a shard at a time; no more than one stays mapped."""
         for number in range(len(self._entries)):
             yield self._mapped(number).data
             self._maps.pop(number, None)
+
+    def symbols(self) -> Iterator[np.ndarray]:
+        """The same as they are read."""
+        for end, entry in zip(self._ends, self._entries, strict=True):
+            yield self.read(end - entry["bytes"], end)
+            self._maps.clear()
 
     def document_starts(self) -> np.ndarray:
         """The offsets in the split at which its documents begin (int64)."""
@@ -224,6 +253,14 @@ class Split:
             return False
         self._maps.popitem(last=False)
         return True
+
+
+def _symbols(data: np.ndarray, starts: np.ndarray, offset: int, marks: Kind) -> np.ndarray:
+    """The bytes as symbols (int16), with the marker where one of the documents begins; `offset`: of the first byte."""
+    symbols = data.astype(np.int16)
+    first, last = np.searchsorted(starts, (offset, offset + len(data)))
+    symbols[starts[first:last] - offset] = MARKERS[marks]
+    return symbols
 
 
 def open_corpus(folder: AnyPath, config: CorpusConfig | None = None) -> Corpus:

@@ -65,7 +65,8 @@ class Lanes:
         return rows[:, :-1].long(), rows[:, 1:].long()
 
     def rows(self, step: int, world_rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """The same as bytes: (L/W, T + ahead) uint8, inputs and targets overlapping. The caller may keep it."""
+        """The same as it is read: (L/W, T + ahead) uint8, or int16 of symbols, inputs and targets overlapping. The
+        caller may keep it."""
         require(
             self.lanes % world_size == 0,
             f"training.lanes must be a multiple of the number of workers, {world_size}, got {self.lanes}",
@@ -73,7 +74,7 @@ class Lanes:
         share = self.lanes // world_size
         mine = range(world_rank * share, (world_rank + 1) * share)
         if self.windows == "random":
-            rows = np.empty((share, self.seq_len + self.ahead), np.uint8)
+            rows = np.empty((share, self.seq_len + self.ahead), self.split.dtype)
             for row, start in zip(rows, self.random_starts(step)[mine.start : mine.stop]):
                 row[:] = self.split.read(start, start + rows.shape[1])
             return rows
@@ -87,10 +88,10 @@ class Lanes:
         return [word * (len(self.split) - self.seq_len - self.ahead + 1) >> 64 for word in words.tolist()]
 
     def _block(self, number: int, mine: range) -> np.ndarray:
-        """Steps number·K … number·K + K − 1 of some lanes, side by side: (lanes, K·T + ahead) uint8."""
+        """Steps number·K … number·K + K − 1 of some lanes, side by side: (lanes, K·T + ahead)."""
         last = self._last
         if last is None or last[0] != (number, mine):
-            rows = np.empty((len(mine), self._steps * self.seq_len + self.ahead), np.uint8)
+            rows = np.empty((len(mine), self._steps * self.seq_len + self.ahead), self.split.dtype)
             for row, lane in zip(rows, mine):
                 self._read_ring(row, lane, number * self._steps * self.seq_len)
             self._last = last = ((number, mine), rows)

@@ -28,8 +28,9 @@ def stretches(size: int, lanes: int) -> list[Stretch]:
 
 
 def chunks(data: Bytes, side_by_side: list[Stretch], length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(B, up to T + 1) uint8, inputs and targets overlapping, from the beginning of the stretches to their end, and how
-    many targets of each row count (B,): behind its end a row is filled up with zeros."""
+    """(B, up to T + 1) as they are read, uint8 or int16, inputs and targets overlapping, from the beginning of the
+    stretches to their end, and how many targets of each row count (B,): behind its end a row is filled up with zeros.
+    """
     if not side_by_side:
         return
     for offset in range(0, max(last - first for first, last in side_by_side), length):
@@ -37,7 +38,7 @@ def chunks(data: Bytes, side_by_side: list[Stretch], length: int) -> Iterator[tu
             data.read(min(first + offset, last), min(first + offset + length, last) + 1) for first, last in side_by_side
         ]
         counts = np.array([len(row) - 1 for row in rows])
-        block = np.zeros((len(rows), counts.max() + 1), np.uint8)
+        block = np.zeros((len(rows), counts.max() + 1), rows[0].dtype)
         for into, row in zip(block, rows, strict=True):
             into[: len(row)] = row
         yield block, counts

@@ -51,11 +51,13 @@ class InputPart:
 
 @dataclass(frozen=True)
 class Reading:
-    """How inputs are read: the column of tables, what follows each row, and what invalid UTF-8 becomes."""
+    """How inputs are read: the column of tables, what follows each row, what invalid UTF-8 becomes, and whether a
+    placeholder for its marker is put before each document."""
 
     column: str = "text"
     separator: str = ""
     invalid: Invalid = "error"
+    marked: bool = False
 
 
 def raise_invalid(data: bytes, where: str, base: int) -> None:

@@ -41,7 +41,8 @@ def describe(
     if isinstance(folder, Path):
         remember_verified([folder / shard["name"] for entry in entries.values() for shard in entry["shards"]])
     cache = Cache(Path(config.cache), config.cache_bytes)
-    read = [Split(folder, name, entry, "", cache=cache) for name, entry in entries.items()]
+    marks = config.kind if config.marked else None
+    read = [Split(folder, name, entry, "", cache=cache, marks=marks) for name, entry in entries.items()]
     # Hashing and compressing let go of Python's lock. Through a cache, one after the other: each holds a shard in it.
     with ThreadPoolExecutor(os.cpu_count() if isinstance(folder, Path) else 1) as pool:
         splits = {split.name: entries[split.name] | measures for split, measures in zip(read, pool.map(_measure, read))}
@@ -60,6 +61,7 @@ def describe(
         "bytes": sum(split["bytes"] for split in splits.values()),
         "documents": sum(split["documents"] for split in splits.values()),
         "sha256": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        **({"marks": marks} if marks else {}),
         "splits": splits,
     }
 
@@ -86,8 +88,12 @@ def _measure(split: Split) -> dict[str, Any]:
     """The rest of it, from one reading of the split."""
     digest, sample = hashlib.sha256(), b""
     for part in split.stream():
-        digest.update(part.data)
+        if split.marks is None:
+            digest.update(part.data)
         sample += part[: SAMPLE - len(sample)].tobytes()
+    if split.marks is not None:
+        for symbols in split.symbols():
+            digest.update(symbols.astype("<u2").data)
     measures: dict[str, Any] = {"sha256": digest.hexdigest()}
     if sample:
         blocks, size = [np.frombuffer(sample, np.uint8)], len(sample)
@@ -130,7 +136,8 @@ def fingerprint_of(source: Source, config: CorpusConfig) -> str:
 
 def options_of(config: CorpusConfig) -> dict[str, Any]:
     names = ("kind", "column", "invalid", "holdout", "seed", "shard_bytes")
-    return {name: getattr(config, name) for name in names} | {"separator": config.row_end}
+    options = {name: getattr(config, name) for name in names} | {"separator": config.row_end}
+    return options | ({"markers": True} if config.markers else {})
 
 
 def command(config: CorpusConfig) -> str:
@@ -139,7 +146,11 @@ def command(config: CorpusConfig) -> str:
     given = {name: value for name, value in config.to_dict().items() if value != getattr(default, name)} | {
         "verify": "always"
     }
-    options = " ".join(
-        f"--corpus.{name.replace('_', '-')} {shlex.quote(without_secrets(str(value)))}" for name, value in given.items()
-    )
-    return f"python jobs/prepare.py {options}"
+    return f"python jobs/prepare.py {' '.join(_option(name, value) for name, value in given.items())}"
+
+
+def _option(name: str, value: Any) -> str:
+    dashed = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--corpus.{'' if value else 'no-'}{dashed}"
+    return f"--corpus.{dashed} {shlex.quote(without_secrets(str(value)))}"

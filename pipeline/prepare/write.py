@@ -71,6 +71,8 @@ class _SplitWriter:
         self._inputs: dict[str, int] = {}
 
     def add(self, part: InputPart, data: np.ndarray, starts: np.ndarray) -> None:
+        if self._task.reading.marked:
+            data, starts = with_placeholders(data, starts)
         self._inputs[part.label] = self._inputs.get(part.label, 0) + len(data)
         for packed in self._writer.add(data, starts):
             self._write(packed)
@@ -86,6 +88,11 @@ class _SplitWriter:
         name = f"{self._split}-{self._task.number:05d}-{len(self._shards):03d}.arrow"
         self._shards.append(packed.write(self._task.folder, name).to_dict())
         self._histogram += packed.histogram
+
+
+def with_placeholders(data: np.ndarray, starts: np.ndarray) -> Block:
+    """The block with a byte before each document: what its marker is read from (see `Split`)."""
+    return np.insert(data, starts, 0), starts + np.arange(len(starts))
 
 
 def deal(data: np.ndarray, starts: np.ndarray, task: Task) -> dict[str, Block]:

@@ -32,6 +32,7 @@ ADDED: tuple[tuple[str, Any], ...] = (
     ("training.table_decay", 0.0),
     ("training.floor", 0.1),
     ("projector", None),
+    ("corpus.markers", False),
 )
 FORMAT = len(ADDED)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from h2q.alphabet import ALPHABET, BYTES
 from h2q.errors import require
 from pipeline.cluster.nodes import check_nodes
 from pipeline.cluster.resources import Resources
@@ -37,11 +38,21 @@ def session(
 
 def check_first(run: RunConfig) -> None:
     """Refuse what can be told at once, before Ray starts: a corpus that is not there, no place for a prepared
-    one, an alphabet larger than a byte.
+    one, an alphabet that is not the corpus's.
 
     Raises: UserError naming the option.
     """
-    require(run.model.vocab <= 256, f"model.vocab must be at most 256, the values of a byte, got {run.model.vocab}")
+    vocab = run.model.vocab
+    if run.corpus.marked:
+        require(
+            vocab == ALPHABET,
+            f"model.vocab must be {ALPHABET} for a corpus with markers, the values of a byte and the markers, got "
+            f"{vocab}: give --model.vocab {ALPHABET}",
+        )
+    require(
+        vocab in range(BYTES + 1) or vocab == ALPHABET,
+        f"model.vocab must be at most {BYTES}, the values of a byte, or {ALPHABET}, with markers, got {vocab}",
+    )
     check_places(run.corpus)
 
 
@@ -82,7 +93,7 @@ def check_run(run: RunConfig, corpus: Corpus, resources: Resources) -> None:
 
 
 def check_alphabet(split: Split, vocab: int) -> None:
-    """Raises: UserError for a split with a byte that the model has no symbol for."""
+    """Raises: UserError for a split with a byte that the model has no symbol for (of markers, `check_first` knows)."""
     found = next((byte for byte in range(255, vocab - 1, -1) if split.histogram[byte]), None)
     require(
         found is None,

@@ -85,7 +85,7 @@ def text(tmp_path: Path) -> Path:
         (["--corpus.path", "text.txt", "--model.vocab", "128"], "the train split holds the byte 195: give"),
         (
             ["--corpus.path", "text.txt", "--model.vocab", "512"],
-            "model.vocab must be at most 256, the values of a byte",
+            "model.vocab must be at most 256, the values of a byte, or 260, with markers, got 512",
         ),
         (["--corpus.path", "short.txt"], "must hold one chunk of seq_len"),
         (["--storage", "empty.txt/runs"], "storage must be a folder that can be written"),

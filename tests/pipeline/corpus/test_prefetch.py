@@ -13,6 +13,7 @@ class Bytes:
     """A split in memory."""
 
     name = "train"
+    dtype = "uint8"
 
     def __init__(self, size: int) -> None:
         import numpy as np
