@@ -4,7 +4,7 @@ Shapes: `T` bytes of context, `n` positions, `D` width of a half (or of the stre
 `F` factor size. *Formed*: see `h2q.decode.branches`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -64,7 +64,7 @@ class Recomputing:
         self._model = model
 
     @torch.inference_mode()
-    def __call__(self, context: bytes) -> Tensor:
+    def __call__(self, context: Sequence[int]) -> Tensor:
         model, training = self._model, self._model.training
         model.eval()
         try:

@@ -4,6 +4,7 @@ Shapes: `D` width of a half (or of the stream), `V` alphabet, `T` bytes of a chu
 """
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -77,8 +78,8 @@ class Session:
         self._logits = weight.new_zeros(config.vocab)
 
     @torch.inference_mode()
-    def read(self, data: bytes) -> Tensor:
-        """Logits (V,) of the byte after these, given all that was read before."""
+    def read(self, data: Sequence[int]) -> Tensor:
+        """Logits (V,) of the byte (or symbol) after these, given all that was read before."""
         chunk, logits = self._model.config.seq_len, self._logits
         while data:
             whole = min(len(data), AT_ONCE)
@@ -168,7 +169,7 @@ class Session:
         head = self._model.head
         return torch.addmv(head.bias, head.weight, self._norm(self._stream.view(-1)))
 
-    def _read_at_once(self, data: bytes) -> Tensor:
+    def _read_at_once(self, data: Sequence[int]) -> Tensor:
         """Many bytes, by the model itself: of one with attention, whole chunks from the beginning of one."""
         model, training = self._model, self._model.training
         model.eval()

@@ -1,0 +1,72 @@
+"""What a model wrote behind a marker becomes a picture or a sound that can be opened, whatever it wrote.
+
+Symbols are those of one document without its marker: header and content. A marker among them ends it.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from h2q.alphabet import BYTES, HEADER
+from pipeline.senses.pictures import picture_shape
+from pipeline.senses.sounds import Sound, sound_header, sound_of, sound_shape
+from pipeline.senses.synthesis import RATE
+
+
+def document_bytes(symbols: Sequence[int]) -> bytes:
+    """The symbols up to the first that is no byte."""
+    end = next((i for i, symbol in enumerate(symbols) if symbol >= BYTES), len(symbols))
+    return bytes(symbols[:end])
+
+
+def written_picture(symbols: Sequence[int]) -> tuple[np.ndarray, str]:
+    """Pixels (H, W, C) of the size that the header states, and what was done, in words.
+
+    What ended early is filled up with black, what is too long is cut. Behind a header that states no picture the bytes
+    are shades of grey, in a square that holds them.
+    """
+    document = document_bytes(symbols)
+    content = np.frombuffer(document, np.uint8)[HEADER:]
+    shape = picture_shape(document[:HEADER])
+    told = "its header states no picture, so all is grey, in a square: " if shape is None else ""
+    side = max(1, math.ceil(math.sqrt(len(content))))
+    height, width, channels = shape or (side, side, 1)
+    told += f"{width} × {height} pixels, {'grey' if channels == 1 else 'RGB'}"
+    pixels = np.zeros(height * width * channels, np.uint8)
+    kept = min(len(content), len(pixels))
+    pixels[:kept] = content[:kept]
+    if kept < len(pixels):
+        told += f"; it ended {len(pixels) - kept:,} bytes early: filled up with black"
+    elif kept < len(content):
+        told += f"; it went on for {len(content) - kept:,} bytes: cut"
+    return pixels.reshape(height, width, channels), told
+
+
+def written_sound(symbols: Sequence[int]) -> tuple[Sound, str]:
+    """A sound as its header states it, and what was done, in words.
+
+    A last sample that is not whole is left out, and where there is none it is silence. Behind a header that states no
+    sound the bytes are µ-law of a telephone.
+    """
+    document = document_bytes(symbols)
+    header, content = document[:HEADER], document[HEADER:]
+    told = ""
+    if sound_shape(header) is None:
+        told = "its header states no sound, so all is µ-law: "
+        header = sound_header(RATE, 1, 1)
+    rate, channels, width = sound_shape(header) or (RATE, 1, 1)
+    whole = len(content) // (channels * width) * channels * width
+    sound = sound_of(header + (content[:whole] or silence(channels, width)))
+    seconds = f"{len(sound.samples) / rate:.2f} s at {rate:,} samples a second"
+    told += f"{seconds}, {channels} channel{'s' if channels > 1 else ''}, {'µ-law' if width == 1 else '16-bit PCM'}"
+    if not whole:
+        told += "; it ended before the first sample: one of silence"
+    elif whole < len(content):
+        told += f"; {len(content) - whole} bytes of a sample that is not whole are left out"
+    return sound, told
+
+
+def silence(channels: int, width: int) -> bytes:
+    """One sample of silence in every channel."""
+    return bytes((128, 0)[:width]) * channels
