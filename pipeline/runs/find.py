@@ -9,7 +9,7 @@ from pathlib import Path
 from h2q.errors import UserError, require
 from pipeline.config import RUN_WORDS
 from pipeline.runs.checkpoint import list_checkpoints, newest_state, read_state
-from pipeline.runs.folder import RunFolder, run_folders
+from pipeline.runs.folder import RunFolder, leads_nowhere, note_lost_links, run_folders
 from pipeline.runs.journal import read_journal
 from pipeline.shown import note
 from pipeline.storage.json_file import read_hint
@@ -45,6 +45,8 @@ def find_run(reference: str, *, storage: str = "runs") -> RunFolder:
 def look_up(reference: str, storage: str) -> RunFolder | None:
     """As `find_run`, None where there is no such run."""
     runs = list_runs(storage)
+    if reference in RUN_WORDS:
+        note_lost_links(locate(storage))
     if reference in RUN_WORDS and runs:
         return _latest(runs) if reference == "latest" else _best(runs)
     for path in (locate(storage) / reference, locate(reference)):
@@ -65,6 +67,8 @@ def look_up(reference: str, storage: str) -> RunFolder | None:
 
 def unknown(reference: str, storage: str, also: str = "") -> UserError:
     """What to tell whoever asked for a run that is not there; `also`: where else it was looked for."""
+    if lost := leads_nowhere(locate(storage) / reference):
+        return UserError(lost)
     names = [folder.name for folder in list_runs(storage)]
     near = difflib.get_close_matches(reference, names, n=3, cutoff=0.3) or names[-3:]
     there = f"nearest: {', '.join(near)}" if near else "there are no runs"

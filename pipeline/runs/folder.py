@@ -15,6 +15,7 @@ runs/NAME/
 
 import errno
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,8 +30,9 @@ from typing_extensions import TypedDict
 from h2q.errors import UserError, require
 from pipeline.config import RunConfig
 from pipeline.runs.older import FORMAT
+from pipeline.shown import note
 from pipeline.storage.json_file import Count, object_of, read_hint, read_json, shape_of
-from pipeline.storage.path import UriPath, locate, write_file
+from pipeline.storage.path import UriPath, locate, text_of, write_file
 from pipeline.storage.uri import make_folder, remove, write_atomic
 
 LOST_OPTIONS = (
@@ -236,12 +238,28 @@ def _taken(folder: RunFolder) -> str:
 
 
 def holds_anything(folder: RunFolder) -> bool:
-    """Whether the folder is there and not empty."""
-    return next(iter(folder.path.glob("*")), None) is not None
+    """Whether the folder is there and not empty, or a link to nowhere."""
+    return next(iter(folder.path.glob("*")), None) is not None or leads_nowhere(folder.path) != ""
+
+
+def leads_nowhere(path: Path) -> str:
+    """What to tell of a link whose end is not there; "" for anything else."""
+    if not os.path.islink(text_of(path)) or path.exists():
+        return ""
+    return f"{path} is a link to {os.readlink(path)}, which is not there: put that back, or delete the link"
+
+
+def note_lost_links(storage: Path) -> None:
+    """What may have been the newest run is not passed over in silence."""
+    for path in () if isinstance(storage, UriPath) else storage.glob("*"):
+        if lost := leads_nowhere(path):
+            note(f"{path.name} is passed over: {lost}")
 
 
 def occupied(folder: RunFolder, kind: str = "run", file: str = "config.json") -> str:
     """What to tell whoever wants to start, or to resume, what has lost the file that makes it one."""
+    if lost := leads_nowhere(folder.path):
+        return f"{lost}, or choose another --name"
     return f"{folder.path} is no {kind}, because it has no {file}: take it away, or choose another --name"
 
 
@@ -300,6 +318,7 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
             missing = f"no run {name} in {storage}: leave out --resume to start it"
             raise UserError(occupied(folder) if holds_anything(folder) else missing)
         return folder
+    note_lost_links(storage)
     found = run_folders(storage)
     require(bool(found), f"no run to resume in {storage}: leave out --resume to start one")
     return found[-1]

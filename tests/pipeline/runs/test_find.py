@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import pytest
 from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.runs.find import find_run, list_runs
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder import RunFolder, check_new, claim_folder, find_folder
 from pipeline.shown import note
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.folder import check_new as check_new_sweep
+from pipeline.sweep.folder import find_sweep
 
 Past = Callable[..., RunFolder]
 
@@ -70,6 +74,30 @@ def test_a_damaged_run_is_passed_over_with_a_note(storage: Path, notes: pytest.L
     assert find_run("latest", storage=str(storage)).name == "s-02"
     assert find_run("best", storage=str(storage)).name == "alone", "s-02 was never evaluated"
     assert len(notes.messages) == 1 and "s-03 is passed over" in notes.messages[0]
+
+
+def test_a_link_to_nowhere_is_told_as_what_it_is(storage: Path, notes: pytest.LogCaptureFixture) -> None:
+    """A run that was moved away, or whose disk is not mounted, is not taken for one that never was."""
+    (storage / "lost").symlink_to(storage / "moved")
+    (storage / "round").symlink_to(storage / "round")
+    told = r"lost is a link to .*moved, which is not there: put that back, or delete the link"
+    with pytest.raises(UserError, match=f"{told}$"):
+        find_run("lost", storage=str(storage))
+    new = RunConfig(name="lost")
+    for ask in (
+        partial(check_new, storage, new),
+        partial(claim_folder, storage, new, "laptop", ""),
+        partial(find_folder, storage, "lost"),
+        partial(find_sweep, storage, "lost", "tune"),
+        partial(check_new_sweep, RunFolder(storage / "lost"), SweepConfig(run=new)),
+    ):
+        with pytest.raises(UserError, match=f"{told}, or choose another --name"):
+            ask()
+    for found in (find_run("latest", storage=str(storage)), find_run("best", storage=str(storage))):
+        assert found.name in ("s-03", "s-02")
+    assert find_folder(storage, None).name == "alone"
+    assert [message.split()[1] for message in notes.messages] == ["lost", "round"], "each is told once"
+    assert "lost is passed over" in notes.text and (storage / "lost").is_symlink()
 
 
 def test_where_nothing_was_evaluated_there_is_no_best(storage: Path) -> None:
