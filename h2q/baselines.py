@@ -55,13 +55,12 @@ def parameters(config: ModelConfig) -> int:
 
 def _counted(config: ModelConfig) -> int:
     """Of a family or a mixer without a formula: models of one and of two blocks, without storage, are counted."""
-    import torch
-
     from h2q.model import ByteModel
+    from h2q.shapes import shapes_only
 
     counts = []
     for depth in (1, 2):
-        with torch.device("meta"):
+        with shapes_only():
             counts.append(sum(each.numel() for each in ByteModel(replace(config, depth=depth)).parameters()))
     return counts[0] + (config.depth - 1) * (counts[1] - counts[0])
 

@@ -52,7 +52,8 @@ class ByteModel(nn.Module):
         self.mixer_rank = self.ffn_rank = config.fixed_rank
         self.state_size: int = self._blocks[0].mixer.state_size
         self.register_load_state_dict_post_hook(_read_ranks)
-        initialise(self)
+        if not self.token_emb.weight.is_meta:
+            initialise(self)
 
     @property
     def rank(self) -> int:

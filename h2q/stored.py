@@ -4,12 +4,13 @@ import torch
 
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
+from h2q.shapes import shapes_only
 
 
 def stored_bytes(config: ModelConfig) -> int:
     """Of all parameters, inactive ranks in storage included; the structure bank, whose error would be everywhere, and
     vectors in float16."""
-    with torch.device("meta"):
+    with shapes_only():
         named = dict(ByteModel(config).named_parameters())
     return sum(
         2 * value.numel() if value.ndim < 2 or name.startswith("bank.") else int8_bytes(value)

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from h2q.baselines import parameters
+from h2q.shapes import shapes_only
 from pipeline.config import RunConfig
 from pipeline.runs.model import new_model
 from pipeline.storage.uri import DamagedFile, open_regular
@@ -31,7 +32,7 @@ def read_tensors(model: Path, optimizer: Path, config: RunConfig) -> tuple[Tenso
     least = 4 * parameters(config.model)
     if model.stat().st_size < least:
         raise DamagedFile(f"{model.name} must have more than {least} bytes, those of a model of its config")
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with shapes_only():
         example = new_model(config)
     weights = {name: (list(tensor.shape), tensor.dtype) for name, tensor in example.state_dict().items()}
     moments = {
@@ -48,7 +49,7 @@ def read_tensors(model: Path, optimizer: Path, config: RunConfig) -> tuple[Tenso
 
 def read_carried(file: Path, name: str, config: RunConfig) -> Tensors:
     """What mixers carry, by its one name: (lanes, depth, size). Raises: DamagedFile as `read_tensors`."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with shapes_only():
         example = new_model(config).new_state(config.training.lanes)
     return _read(file, {name: (list(example.shape), example.dtype)})
 

@@ -80,6 +80,9 @@ def test_training_does_not_load_the_compiler_of_torch() -> None:
         "layer = torch.nn.Linear(2, 2); optimizer = build_optimizer(layer, TrainingConfig());"
         "layer(torch.ones(1, 2)).sum().backward(); before = layer.weight.clone(); optimizer.step();"
         "optimizer.zero_grad(); optimizer.load_state_dict(optimizer.state_dict());"
+        "from h2q.shapes import shapes_only; from pipeline.config import RunConfig;"
+        "from pipeline.runs.model import new_model\n"
+        "with shapes_only(): new_model(RunConfig())\n"  # as a checkpoint is looked at
         "assert not torch.equal(layer.weight, before); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
