@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 import tyro
 
+from h2q.alphabet import Kind
 from h2q.config import BoundProjector, FromDict, GrowthConfig, ModelConfig
 from h2q.errors import UserError, require
 from h2q.layers import growing
+from pipeline.mix import EMBEDDED, HUB, Part, read_mix
 
 RUN_WORDS = ("latest", "best")
 """What stands for a run without being its name."""
@@ -28,8 +30,12 @@ class CorpusConfig(FromDict):
     JSONL or CSV tables; a local path or a URI (s3://, gs://, hdfs://)."""
     hub: str | None = None
     """A data set of the hub as NAME[:CONFIG][@REVISION]."""
-    kind: Literal["text", "bytes"] = "text"
+    kind: Kind = "text"
     """`text`: UTF-8, checked, and tables by their text column; `bytes`: any files as they are (WAV, PNG, binaries)."""
+    mix: str = ""
+    """Several kinds of documents side by side, each a corpus of its own with a fixed share of the lanes, as
+    KIND=WHERE@LANES with commas between, like text=FOLDER@16,image=hub:NAME@4,audio=embedded@4; WHERE is a path or URI,
+    hub:NAME[:CONFIG][@REVISION], or `embedded`. `training.lanes` is the sum."""
     markers: bool = False
     """Put a marker of its kind before every document, which tells the model where one begins and of what kind it is
     (needs `--model.vocab 260`)."""
@@ -67,6 +73,13 @@ class CorpusConfig(FromDict):
             self.path is None or self.hub is None,
             f"corpus.path and corpus.hub exclude each other, got {self.path} and {self.hub}",
         )
+        for name in ("path", "hub", "source", "kind") if self.mix else ():
+            value = getattr(self, name)
+            require(
+                value == getattr(CorpusConfig, name),
+                f"corpus.mix says of each kind where it is from: leave out --corpus.{name}, got {value}",
+            )
+        _ = self.parts
         self.require_finite("corpus.")
         _ = self.row_end
         require(0 <= self.holdout < 0.5, f"corpus.holdout must be at least 0 and below 0.5, got {self.holdout}")
@@ -80,7 +93,21 @@ class CorpusConfig(FromDict):
     @property
     def marked(self) -> bool:
         """Whether documents begin with markers."""
-        return self.markers
+        return self.markers or bool(self.mix)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those of the mix; none of one corpus."""
+        return read_mix(self.mix)
+
+    def of_part(self, part: Part) -> Self:
+        """The corpus that is a part of the mix, alone."""
+        alone = replace(self, mix="", kind=part.kind, markers=True)
+        if part.where == EMBEDDED:
+            return replace(alone, source="manual")
+        if part.where.startswith(HUB):
+            return replace(alone, source="hub", hub=part.where.removeprefix(HUB))
+        return replace(alone, source="path", path=part.where)
 
     @property
     def row_end(self) -> str:
@@ -316,6 +343,7 @@ class RunConfig(FromDict):
             f"local trains in this one process: workers must be 1, got {self.workers}",
         )
         self._check_projector()
+        self._check_mix()
         require(
             self.training.lanes % (self.workers * self.accumulate) == 0,
             f"training.lanes must be a multiple of workers × accumulate = {self.workers * self.accumulate}, "
@@ -349,6 +377,14 @@ class RunConfig(FromDict):
             not self.growth.enabled or self.model.storage_rank > self.model.fixed_rank,
             f"growth.enabled needs model.max_rank above model.fixed_rank = {self.model.fixed_rank}, "
             f"got {self.model.max_rank}",
+        )
+
+    def _check_mix(self) -> None:
+        lanes = [part.lanes for part in self.corpus.parts]
+        require(
+            not lanes or self.training.lanes == sum(lanes),
+            f"training.lanes must be the sum of the lanes in corpus.mix, {' + '.join(map(str, lanes))} = {sum(lanes)}, "
+            f"got {self.training.lanes}: give --training.lanes {sum(lanes)}",
         )
 
     def _check_projector(self) -> None:

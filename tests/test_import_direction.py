@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"h2q"},
-    {"config", "cli", "guard", "suggestions", "shown", "events", "terminal", "figures", "threads", "columns"},
+    {"config", "cli", "guard", "suggestions", "shown", "events", "terminal", "figures", "threads", "columns", "mix"},
     {"storage", "senses"},
     {"runs", "cluster", "corpus"},
     {"prepare", "tracking"},

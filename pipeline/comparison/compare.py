@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.comparison.compared_run import ComparedRun
+from pipeline.comparison.compared_run import OF_A_KIND, ComparedRun
 from pipeline.terminal import human_bytes
 
 RESULTS = {
     "validation bpb": lambda value: f"{value:.4f}",
     "best validation bpb": lambda value: f"{value:.4f}",
     "test bpb": lambda value: f"{value:.4f}",
+    **{name: lambda value: f"{value:.4f}" for name in OF_A_KIND},
     "test bpb, state reset": lambda value: f"{value:.4f}",
     "parameters": lambda value: f"{value:,.0f}",
     "rank": lambda value: f"{value:.0f}",
@@ -21,7 +22,8 @@ RESULTS = {
 """Results by name, in the order of a table, and how a person reads one. Rank: at the end; seconds: of training."""
 BPB = ("validation bpb", "best validation bpb", "test bpb")
 OF_A_STATE = "test bpb, state reset"
-"""What only models with a state have: of the others nothing is said."""
+OF_SOME = (OF_A_STATE, *OF_A_KIND)
+"""What only models with a state have, or runs over a mix: of the others nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Comparison:
     @property
     def results(self) -> list[str]:
         """The results that are told."""
-        return [name for name in RESULTS if name != OF_A_STATE or any(run.results[name] for run in self.runs)]
+        return [name for name in RESULTS if name not in OF_SOME or any(run.results[name] for run in self.runs)]
 
     def best(self, result: str) -> float | None:
         """The best value of a result where runs can be ranked by it: bits per byte, on one corpus, of several runs."""

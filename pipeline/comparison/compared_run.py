@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from h2q.alphabet import MARKERS
 from h2q.errors import UserError
 from pipeline.runs.checkpoint import list_checkpoints, read_state
 from pipeline.runs.folder import RunFolder
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 _SIZES = object_of(training=object_of(lanes=Count), model=object_of(seq_len=Count, fixed_rank=Count))
 """What a comparison needs of a config, however old."""
+
+
+OF_A_KIND = {f"{split} bpb of {kind}": f"{split}/{kind}/bpb" for split in ("validation", "test") for kind in MARKERS}
+"""Results that only runs over a mix have, and their metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +124,7 @@ def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, 
         "validation bpb": latest.get("validation/bpb"),
         "best validation bpb": min(validations, default=None),
         "test bpb": latest.get("test/bpb"),
+        **{name: latest.get(metric) for name, metric in OF_A_KIND.items()},
         "test bpb, state reset": latest.get("test/bpb_reset"),
         "parameters": known.get("parameters"),
         "rank": latest.get("growth/rank", rank),

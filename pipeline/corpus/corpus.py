@@ -1,32 +1,31 @@
 """A prepared corpus: its manifest, and its splits as mapped, verified streams of bytes."""
 
-import threading
-from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 
-import numpy as np
-from annotated_types import Len
+from annotated_types import Ge, Len
 from typing_extensions import TypedDict
 
-from h2q.alphabet import ALPHABET, BYTES, MARKERS, Kind
+from h2q.alphabet import Kind
 from h2q.errors import require
 from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
 from pipeline.corpus.cache import Cache
-from pipeline.corpus.shards import MappedShard, Shard
-from pipeline.corpus.verified import is_verified, remember_verified
+from pipeline.corpus.mixed import AnySplit, MixedPart, MixedSplit
+from pipeline.corpus.shards import Shard
+from pipeline.corpus.split import Split, Verify
 from pipeline.storage import uri as storage
 from pipeline.storage.json_file import Count, PlainName, fitting, read_json
 from pipeline.storage.path import AnyPath
 
 MANIFEST = "manifest.json"
 VERSION = 1
-Verify = Literal["first", "always"]
+MIX = "h2q-mix"
+"""The format of a manifest that names corpora of several kinds."""
+SPLITS = ("train", "validation", "test")
 
 _LARGEST = 1 << 28
 """Bytes of a manifest: that of a million shards has 173 MB."""
@@ -74,15 +73,44 @@ class _Manifest(TypedDict):
     splits: _Splits
 
 
+class PartEntry(TypedDict):
+    """What the manifest of a mix says of a part, whose folder lies beside its own."""
+
+    kind: Kind
+    lanes: Annotated[Count, Ge(1)]
+    folder: PlainName
+    sha256: str
+
+
+class _Mix(TypedDict):
+    """What is read of the manifest of a mix."""
+
+    name: str
+    sha256: str
+    command: str
+    notes: list[str]
+    parts: Annotated[list[PartEntry], Len(1)]
+
+
+class CorpusPart(NamedTuple):
+    """A corpus in a mix, and how many lanes read it."""
+
+    kind: Kind
+    lanes: int
+    corpus: "Corpus"
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus in a folder. `manifest` is the parsed manifest.json; `notes` are sentences for people."""
+    """A prepared corpus in a folder, or a mix of some (`parts`). `manifest` is the parsed manifest.json; `notes` are
+    sentences for people."""
 
     folder: AnyPath
     manifest: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
     verify: Verify = "first"
     cache: Cache = field(default_factory=Cache, repr=False)
+    parts: tuple[CorpusPart, ...] = ()
 
     @property
     def name(self) -> str:
@@ -95,176 +123,40 @@ class Corpus:
         return self.manifest["sha256"]
 
     @cached_property
-    def splits(self) -> dict[str, "Split"]:
+    def splits(self) -> dict[str, AnySplit]:
         """The splits by name: `train`, `validation`, `test`."""
+        if self.parts:
+            return {name: MixedSplit(tuple(self._parts_of(name))) for name in SPLITS}
         command, marks = self.manifest["command"], self.manifest.get("marks")
         return {
             name: Split(self.folder, name, entry, command, self.verify, self.cache, marks)
             for name, entry in self.manifest["splits"].items()
         }
 
+    def _parts_of(self, name: str) -> Iterator[MixedPart]:
+        for kind, lanes, corpus in self.parts:
+            split = corpus.splits[name]
+            assert isinstance(split, Split)
+            yield MixedPart(kind, lanes, split)
+
     @property
-    def train(self) -> "Split":
+    def train(self) -> AnySplit:
         return self.splits["train"]
 
     @property
-    def validation(self) -> "Split":
+    def validation(self) -> AnySplit:
         return self.splits["validation"]
 
     @property
-    def test(self) -> "Split":
+    def test(self) -> AnySplit:
         return self.splits["test"]
 
     def __reduce__(self) -> Any:
-        return Corpus, (self.folder, self.manifest, self.notes, self.verify, self.cache)
-
-
-class Split:
-    """One split: a stream of N bytes over mapped shards. Shards are opened, and verified, when they are first read.
-
-    Of a marked split, every document's first byte is a placeholder: it is read as the marker of the split's kind.
-    """
-
-    def __init__(
-        self,
-        folder: AnyPath,
-        name: str,
-        entry: dict[str, Any],
-        rebuild: str,
-        verify: Verify = "first",
-        cache: Cache | None = None,
-        marks: Kind | None = None,
-    ) -> None:
-        self.folder, self.name, self.rebuild, self.verify = folder, name, rebuild, verify
-        self.marks: Kind | None = marks
-        """The kind whose marker its documents begin with; None: it holds bytes only."""
-        self.cache = cache or Cache()
-        self._entry = entry
-        self.bytes: int = entry["bytes"]
-        """Bytes N of the split."""
-        self.documents: int = entry["documents"]
-        """Documents that begin in it."""
-        self.sha256: str = entry["sha256"]
-        """Digest of its bytes: what `sha256sum` says of them in one file; if it is marked, of its symbols, two bytes
-        each (little-endian)."""
-        self.order0_bpb: float | None = entry["order0_bpb"]
-        """Entropy of its byte histogram, bits per byte."""
-        self.gzip_bpb: float | None = entry["gzip_bpb"]
-        """`gzip -9` of its first `sample_bytes`, bits per byte."""
-        self.xz_bpb: float | None = entry["xz_bpb"]
-        """`xz -9e` of its first `sample_bytes`, bits per byte."""
-        self.sample_bytes: int = entry["sample_bytes"]
-        # A million shards are no cause for a million objects: entries stay as the manifest has them until one is read.
-        self._entries: list[dict[str, Any]] = entry["shards"]
-        self._ends = np.cumsum([entry["bytes"] for entry in self._entries]).tolist()
-        self._maps: OrderedDict[int, MappedShard] = OrderedDict()
-        self._remote = not isinstance(folder, Path)
-        self._lock = threading.Lock()
-
-    @cached_property
-    def shards(self) -> list[Shard]:
-        """What the manifest says of each shard, in order."""
-        return [Shard(**entry) for entry in self._entries]
-
-    @property
-    def histogram(self) -> list[int]:
-        """How often each byte value occurs in it (256)."""
-        return self._entry["histogram"]
-
-    @property
-    def first_input(self) -> str:
-        """The name of the input that its first byte is from."""
-        return next((name for name, size in self._entry["inputs"] if size), "")
-
-    @property
-    def alphabet(self) -> int:
-        """How many symbols there are of which it may be made."""
-        return BYTES if self.marks is None else ALPHABET
-
-    @property
-    def dtype(self) -> type[np.integer]:
-        """Of what is read: uint8 for bytes, int16 for symbols."""
-        return np.uint8 if self.marks is None else np.int16
-
-    def __len__(self) -> int:
-        return self.bytes
-
-    def __reduce__(self) -> Any:
-        return Split, (self.folder, self.name, self._entry, self.rebuild, self.verify, self.cache, self.marks)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Bytes [start, stop) as uint8, without a copy where they lie in one shard; of a marked split its symbols as
-        int16."""
-        assert 0 <= start <= stop <= self.bytes, (start, stop, self.bytes)
-        number = bisect_right(self._ends, start)
-        parts = []
-        while start < stop:
-            base = self._ends[number] - self._entries[number]["bytes"]
-            end = min(stop, self._ends[number])
-            mapped = self._mapped(number)
-            data = mapped.data[start - base : end - base]
-            parts.append(data if self.marks is None else _symbols(data, mapped.starts, start - base, self.marks))
-            start, number = end, number + 1
-        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, self.dtype)
-
-    def stream(self) -> Iterator[np.ndarray]:
-        """The split's bytes in order as they are stored (uint8), a shard at a time; no more than one stays mapped."""
-        for number in range(len(self._entries)):
-            yield self._mapped(number).data
-            self._maps.pop(number, None)
-
-    def symbols(self) -> Iterator[np.ndarray]:
-        """The same as they are read."""
-        for end, entry in zip(self._ends, self._entries, strict=True):
-            yield self.read(end - entry["bytes"], end)
-            self._maps.clear()
-
-    def document_starts(self) -> np.ndarray:
-        """The offsets in the split at which its documents begin (int64)."""
-        bases = [end - entry["bytes"] for end, entry in zip(self._ends, self._entries, strict=True)]
-        starts = [self._mapped(number).starts + base for number, base in enumerate(bases)]
-        return np.concatenate(starts) if starts else np.empty(0, np.int64)
-
-    def _mapped(self, number: int) -> MappedShard:
-        mapped = self._maps.get(number)
-        if mapped is not None and not self._remote:
-            return mapped
-        with self._lock:
-            if number in self._maps:
-                self._maps.move_to_end(number)
-            else:
-                self._maps[number] = self._open(Shard(**self._entries[number]))
-            return self._maps[number]
-
-    def _open(self, shard: Shard) -> MappedShard:
-        path = self.folder / shard.name
-        if not isinstance(path, Path):
-            cached = self.cache.fetch(path, shard, self.rebuild, self.verify == "always", self._forget)
-            return replace(shards.map_shard(cached.path, shard, self.rebuild), cached=cached)
-        mapped = shards.map_shard(path, shard, self.rebuild)
-        if self.verify == "always" or not is_verified(path):
-            shards.check_sha256(path, shard, self.rebuild)
-            remember_verified([path])
-        return mapped
-
-    def _forget(self) -> bool:
-        """Let go of the cached shard that was not read for longest; False when there is none."""
-        if not self._maps:
-            return False
-        self._maps.popitem(last=False)
-        return True
-
-
-def _symbols(data: np.ndarray, starts: np.ndarray, offset: int, marks: Kind) -> np.ndarray:
-    """The bytes as symbols (int16), with the marker where one of the documents begins; `offset`: of the first byte."""
-    symbols = data.astype(np.int16)
-    first, last = np.searchsorted(starts, (offset, offset + len(data)))
-    symbols[starts[first:last] - offset] = MARKERS[marks]
-    return symbols
+        return Corpus, (self.folder, self.manifest, self.notes, self.verify, self.cache, self.parts)
 
 
 def open_corpus(folder: AnyPath, config: CorpusConfig | None = None) -> Corpus:
-    """The prepared corpus in the folder, read as the config says (`verify`, `cache`, `cache_bytes`).
+    """The prepared corpus, or mix, in the folder, read as the config says (`verify`, `cache`, `cache_bytes`).
 
     All shards' sizes are checked now, their sha256 when they are first read. Raises: UserError when there is no
     manifest, one of another version, or a shard is missing or of another size.
@@ -273,13 +165,28 @@ def open_corpus(folder: AnyPath, config: CorpusConfig | None = None) -> Corpus:
     manifest = read_manifest(folder)
     require(manifest is not None, f"no prepared corpus is at {folder}: run python jobs/prepare.py")
     assert manifest is not None
+    cache = Cache(Path(config.cache), config.cache_bytes)
+    opened = (folder, manifest, tuple(manifest["notes"]), config.verify, cache)
+    if manifest["format"] == MIX:
+        return Corpus(*opened, tuple(_open_part(folder, entry, config) for entry in manifest["parts"]))
     sizes = storage.sizes_in(folder)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             if sizes.get(shard["name"]) != shard["file_bytes"]:
                 shards.check_size(folder / shard["name"], sizes.get(shard["name"]), Shard(**shard), manifest["command"])
-    cache = Cache(Path(config.cache), config.cache_bytes)
-    return Corpus(folder, manifest, tuple(manifest["notes"]), config.verify, cache)
+    return Corpus(*opened)
+
+
+def _open_part(folder: AnyPath, entry: dict[str, Any], config: CorpusConfig) -> CorpusPart:
+    """Raises: UserError as `open_corpus`, and for another corpus than was mixed."""
+    corpus = open_corpus(folder.parent / entry["folder"], config)
+    require(
+        corpus.sha256 == entry["sha256"] and corpus.manifest.get("marks") == entry["kind"],
+        f"the {entry['kind']} part of {folder / MANIFEST} must have sha256 {entry['sha256'][:16]}, found "
+        f"{corpus.sha256[:16]} ({corpus.manifest.get('marks', 'no markers')}) in {corpus.folder}: run python "
+        "jobs/prepare.py again",
+    )
+    return CorpusPart(entry["kind"], entry["lanes"], corpus)
 
 
 def read_manifest(folder: AnyPath) -> dict[str, Any] | None:
@@ -294,6 +201,8 @@ def read_manifest(folder: AnyPath) -> dict[str, Any] | None:
         version == VERSION,
         f"{path} must be of version {VERSION}, found {version}: delete the folder and run python jobs/prepare.py again",
     )
+    if manifest.setdefault("format", "") == MIX:
+        return fitting(manifest, _Mix, str(path), remedy)
     manifest = fitting(manifest, _Manifest, str(path), remedy)
     for name, split in manifest["splits"].items():
         for count in ("bytes", "documents"):

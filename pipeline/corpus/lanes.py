@@ -4,7 +4,8 @@ L: lanes, rows of the global batch. T: bytes of context. N: bytes of the split. 
 
 Lane i owns bytes [i·N/L, (i+1)·N/L), rounded down, and is read as a ring: at step s its inputs are its bytes
 s·T … s·T+T−1 and its targets the bytes one further, all modulo the lane's length. So every byte is an input and a
-target exactly once in every pass, whatever the remainder; lanes differ by one byte at most.
+target exactly once in every pass, whatever the remainder; lanes differ by one byte at most. In a mix that holds for
+each kind by itself: its lanes, which follow on those of the kind before, share its bytes alone.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from h2q.errors import require
-from pipeline.corpus.corpus import Split
+from pipeline.corpus.mixed import AnySplit
 
 if TYPE_CHECKING:  # torch takes seconds to load: who only checks that the text will do need not wait for it
     import torch
@@ -31,7 +32,7 @@ class Lanes:
 
     def __init__(
         self,
-        split: Split,
+        split: AnySplit,
         *,
         lanes: int,
         seq_len: int,
@@ -41,18 +42,20 @@ class Lanes:
     ) -> None:
         """`ahead`: bytes behind a chunk that its row holds besides.
 
-        Raises: UserError when the split is shorter than one chunk, T + 1 bytes, for every lane.
+        Raises: UserError when the split, or a part of a mixed one, is shorter than one chunk, T + 1 bytes, for every
+        lane.
         """
         length = seq_len + ahead
-        require(
-            len(split) >= lanes * length,
-            f"the {split.name} split must hold one chunk of seq_len + {ahead} bytes for every lane, {lanes} × {length} "
-            f"= {lanes * length} bytes, found {len(split)}: lower training.lanes or model.seq_len, "
-            "or use more text",
-        )
+        for name, count, start, stop in split.regions(lanes):
+            require(
+                stop - start >= count * length,
+                f"the {name} must hold one chunk of seq_len + {ahead} bytes for every lane, {count} × {length} "
+                f"= {count * length} bytes, found {stop - start}: lower training.lanes or model.seq_len, "
+                "or use more text",
+            )
         self.split, self.lanes, self.seq_len, self.windows, self.seed = split, lanes, seq_len, windows, seed
         self.ahead = ahead
-        self._edges = [i * len(split) // lanes for i in range(lanes + 1)]
+        self._stretches = lane_stretches(split, lanes)
         self._steps = max(1, _AHEAD // seq_len)
         self._last: tuple[tuple[int, range], np.ndarray] | None = None
 
@@ -84,8 +87,13 @@ class Lanes:
 
     def random_starts(self, step: int) -> list[int]:
         """Where the windows of a step begin: for lane i, word i of the Philox stream of key seed, counter step."""
-        words = np.random.Philox(key=self.seed, counter=[0, step, 0, 0]).random_raw(self.lanes)
-        return [word * (len(self.split) - self.seq_len - self.ahead + 1) >> 64 for word in words.tolist()]
+        words = iter(np.random.Philox(key=self.seed, counter=[0, step, 0, 0]).random_raw(self.lanes).tolist())
+        length = self.seq_len + self.ahead
+        return [
+            start + (next(words) * (stop - start - length + 1) >> 64)
+            for _, count, start, stop in self.split.regions(self.lanes)
+            for _ in range(count)
+        ]
 
     def _block(self, number: int, mine: range) -> np.ndarray:
         """Steps number·K … number·K + K − 1 of some lanes, side by side: (lanes, K·T + ahead)."""
@@ -99,7 +107,7 @@ class Lanes:
 
     def _read_ring(self, row: np.ndarray, lane: int, offset: int) -> None:
         """Fill the row with the lane's bytes from `offset` on, beginning again behind its last."""
-        start, stop = self._edges[lane], self._edges[lane + 1]
+        start, stop = self._stretches[lane]
         at, filled = start + offset % (stop - start), 0
         while filled < len(row):
             data = self.split.read(at, min(at + len(row) - filled, stop))
@@ -107,8 +115,17 @@ class Lanes:
             at, filled = start, filled + len(data)
 
 
+def lane_stretches(split: AnySplit, lanes: int) -> list[tuple[int, int]]:
+    """The symbols [start, stop) of each lane: of a mix, of the part that it belongs to."""
+    return [
+        (start + i * (stop - start) // count, start + (i + 1) * (stop - start) // count)
+        for _, count, start, stop in split.regions(lanes)
+        for i in range(count)
+    ]
+
+
 def windows(
-    split: Split,
+    split: AnySplit,
     seq_len: int,
     batch: int,
     world_rank: int = 0,

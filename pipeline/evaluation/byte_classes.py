@@ -1,9 +1,10 @@
 """Kinds of bytes, for people who ask where the bits go."""
 
 import string
-from typing import Literal
 
 import numpy as np
+
+from h2q.alphabet import Kind
 
 _TEXT = {
     "letters": string.ascii_letters.encode(),
@@ -26,13 +27,10 @@ _BYTES = {
 }
 """Of what is no text (sounds, images, programs): by the value; 0x00 and 0xff, of which such files are full, alone."""
 
-Kind = Literal["text", "bytes"]
-"""As `--corpus.kind` has it."""
-
 
 def classes(kind: Kind) -> dict[str, bytes]:
     """The byte values of each class, by its name: every value belongs to one."""
-    return _BYTES if kind == "bytes" else _TEXT
+    return _TEXT if kind == "text" else _BYTES
 
 
 def class_of(kind: Kind) -> np.ndarray:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from h2q.alphabet import Kind
 from h2q.errors import require
 from h2q.model import ByteModel
-from pipeline.evaluation.byte_classes import Kind, class_of, classes
+from pipeline.evaluation.byte_classes import class_of, classes
 from pipeline.training.precision import Autocast
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from h2q.errors import UserError, require
 from pipeline.config import CorpusConfig
-from pipeline.corpus.corpus import MANIFEST, Verify, read_manifest
+from pipeline.corpus.corpus import MANIFEST, read_manifest
 from pipeline.corpus.shards import sha256_of
+from pipeline.corpus.split import Verify
 from pipeline.events import Event, OnEvent
 from pipeline.prepare.lines import dealt_badly, in_order
 from pipeline.prepare.manifest import describe

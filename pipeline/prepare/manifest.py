@@ -14,8 +14,10 @@ import numpy as np
 from pipeline.config import CorpusConfig
 from pipeline.corpus.cache import Cache
 from pipeline.corpus.compressors import gzip_bytes, xz_bytes
-from pipeline.corpus.corpus import VERSION, Split
+from pipeline.corpus.corpus import VERSION
+from pipeline.corpus.split import Split
 from pipeline.corpus.verified import remember_verified
+from pipeline.mix import shown_mix
 from pipeline.prepare.sources import Source
 from pipeline.prepare.splits import SPLITS, Contents
 from pipeline.shown import without_secrets
@@ -153,4 +155,5 @@ def _option(name: str, value: Any) -> str:
     dashed = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--corpus.{'' if value else 'no-'}{dashed}"
-    return f"--corpus.{dashed} {shlex.quote(without_secrets(str(value)))}"
+    shown = shown_mix(value) if name == "mix" else without_secrets(str(value))
+    return f"--corpus.{dashed} {shlex.quote(shown)}"

@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.config import CorpusConfig
-from pipeline.corpus.corpus import MANIFEST, Corpus, open_corpus, read_manifest
+from pipeline.corpus.corpus import MANIFEST, SPLITS, Corpus, open_corpus, read_manifest
 from pipeline.events import Event, OnEvent, silent
 from pipeline.prepare import sources
 from pipeline.prepare.hub import WIKITEXT, HubUnreachable
 from pipeline.prepare.make import Making, is_intact
 from pipeline.prepare.manifest import fingerprint_of
+from pipeline.prepare.mix import mixed
 from pipeline.prepare.sources import Source
 from pipeline.storage import uri as storage
 from pipeline.storage.path import AnyPath, locate
@@ -24,8 +25,13 @@ def prepare(
 
     `sha256`: what the corpus was earlier; where it lies prepared still, no hub is asked for another.
 
+    Of a mix, each part is prepared by itself; a mix of any of them finds it again.
+
     Raises: UserError when the corpus is missing, empty or invalid, or the folder cannot be written.
     """
+    if config.mix:
+        each = [prepare(config.of_part(part), local=local, on_event=on_event) for part in config.parts]
+        return mixed(config, each)
     known = None if sha256 is None else _known(config, sha256)
     named = _named(config) if known is None else iter((known,))
     try:
@@ -44,11 +50,18 @@ def split_sizes(config: CorpusConfig) -> dict[str, int] | None:
     """About how many bytes each split has, or will have; None where only preparing can tell. Writes nothing, asks no
     hub. Raises: UserError when the corpus is missing or empty.
     """
+    if config.mix:
+        return _sum_of_sizes([split_sizes(config.of_part(part)) for part in config.parts])
     named = list(_named(config))
     for source in named:
         if manifest := read_manifest(_folder(source, config)[0]):
             return {name: split["bytes"] for name, split in manifest["splits"].items()}
     return sources.expected_sizes(named[0], config)
+
+
+def _sum_of_sizes(parts: list[dict[str, int] | None]) -> dict[str, int] | None:
+    known = [sizes for sizes in parts if sizes is not None]
+    return {name: sum(sizes[name] for sizes in known) for name in SPLITS} if len(known) == len(parts) else None
 
 
 def _named(config: CorpusConfig) -> Iterator[Source]:

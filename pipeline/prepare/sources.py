@@ -58,8 +58,9 @@ class Source:
 def check_places(config: CorpusConfig) -> None:
     """Look whether there are files at `corpus.path`, if it is to be read, and a folder at `corpus.prepared`, or a place
     for one: before Ray starts, say. Raises: UserError."""
-    if config.path is not None and config.source in ("auto", "path"):
-        check_any(config.path)
+    for one in [config.of_part(part) for part in config.parts] or [config]:
+        if one.path is not None and one.source in ("auto", "path"):
+            check_any(one.path)
     make_folder(locate(config.prepared))
 
 

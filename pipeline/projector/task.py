@@ -12,7 +12,8 @@ import torch
 from h2q.config import BoundProjector
 from h2q.projector import Projector
 from pipeline.config import RunConfig
-from pipeline.corpus.corpus import Corpus, Split
+from pipeline.corpus.corpus import Corpus
+from pipeline.corpus.mixed import AnySplit
 from pipeline.projector.core import Reader, find_core
 from pipeline.projector.reading import read_at
 from pipeline.projector.score import cost, held_out
@@ -56,7 +57,7 @@ class Projection:
     def score(
         self,
         model: Projector,
-        split: Split,
+        split: AnySplit,
         worker: Worker,
         autocast: Autocast,
         *,
@@ -86,7 +87,7 @@ class Projection:
             raise EvaluationStopped
         return total / scored / math.log(2)
 
-    def sample(self, to: Path, step: int, model: Projector, split: Split, run: RunConfig, stopped: Any) -> bool:
+    def sample(self, to: Path, step: int, model: Projector, split: AnySplit, run: RunConfig, stopped: Any) -> bool:
         """What the state in the middle of the split says, beside what stands there."""
         training = model.training
         reading = read_at(self.core, model, split, len(split) // 2)

@@ -33,6 +33,7 @@ ADDED: tuple[tuple[str, Any], ...] = (
     ("training.floor", 0.1),
     ("projector", None),
     ("corpus.markers", False),
+    ("corpus.mix", ""),
 )
 FORMAT = len(ADDED)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from h2q.errors import UserError, require
 from pipeline.config import CorpusConfig, TrackingConfig
+from pipeline.mix import shown_mix
 from pipeline.runs.folder import RunFolder
 from pipeline.shown import without_secrets
 from pipeline.storage.store_address import sqlite_file
@@ -56,6 +57,7 @@ class MLflowStore:
 
         source = {"source": config.source, "path": config.path, "hub": config.hub}
         given = {key: without_secrets(value) for key, value in source.items() if value is not None}
+        given |= {"mix": shown_mix(config.mix)} if config.mix else {}
         dataset = Dataset(name=name, digest=sha256[:16], source_type="h2q corpus", source=json.dumps(given))
         context = InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])

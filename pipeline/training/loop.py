@@ -35,7 +35,7 @@ from pipeline.training.resets import resets_on
 from pipeline.training.schedule import due_evaluations, next_leg
 from pipeline.training.task import NextByte
 from pipeline.training.train_state import Counters, Diverged, TrainState, new_train_state, scalars
-from pipeline.training.validate import EvaluationStopped
+from pipeline.training.validate import EvaluationStopped, by_kind
 from pipeline.training.worker import Worker, find_worker
 from pipeline.training.worker_config import WorkerConfig
 
@@ -202,15 +202,16 @@ def evaluate(
             for split in splits:
                 data, progress = corpus.splits[split], partial(note.show, split)
                 size, stopped = run.training.scored(len(data)), stop.is_wanted
-                told = {"size": size, "on_progress": progress, "stopped": stopped}
-                bpb = counters.record[f"{split}/bpb"] = task.score(model, data, worker, autocast, **told)
+                score = partial(task.score, model, worker=worker, autocast=autocast, stopped=stopped)
+                found = by_kind(score, data, size, progress)
+                counters.record |= {f"{split}/{name}": bits for name, bits in found.items()}
+                bpb = found["bpb"]
                 if not math.isfinite(bpb):
                     where = f"last at step {counters.step}, where {split} took {bpb} bits per byte"
                     raise Diverged(where, unfit=counters.step)
                 if run.carries and counters.step == run.training.steps:  # what the state is worth
-                    counters.record[f"{split}/bpb_reset"] = task.score(
-                        model, data, worker, autocast, **told, carry=False
-                    )
+                    reset = by_kind(partial(score, carry=False), data, size, progress)
+                    counters.record |= {f"{split}/{name}_reset": bits for name, bits in reset.items()}
                 counters.evaluated[split] = counters.step
                 news |= counters.improves(bpb) if split == "validation" else True
     except EvaluationStopped:

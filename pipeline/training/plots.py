@@ -1,9 +1,11 @@
 """The pictures a run leaves: its curves, a map of the energy of every block, and how long each one remembers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from h2q.alphabet import MARKERS
 from pipeline.figures import bytes_axis, log_numbers, new_figure, save_figure
 from pipeline.runs.journal import Record, bytes_seen, series
 from pipeline.terminal import human_bytes
@@ -54,7 +56,8 @@ def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, 
         2, 3, height_ratios=(3, 1), left=0.08, right=0.985, top=0.94, bottom=0.04, hspace=0.27, wspace=0.26
     )
     top = figure.add_subplot(grid[0, :])
-    _bits(top, seen("train/bpb"), seen("validation/bpb"), seen("test/bpb"), references)
+    kinds = {kind: curve for kind in MARKERS if (curve := seen(f"validation/{kind}/bpb"))[0]}
+    _bits(top, seen("train/bpb"), seen("validation/bpb"), seen("test/bpb"), references, kinds)
     axes = [figure.add_subplot(grid[1, column]) for column in range(3)]
     for axis, name in zip(axes, ("learning_rate", "gradient_norm", "bytes_per_second"), strict=True):
         axis.plot(*seen(name), color="C7", linewidth=1)
@@ -77,8 +80,16 @@ def _curves(records: list[Record], path: Path, title: str, bytes_per_step: int, 
     save_figure(figure, path)
 
 
-def _bits(axis: Any, train: Series, validation: Series, test: Series, references: dict[str, float]) -> None:
-    """Both curves, the test at their end, and what simple compressors need for the validation split."""
+def _bits(
+    axis: Any,
+    train: Series,
+    validation: Series,
+    test: Series,
+    references: dict[str, float],
+    kinds: Mapping[str, Series],
+) -> None:
+    """Both curves, of a mix the validation of each kind, the test at their end, and what simple compressors need for
+    the validation split."""
     axis.plot(*train, color="C0", alpha=0.5, linewidth=1, label="train")
     last = f" {validation[1][-1]:.3f}" if validation[1] else ""
     axis.plot(*validation, "o-", color="C1", markersize=4, label=f"validation{last}")
@@ -96,7 +107,10 @@ def _bits(axis: Any, train: Series, validation: Series, test: Series, references
         label, style = _REFERENCES[name]
         axis.axhline(bpb, color="0.4", linestyle=style, linewidth=1, label=f"{label} {bpb:.3f}")
     axis.set_ylabel("bits per byte")
-    axis.set_ylim(*_range([*train[1], *validation[1], *test[1]], list(references.values())))
+    for number, (kind, curve) in enumerate(kinds.items()):
+        axis.plot(*curve, ".-", color=f"C{4 + number}", linewidth=1, label=f"{kind} {curve[1][-1]:.3f}")
+    of_kinds = [bpb for _, values in kinds.values() for bpb in (min(values), median(values))]
+    axis.set_ylim(*_range([*train[1], *validation[1], *test[1]], [*references.values(), *of_kinds]))
     axis.legend(fontsize=8, loc="lower left")
 
 

@@ -5,6 +5,7 @@ from collections import deque
 
 from rich.console import Console
 
+from h2q.alphabet import MARKERS
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.journal import Record
@@ -99,6 +100,8 @@ class Progress(Display):
             parts.append(Part(f"{latest['train/bpb']:.3f} bpb", 1))
         if "validation/bpb" in latest:
             parts.append(Part(f"validation {latest['validation/bpb']:.3f}", 4))
+            names = {kind: f"validation/{kind}/bpb" for kind in MARKERS}
+            parts += [Part(f"{kind} {latest[name]:.3f}", 5) for kind, name in names.items() if name in latest]
         if "test/bpb" in latest:
             parts.append(Part(f"test {latest['test/bpb']:.3f}", 4))
         if latest.get("learning_rate"):

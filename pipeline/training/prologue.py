@@ -12,7 +12,9 @@ from pipeline.cluster.nodes import check_nodes
 from pipeline.cluster.resources import Resources
 from pipeline.cluster.session import quiet_ray, ray_session
 from pipeline.config import RunConfig
-from pipeline.corpus.corpus import MANIFEST, Corpus, Split
+from pipeline.corpus.corpus import MANIFEST, Corpus
+from pipeline.corpus.mixed import AnySplit
+from pipeline.mix import shown_mix
 from pipeline.prepare.prepare import prepare
 from pipeline.prepare.sources import check_places
 from pipeline.shown import without_secrets
@@ -85,14 +87,15 @@ def check_run(run: RunConfig, corpus: Corpus, resources: Resources) -> None:
         check_alphabet(split, run.model.vocab)
     Lanes(corpus.train, lanes=run.training.lanes, seq_len=run.chunk, ahead=run.ahead)
     for split in (corpus.validation, corpus.test):
-        require(
-            len(split) >= 2,
-            f"the {split.name} split must hold at least 2 bytes to be scored, found {len(split)}: use more text or a "
-            "larger --corpus.holdout",
-        )
+        for name, _, start, stop in split.regions(run.training.lanes):
+            require(
+                stop - start >= 2,
+                f"the {name} must hold at least 2 bytes to be scored, found {stop - start}: use more text or a larger "
+                "--corpus.holdout",
+            )
 
 
-def check_alphabet(split: Split, vocab: int) -> None:
+def check_alphabet(split: AnySplit, vocab: int) -> None:
     """Raises: UserError for a split with a byte that the model has no symbol for (of markers, `check_first` knows)."""
     found = next((byte for byte in range(255, vocab - 1, -1) if split.histogram[byte]), None)
     require(
@@ -111,7 +114,10 @@ def public(config: RunConfig) -> RunConfig:
         config=config.config and without_secrets(config.config),
         init_from=config.init_from and without_secrets(config.init_from),
         corpus=replace(
-            corpus, path=corpus.path and without_secrets(corpus.path), prepared=without_secrets(corpus.prepared)
+            corpus,
+            path=corpus.path and without_secrets(corpus.path),
+            mix=shown_mix(corpus.mix),
+            prepared=without_secrets(corpus.prepared),
         ),
         tracking=replace(tracking, uri=tracking.uri and without_secrets(tracking.uri)),
     )

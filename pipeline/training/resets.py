@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import RunConfig
-from pipeline.corpus.corpus import Split
+from pipeline.corpus.lanes import lane_stretches
+from pipeline.corpus.mixed import AnySplit
 
 if TYPE_CHECKING:  # It loads Ray.
     from pipeline.training.worker import Worker
@@ -26,10 +27,10 @@ class Resets:
     of workers. Windows drawn at random follow on nothing: they all start at zero.
     """
 
-    def __init__(self, split: Split, config: RunConfig, *, world_rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, split: AnySplit, config: RunConfig, *, world_rank: int = 0, world_size: int = 1) -> None:
         lanes = config.training.lanes
         self._split, self._config, self._chunk = split, config, config.chunk
-        self._edges = [i * len(split) // lanes for i in range(lanes + 1)]
+        self._stretches = lane_stretches(split, lanes)
         share = lanes // world_size
         self._mine = range(world_rank * share, (world_rank + 1) * share)
 
@@ -42,7 +43,7 @@ class Resets:
             drawn = np.random.Generator(np.random.Philox(key=training.seed, counter=[0, step, 1, 0]))
             found[:, 0] = drawn.random(training.lanes)[self._mine.start : self._mine.stop] < training.cold_starts
             for row, lane in zip(found, self._mine, strict=True):
-                self._mark(row, step * self._chunk, self._edges[lane], self._edges[lane + 1])
+                self._mark(row, step * self._chunk, *self._stretches[lane])
         return found if found.any() else None
 
     def _mark(self, row: np.ndarray, offset: int, start: int, stop: int) -> None:
@@ -59,7 +60,7 @@ class Resets:
         return self._split.document_starts()
 
 
-def resets_on(config: RunConfig, split: Split, worker: "Worker") -> Callable[[int], Tensor | None]:
+def resets_on(config: RunConfig, split: AnySplit, worker: "Worker") -> Callable[[int], Tensor | None]:
     """A step's number → where the worker's rows of its batch forget their state, on its device; None if nowhere."""
     if not config.carries:
         return lambda step: None

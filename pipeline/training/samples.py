@@ -4,12 +4,12 @@ import codecs
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
+from h2q.alphabet import BYTES, Kind
 from h2q.config import SamplingConfig
 from h2q.generate import stream
 from h2q.model import ByteModel
-from pipeline.corpus.corpus import Split
+from pipeline.corpus.mixed import AnySplit
 from pipeline.runs.folder import PROMPT_BYTES, SAMPLE_BYTES
 from pipeline.shown import marked_off
 
@@ -18,16 +18,18 @@ def write_sample(
     folder: Path,
     step: int,
     model: ByteModel,
-    split: Split,
-    kind: Literal["text", "bytes"] = "text",
+    split: AnySplit,
+    kind: Kind = "text",
     stopped: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Write the split's first 64 bytes and 200 of the model's (temperature 0.8, always the same seed): as step-….txt,
     the prompt, which ends with a whole character, between marks; of a corpus of bytes a file as it is, named like the
     first of the split: step-….wav, say.
 
-    Whether it was written: no longer once `stopped` says so.
+    Of a corpus with markers, nothing. Whether it was written: no longer once `stopped` says so.
     """
+    if split.alphabet > BYTES:
+        return True
     prompt = split.read(0, min(PROMPT_BYTES, len(split))).tobytes()
     prompt = whole_characters(prompt) if kind == "text" else prompt
     drawn = stream(model, prompt, SAMPLE_BYTES, SamplingConfig(temperature=0.8, seed=0))
@@ -35,7 +37,7 @@ def write_sample(
     if stopped():
         return False
     folder.mkdir(exist_ok=True)
-    if kind == "bytes":
+    if kind != "text":
         suffix = PurePosixPath(split.first_input).suffix or ".bin"
         (folder / f"step-{step:09d}{suffix}").write_bytes(prompt + written)
         return True

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
+from pipeline.corpus.mixed import AnySplit, MixedSplit
 from pipeline.runs.checkpoint import newest_state
 from pipeline.runs.folder import PROMPT_BYTES, SAMPLE_BYTES, RunFolder
 from pipeline.runs.journal import Record
@@ -64,7 +65,10 @@ class Summary:
     mlflow_tracking_uri: str | None
     mlflow_experiment_id: str | None
     references: dict[str, dict[str, float | None]]
-    """Bits per byte that simple compressors need, by split: order0, gzip, xz."""
+    """Bits per byte that simple compressors need, by split: order0, gzip, xz. Of a mix each kind is compressed by
+    itself, and stands here too, as `validation/image`, say."""
+    kinds: dict[str, float | None]
+    """Of a mix, bits per byte of each kind in each split, by the same names."""
     sample: str | None
 
     def show(self, console: Console, folder: Path) -> None:
@@ -116,15 +120,18 @@ class Summary:
         for split, bpb in (("validation", self.validation_bpb), ("test", self.test_bpb)):
             others = self.references[split]
             first = f", first {self.evaluated_bytes:,} bytes" if self.evaluated_bytes else ""
-            table.add_row(
-                split + first, f"[bold]{_bits(bpb)}[/bold]", *(_bits(others[name]) for name in ("order0", "gzip", "xz"))
-            )
+            table.add_row(split + first, f"[bold]{_bits(bpb)}[/bold]", *_references(others))
+            for name in (name for name in self.kinds if name.startswith(f"{split}/")):
+                kind = name.partition("/")[2]
+                table.add_row(f"  {kind}", _bits(self.kinds[name]), *_references(self.references[name]))
         return table
 
 
 def read_summary(folder: RunFolder) -> Summary | None:
     """The result of a run that has ended, None where there is none of this version."""
-    stored = folder.summary()
+    stored: Any = folder.summary()
+    if stored is not None:
+        stored = {"kinds": {}} | stored  # of a run that is older than mixes
     known = {field.name for field in fields(Summary)}
     if stored is None or stored.keys() != known:
         return None
@@ -137,8 +144,22 @@ def _told_apart(sample: str, *, dim: bool) -> Text:
     return Text(prompt, style="dim").append(written, style="not dim") if dim and behind else Text(sample)
 
 
+def _references(found: dict[str, float | None]) -> list[str]:
+    return [_bits(found[name]) for name in ("order0", "gzip", "xz")]
+
+
 def _bits(bpb: float | None) -> str:
     return "–" if bpb is None else f"{bpb:.3f}"
+
+
+def named_splits(corpus: Corpus) -> dict[str, AnySplit]:
+    """What is scored: `validation` and `test`, and of a mix each kind in them, as `validation/image`."""
+    named: dict[str, AnySplit] = {}
+    for split in (corpus.validation, corpus.test):
+        named[split.name] = split
+        if isinstance(split, MixedSplit):
+            named |= {f"{split.name}/{part.kind}": part.split for part in split.parts}
+    return named
 
 
 def summarise(
@@ -154,6 +175,7 @@ def summarise(
     latest: Record = {}
     for record in records:
         latest |= record
+    splits = named_splits(corpus)
     newest = newest_state(folder.checkpoints)
     assert newest is not None, "a run that has ended has a checkpoint"
     state, checkpoint, _ = newest
@@ -194,8 +216,13 @@ def summarise(
         mlflow_tracking_uri=tracker.uri,
         mlflow_experiment_id=tracker.experiment_id,
         references={
-            split.name: {"order0": split.order0_bpb, "gzip": split.gzip_bpb, "xz": split.xz_bpb}
-            for split in (corpus.validation, corpus.test)
+            name: {"order0": split.order0_bpb, "gzip": split.gzip_bpb, "xz": split.xz_bpb}
+            for name, split in splits.items()
+        },
+        kinds={
+            name: None if unfinished and name.startswith("test") else latest.get(f"{name}/bpb")
+            for name in splits
+            if "/" in name
         },
         sample=samples[-1].read_text(encoding="utf-8") if samples else None,
     )

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from h2q.model import ByteModel
 from pipeline.config import RunConfig
-from pipeline.corpus.corpus import Corpus, Split
+from pipeline.corpus.corpus import Corpus
+from pipeline.corpus.mixed import AnySplit
 from pipeline.training.precision import Autocast
 from pipeline.training.samples import write_sample
 from pipeline.training.step import Step, make_step
@@ -34,7 +35,7 @@ class Task(Protocol):
     def score(
         self,
         model: Any,
-        split: Split,
+        split: AnySplit,
         worker: Worker,
         autocast: Autocast,
         *,
@@ -47,7 +48,7 @@ class Task(Protocol):
         ...
 
     def sample(
-        self, to: Path, step: int, model: Any, split: Split, run: RunConfig, stopped: Callable[[], bool]
+        self, to: Path, step: int, model: Any, split: AnySplit, run: RunConfig, stopped: Callable[[], bool]
     ) -> bool:
         """Write what a person wants to see of the model, see `write_sample`."""
         ...
@@ -63,10 +64,10 @@ class NextByte:
     def step(self, train_state: TrainState, forward: Any, run: RunConfig, autocast: Autocast, *, graph: bool) -> Step:
         return make_step(train_state, forward, run, autocast, graph=graph)
 
-    def score(self, model: ByteModel, split: Split, worker: Worker, autocast: Autocast, **told: Any) -> float:
+    def score(self, model: ByteModel, split: AnySplit, worker: Worker, autocast: Autocast, **told: Any) -> float:
         return bits_per_byte(model, split, worker, autocast, **told)
 
     def sample(
-        self, to: Path, step: int, model: ByteModel, split: Split, run: RunConfig, stopped: Callable[[], bool]
+        self, to: Path, step: int, model: ByteModel, split: AnySplit, run: RunConfig, stopped: Callable[[], bool]
     ) -> bool:
         return write_sample(to, step, model, split, run.corpus.kind, stopped)

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.nn import functional
 
 from h2q.model import ByteModel
-from pipeline.corpus.corpus import Split
 from pipeline.corpus.lanes import windows
+from pipeline.corpus.mixed import AnySplit, MixedSplit
 from pipeline.corpus.side_by_side import chunks, stretches
 from pipeline.training.precision import Autocast
 
@@ -44,7 +44,7 @@ class EvaluationStopped(Exception):
 @torch.no_grad()
 def bits_per_byte(
     model: ByteModel,
-    split: Split,
+    split: AnySplit,
     worker: "Worker",
     autocast: Autocast,
     *,
@@ -59,8 +59,9 @@ def bits_per_byte(
     With a state, in `LANES` lanes side by side through which it is carried, so that a byte is scored with all of its
     lane that came before; not `carry`: every window starts at zero.
 
-    The first byte, which nothing predicts, is charged the 8 bits of a uniform guess, so that the figure is that of a
-    code and can be set beside a compressor's. The workers share the windows, or the lanes; all get the same result.
+    The first byte, which nothing predicts, is charged the bits of a uniform guess (8 of a byte), so that the figure is
+    that of a code and can be set beside a compressor's. The workers share the windows, or the lanes; all get the same
+    result.
     Raises: EvaluationStopped, on all workers, once `stopped` says so on one.
     """
     training = model.training
@@ -78,14 +79,37 @@ def bits_per_byte(
     total, unfinished = worker.sum(torch.stack([nats, torch.full_like(nats, cut)])).tolist()
     if unfinished:
         raise EvaluationStopped
-    return (total / math.log(2) + 8) / size
+    return (total / math.log(2) + math.log2(split.alphabet)) / size
+
+
+class Score(Protocol):
+    """Bits per byte of a split, or of its first `size` bytes."""
+
+    def __call__(self, split: AnySplit, *, size: int, on_progress: Callable[[int, int], object]) -> float: ...
+
+
+def by_kind(score: Score, split: AnySplit, size: int, on_progress: Callable[[int, int], object]) -> dict[str, float]:
+    """The score of a split as `bpb`. Of a mix that is the code length of all its symbols over their number, and each
+    part's own is there as `KIND/bpb`; of the `size` symbols every part has its share, its first ones."""
+    if not isinstance(split, MixedSplit):
+        return {"bpb": score(split, size=size, on_progress=on_progress)}
+    sizes = [min(max(2, size * len(part.split) // len(split)), len(part.split)) for part in split.parts]
+    total, before, found = sum(sizes), 0, {}
+    for part, share in zip(split.parts, sizes, strict=True):
+
+        def told(done: int, _: int, before: int = before) -> None:
+            on_progress(before + done, total)
+
+        found[f"{part.kind}/bpb"] = score(part.split, size=share, on_progress=told)
+        before += share
+    return {"bpb": sum(bpb * share for bpb, share in zip(found.values(), sizes)) / total} | found
 
 
 Parts = Iterator[tuple[torch.Tensor, int]]
 """Nats of some bytes, and how many they are."""
 
 
-def _windowed(model: ByteModel, split: Split, worker: "Worker", autocast: Autocast, size: int) -> Parts:
+def _windowed(model: ByteModel, split: AnySplit, worker: "Worker", autocast: Autocast, size: int) -> Parts:
     """This worker's share of the windows."""
     rows, length = batch_rows(worker.device.type, model.config.seq_len), model.config.seq_len
     for x, y in windows(split, length, rows, worker.world_rank, worker.world_size, worker.device, size):
@@ -94,7 +118,7 @@ def _windowed(model: ByteModel, split: Split, worker: "Worker", autocast: Autoca
         yield functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double(), y.numel()
 
 
-def _carried(model: ByteModel, split: Split, worker: "Worker", autocast: Autocast, size: int) -> Parts:
+def _carried(model: ByteModel, split: AnySplit, worker: "Worker", autocast: Autocast, size: int) -> Parts:
     """This worker's share of the lanes."""
     count, length = max(1, min(LANES, size // LANE_BYTES)), model.config.seq_len
     length *= max(1, batch_rows(worker.device.type, length) // ROWS["cpu"])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from h2q.errors import UserError
 from pipeline.corpus import shards
-from pipeline.corpus.corpus import Split
 from pipeline.corpus.lanes import Lanes, windows
+from pipeline.corpus.split import Split
 
 
 def make_split(folder: Path, data: np.ndarray, shard_bytes: int = 1000) -> Split:

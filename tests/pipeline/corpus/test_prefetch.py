@@ -7,6 +7,7 @@ import torch
 
 from pipeline.corpus.lanes import Lanes
 from pipeline.corpus.prefetch import Prefetch
+from pipeline.corpus.split import Region
 
 
 class Bytes:
@@ -20,6 +21,9 @@ class Bytes:
 
         self.data = np.random.default_rng(0).integers(0, 256, size, dtype="uint8")
         self.broken = False
+
+    def regions(self, lanes: int) -> list[Region]:
+        return [Region("split", lanes, 0, len(self))]
 
     def __len__(self) -> int:
         return len(self.data)
