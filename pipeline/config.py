@@ -21,17 +21,20 @@ RUN_WORDS = ("latest", "best")
 class CorpusConfig(FromDict):
     """The corpus: where bytes come from and how they are cut."""
 
-    source: Literal["auto", "wikitext", "hub", "manual", "path"] = "auto"
+    source: Literal["auto", "wikitext", "hub", "manual", "path", "embedded"] = "auto"
     """`wikitext`: WikiText-2 raw from the Hugging Face hub; `hub`: any data set of the hub; `manual`: the Python
-    reference manual, part of Python; `path`: files; `auto`: path or hub where one is given, else wikitext, else (hub
-    out of reach) the manual."""
+    reference manual, part of Python; `path`: files; `embedded`: what needs no file, of text the manual; `auto`: path or
+    hub where one is given, else wikitext, else (hub out of reach) the manual, and of pictures and sounds `embedded`."""
     path: str | None = None
     """A folder with wiki.train.raw, wiki.valid.raw, wiki.test.raw, or a file, folder or glob, of text or of Parquet,
     JSONL or CSV tables; a local path or a URI (s3://, gs://, hdfs://)."""
     hub: str | None = None
     """A data set of the hub as NAME[:CONFIG][@REVISION]."""
     kind: Kind = "text"
-    """`text`: UTF-8, checked, and tables by their text column; `bytes`: any files as they are (WAV, PNG, binaries)."""
+    """`text`: UTF-8, checked, and tables by their text column; `bytes`: any files as they are; `image`, `audio`: pixels
+    and samples of any format that Pillow and soundfile read, each file a document behind a marker and a header."""
+    samples: Literal["ulaw", "pcm16"] = "ulaw"
+    """What a sample of a sound becomes: a byte of µ-law (8 bits), or the two of 16-bit PCM."""
     mix: str = ""
     """Several kinds of documents side by side, each a corpus of its own with a fixed share of the lanes, as
     KIND=WHERE@LANES with commas between, like text=FOLDER@16,image=hub:NAME@4,audio=embedded@4; WHERE is a path or URI,
@@ -40,7 +43,8 @@ class CorpusConfig(FromDict):
     """Put a marker of its kind before every document, which tells the model where one begins and of what kind it is
     (needs `--model.vocab 260`)."""
     column: str = "text"
-    """The text column of a table or of a data set of the hub."""
+    """The text column of a table or of a data set of the hub; of pictures and sounds `image` and `audio` unless
+    given."""
     separator: str = ""
     """Text put after every row of a table; `\\n` is a newline, `\\t` a tab, `\\\\` a backslash."""
     invalid: Literal["error", "keep", "replace"] = "error"
@@ -73,6 +77,14 @@ class CorpusConfig(FromDict):
             self.path is None or self.hub is None,
             f"corpus.path and corpus.hub exclude each other, got {self.path} and {self.hub}",
         )
+        require(
+            self.source in ("auto", "hub", "path", "embedded") or not self.whole,
+            f"corpus.source {self.source} is text, got corpus.kind {self.kind}: leave out one of them",
+        )
+        require(
+            self.source != "embedded" or self.kind != "bytes",
+            "corpus.source embedded has nothing of kind bytes: give --corpus.path PATH",
+        )
         for name in ("path", "hub", "source", "kind") if self.mix else ():
             value = getattr(self, name)
             require(
@@ -91,9 +103,19 @@ class CorpusConfig(FromDict):
         require(self.cache_bytes >= 1, f"corpus.cache_bytes must be at least 1, got {self.cache_bytes}")
 
     @property
+    def whole(self) -> bool:
+        """Whether documents mean nothing in part, as pictures and sounds do: they are never cut, and always marked."""
+        return self.kind in ("image", "audio")
+
+    @property
     def marked(self) -> bool:
         """Whether documents begin with markers."""
-        return self.markers or bool(self.mix)
+        return self.markers or self.whole or bool(self.mix)
+
+    @property
+    def named_column(self) -> str:
+        """The column of a table: of pictures and sounds named like their kind, unless it was given."""
+        return self.kind if self.whole and self.column == "text" else self.column
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -104,7 +126,7 @@ class CorpusConfig(FromDict):
         """The corpus that is a part of the mix, alone."""
         alone = replace(self, mix="", kind=part.kind, markers=True)
         if part.where == EMBEDDED:
-            return replace(alone, source="manual")
+            return replace(alone, source=EMBEDDED)
         if part.where.startswith(HUB):
             return replace(alone, source="hub", hub=part.where.removeprefix(HUB))
         return replace(alone, source="path", path=part.where)

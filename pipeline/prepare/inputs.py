@@ -7,12 +7,16 @@ import numpy as np
 import pyarrow as pa
 
 from h2q.errors import UserError
+from pipeline.senses.sounds import Coding
 from pipeline.shown import printable
 from pipeline.storage.path import AnyPath, locate, text_of
 
 BLOCK = 8 << 20
 """Bytes read at once."""
-Format = Literal["text", "bytes", "wikitext", "manual", "parquet", "jsonl", "csv", "arrow", "wikitext-arrow"]
+Format = (
+    Literal["text", "bytes", "wikitext", "manual", "parquet", "jsonl", "csv", "arrow", "wikitext-arrow"]
+    | Literal["image", "audio", "image-arrow", "audio-arrow", "image-embedded", "audio-embedded"]
+)
 BY_BYTE: tuple[Format, ...] = ("text", "bytes", "wikitext", "manual", "jsonl")
 """Formats whose parts are ranges of bytes, and so may be cut anywhere."""
 Invalid = Literal["error", "keep", "replace"]
@@ -51,13 +55,14 @@ class InputPart:
 
 @dataclass(frozen=True)
 class Reading:
-    """How inputs are read: the column of tables, what follows each row, what invalid UTF-8 becomes, and whether a
-    placeholder for its marker is put before each document."""
+    """How inputs are read: the column of tables, what follows each row, what invalid UTF-8 becomes, whether a
+    placeholder for its marker is put before each document, and what samples of sounds become."""
 
     column: str = "text"
     separator: str = ""
     invalid: Invalid = "error"
     marked: bool = False
+    samples: Coding = "ulaw"
 
 
 def raise_invalid(data: bytes, where: str, base: int) -> None:

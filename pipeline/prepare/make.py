@@ -74,7 +74,7 @@ class Making:
         tasks = plan(contents, self.config, self.folder)
         receipts = self._receipts(tasks)
         left_over: list[str] = []
-        if dealt_badly(tasks, receipts):
+        if not self.config.whole and dealt_badly(tasks, receipts):
             again, note = in_order(tasks, receipts)
             rows = [receipt for receipt in receipts if receipt["name"] == "rows"]
             left_over = [shard["name"] for receipt in rows for shard in _shards_of(receipt)]

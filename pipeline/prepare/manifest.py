@@ -139,7 +139,8 @@ def fingerprint_of(source: Source, config: CorpusConfig) -> str:
 def options_of(config: CorpusConfig) -> dict[str, Any]:
     names = ("kind", "column", "invalid", "holdout", "seed", "shard_bytes")
     options = {name: getattr(config, name) for name in names} | {"separator": config.row_end}
-    return options | ({"markers": True} if config.markers else {})
+    options |= {"markers": True} if config.markers and not config.whole else {}
+    return options | ({"samples": config.samples} if config.kind == "audio" else {})
 
 
 def command(config: CorpusConfig) -> str:

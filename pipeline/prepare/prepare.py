@@ -71,10 +71,12 @@ def _named(config: CorpusConfig) -> Iterator[Source]:
     elif config.source == "hub" or (config.source == "auto" and config.hub is not None):
         assert config.hub is not None
         yield sources.hub_data_set(config, config.hub)
+    elif config.whole:
+        yield sources.embedded_media(config)
     else:
         if config.source in ("auto", "wikitext"):
             yield sources.hub_data_set(config, WIKITEXT)
-        if config.source in ("auto", "manual"):
+        if config.source in ("auto", "manual", "embedded"):
             yield sources.reference_manual(config)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from pipeline.prepare import jsonl, manual, tables, texts
+from pipeline.prepare import jsonl, manual, media, tables, texts
 from pipeline.prepare.inputs import Block, Format, InputPart, Reading
 from pipeline.storage.uri import opened
 
@@ -16,6 +16,12 @@ _READERS: dict[Format, Callable[[InputPart, Reading], Iterator[Block]]] = {
     "csv": tables.csv,
     "arrow": tables.arrow,
     "wikitext-arrow": tables.wikitext_arrow,
+    "image": media.picture,
+    "audio": media.sound,
+    "image-arrow": media.picture_rows,
+    "audio-arrow": media.sound_rows,
+    "image-embedded": media.embedded_pictures,
+    "audio-embedded": media.embedded_sounds,
 }
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from h2q.errors import require
 from pipeline.config import CorpusConfig
-from pipeline.prepare import hub, tables
+from pipeline.prepare import hub, media, tables
 from pipeline.prepare.inputs import Format, InputPart
 from pipeline.prepare.manual import manual, topics
 from pipeline.prepare.packing import SUFFIXES
 from pipeline.prepare.plain import MakePlain, PlainFile, not_plain
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
+from pipeline.senses.embedded import embedded
 from pipeline.shown import printable, without_secrets
 from pipeline.storage.listing import ListedFile, check_any, find
 from pipeline.storage.path import locate
@@ -61,6 +62,8 @@ def check_places(config: CorpusConfig) -> None:
     for one in [config.of_part(part) for part in config.parts] or [config]:
         if one.path is not None and one.source in ("auto", "path"):
             check_any(one.path)
+        if one.kind in ("image", "audio"):
+            media.check_readable(one.kind)
     make_folder(locate(config.prepared))
 
 
@@ -119,6 +122,30 @@ def reference_manual(config: CorpusConfig) -> Source:
     )
 
 
+def embedded_media(config: CorpusConfig) -> Source:
+    """Pictures or sounds that need no file and no network: the default of their kinds."""
+    assert config.kind in ("image", "audio")
+    kind: media.Media = config.kind
+    documents, notes = embedded(kind, config.samples)
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document.document)
+
+    def contents(make_plain: MakePlain) -> Contents:
+        parts = media.embedded_parts(kind, documents)
+        return cut({}, parts, SPLITS, config, f"the {len(parts)} embedded documents", notes)
+
+    return Source(
+        name=f"embedded {'pictures' if kind == 'image' else 'sounds'}",
+        slug=f"embedded-{kind}",
+        licence="; ".join(sorted({document.licence for document in documents})),
+        order="as they are made, sources mixed evenly",
+        identity={"embedded": digest.hexdigest()},
+        everywhere=True,
+        contents=contents,
+    )
+
+
 def hub_data_set(config: CorpusConfig, text: str) -> Source:
     """A data set of the Hugging Face hub, NAME[:CONFIG][@REVISION]. Only its contents ask the hub."""
     named = hub.HubName.parse(text)
@@ -140,8 +167,8 @@ def hub_data_set(config: CorpusConfig, text: str) -> Source:
 
 def expected_sizes(source: Source, config: CorpusConfig) -> dict[str, int] | None:
     """About how many bytes each split will have, from the sizes of files; None where that does not tell: for what is
-    packed, or on the hub."""
-    if "hub" in source.identity:
+    packed, on the hub, or pictures and sounds."""
+    if "hub" in source.identity or config.whole:
         return None
     try:
         contents = source.contents(_unpack_nothing)
@@ -162,7 +189,7 @@ def _unpack_nothing(files: list[ListedFile]) -> list[list[PlainFile]]:
 
 def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> Contents:
     files = hub.fetch(named)
-    column = "text" if wikitext else config.column
+    column = "text" if wikitext else config.named_column
     given: dict[str, list[InputPart]] = {}
     for split, paths in files.items():
         to = _SPLIT_WORDS.get(split)
@@ -170,7 +197,8 @@ def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> C
             continue
         for number, path in enumerate(paths):
             parts = tables.parts_of(ListedFile(Path(path), f"{split}/{number}", 0, 0), "arrow", column)
-            parts = [replace(part, format="wikitext-arrow") for part in parts] if wikitext else parts
+            if wikitext or config.whole:
+                parts = [replace(part, format=f"{'wikitext' if wikitext else config.kind}-arrow") for part in parts]
             given.setdefault(to, []).extend(parts)
     require(len(given) > 0, f"{named.name} must have a train, validation or test split, found {', '.join(files)}")
     left = [split for split in files if split not in _SPLIT_WORDS]
@@ -182,7 +210,7 @@ def _hub_contents(named: hub.HubName, config: CorpusConfig, wikitext: bool) -> C
 
 def _chosen(files: list[ListedFile], config: CorpusConfig) -> tuple[list[ListedFile], tuple[str, ...]]:
     """The files that are the corpus, and a note on those that are not."""
-    if config.kind == "bytes":
+    if config.kind != "text":
         return files, ()
     wikitext = [file for file in files if _WIKITEXT.fullmatch(_base(file))]
     tables = [file for file in files if _table(file)]
@@ -258,7 +286,8 @@ def _table_contents(
 
 
 def _whole(file: ListedFile, config: CorpusConfig) -> InputPart:
-    kind: Format = "bytes" if config.kind == "bytes" else "wikitext" if _WIKITEXT.fullmatch(_base(file)) else "text"
+    wikitext = config.kind == "text" and _WIKITEXT.fullmatch(_base(file))
+    kind: Format = "wikitext" if wikitext else config.kind
     return InputPart(file.path, file.label, kind, 0, file.size, file.size, file.origin)
 
 

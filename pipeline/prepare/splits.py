@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.prepare.cuts import line_start, reach
 from pipeline.prepare.inputs import InputPart
@@ -40,10 +41,16 @@ def cut(
 ) -> Contents:
     """Deal the documents out to the wanted splits: chosen by seed, each split in the order of the corpus.
 
-    Where documents are too few or too unequal for shares near `holdout`, their bytes are cut, at line ends in text.
+    Where documents are too few or too unequal for shares near `holdout`, their bytes are cut, at line ends in text;
+    pictures and sounds never are. Raises: UserError where these are fewer than the splits.
     """
     total = sum(document.size for document in documents)
     chosen = _by_document(documents, [split for split in wanted if split != "train"], config)
+    if chosen is None and config.whole:
+        raise UserError(
+            f"each of {', '.join(wanted)} must get a file of {config.kind}, since none is cut, found {len(documents)}: "
+            "give more files, or folders named train, valid and test"
+        )
     if chosen is None:
         dealt = _by_bytes(documents, wanted, config)
         how = "by bytes" if config.kind == "bytes" else "at line ends"
@@ -57,7 +64,8 @@ def cut(
 
 
 def _by_document(documents: list[InputPart], held: list[str], config: CorpusConfig) -> list[str] | None:
-    """The split of every document, or None when whole documents cannot come within a factor 2 of the share."""
+    """The split of every document, or None when whole documents cannot come within a factor 2 of the share; where they
+    have to stay whole, as near as they can."""
     total = sum(document.size for document in documents)
     order = [int(i) for i in np.random.Generator(np.random.Philox(config.seed)).permutation(len(documents))]
     chosen = ["train"] * len(documents)
@@ -66,12 +74,11 @@ def _by_document(documents: list[InputPart], held: list[str], config: CorpusConf
         for i in order:
             if chosen[i] == "train" and 0 < documents[i].size <= target - taken:
                 chosen[i], taken = split, taken + documents[i].size
-        if taken == 0 and target > 0:
-            smallest = min(
-                (i for i in order if chosen[i] == "train" and documents[i].size), key=lambda i: documents[i].size
-            )
+        left = [i for i in order if chosen[i] == "train" and documents[i].size]
+        if taken == 0 and target > 0 and left:
+            smallest = min(left, key=lambda i: documents[i].size)
             chosen[smallest], taken = split, documents[smallest].size
-        if not target / 2 <= taken <= 2 * target:
+        if not config.whole and not target / 2 <= taken <= 2 * target:
             return None
     return chosen if any(to == "train" and d.size for to, d in zip(chosen, documents, strict=True)) else None
 

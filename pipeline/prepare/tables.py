@@ -106,7 +106,7 @@ def csv(part: InputPart, reading: Reading) -> Iterator[Block]:
 def arrow(part: InputPart, reading: Reading) -> Iterator[Block]:
     """Record batches [start, stop) of an Arrow stream file, as `datasets` keeps them."""
     row = 0
-    for batch in _stream(part, part.start, part.stop):
+    for batch in record_batches(part, part.start, part.stop):
         yield row_block(batch.column(reading.column), reading, f"{part.shown}, batch {part.start}, row", row)
         row += len(batch)
 
@@ -116,9 +116,9 @@ def wikitext_arrow(part: InputPart, reading: Reading) -> Iterator[Block]:
 
     The document is the article.
     """
-    before = _lines_again(_stream(part, part.start - 1, part.start), reading) if part.start else b"\n"
-    own = _lines_again(_stream(part, part.start, part.stop), reading)
-    after = _lines_again(_stream(part, part.stop, part.stop + 1), reading)
+    before = _lines_again(record_batches(part, part.start - 1, part.start), reading) if part.start else b"\n"
+    own = _lines_again(record_batches(part, part.start, part.stop), reading)
+    after = _lines_again(record_batches(part, part.stop, part.stop + 1), reading)
     articles = [match.start() - len(before) for match in ARTICLE.finditer(before + own + after)]
     starts = [start for start in articles if 0 <= start < len(own)]
     if part.start == 0 and starts[:1] != [0]:
@@ -151,13 +151,13 @@ def _column_bytes(group: Any, column: str) -> int:
 def _batches(file: ListedFile, column: str) -> list[InputPart]:
     part = InputPart(file.path, file.label, "arrow", 0, 0, 0)
     parts = []
-    for number, batch in enumerate(_stream(part, 0, None)):
+    for number, batch in enumerate(record_batches(part, 0, None)):
         require(column in batch.schema.names, no_column(part, Reading(column), batch.schema.names))
         parts.append(InputPart(file.path, file.label, "arrow", number, number + 1, batch.column(column).nbytes))
     return parts
 
 
-def _stream(part: InputPart, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
+def record_batches(part: InputPart, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
     """Record batches [start, stop) of the mapped stream file; those before are passed over without being read."""
     assert isinstance(part.path, Path), part.path
     with pa.memory_map(str(part.path)) as file:

@@ -61,7 +61,7 @@ class Task:
 
 def plan(contents: Contents, config: CorpusConfig, folder: AnyPath) -> list[Task]:
     """The tasks, each of about `shard_bytes` of input; the order of their numbers is the order of the stream."""
-    reading = Reading(config.column, config.row_end, config.invalid, config.marked)
+    reading = Reading(config.named_column, config.row_end, config.invalid, config.marked, config.samples)
 
     def task(name: str, number: int, to: tuple[str, ...], parts: list[InputPart]) -> Task:
         by_row = name == "rows"

@@ -34,6 +34,7 @@ ADDED: tuple[tuple[str, Any], ...] = (
     ("projector", None),
     ("corpus.markers", False),
     ("corpus.mix", ""),
+    ("corpus.samples", "ulaw"),
 )
 FORMAT = len(ADDED)
 
