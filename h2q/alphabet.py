@@ -26,3 +26,9 @@ ALPHABET = BYTES + len(MARKERS)
 
 HEADER = 5
 """Bytes of the header of pictures and of sounds."""
+
+LONGEST = 4096
+"""How many bytes back a model with strides looks at most: rows of more (1,365 pixels of RGB) have none above."""
+
+CARRIED = LONGEST + HEADER + 3
+"""Numbers that such a model carries of them from chunk to chunk."""

@@ -36,7 +36,8 @@ def dense_of_equal_multiply_adds(config: ModelConfig) -> ModelConfig:
 
 def parameters(config: ModelConfig) -> int:
     """Trainable numbers of `ByteModel(config)`, inactive ranks in storage included."""
-    if not (config.structure or config.kind == "dense") or config.mixer not in MIXING_LAYERS:
+    plain = config.structure or config.kind == "dense"
+    if not plain or config.mixer not in MIXING_LAYERS or config.strides != "off":
         return _counted(config)
     block = (4 if config.feed_forward else 2) * config.width  # Norms.
     block += config.heads if config.order == "relative" else 0
@@ -54,7 +55,7 @@ def parameters(config: ModelConfig) -> int:
 
 
 def _counted(config: ModelConfig) -> int:
-    """Of a family or a mixer without a formula: models of one and of two blocks, without storage, are counted."""
+    """Of what has no formula here: models of one and of two blocks, without storage, are counted."""
     from h2q.model import ByteModel
     from h2q.shapes import shapes_only
 

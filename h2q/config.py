@@ -4,11 +4,12 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
+from h2q.alphabet import ALPHABET, BYTES, CARRIED
 from h2q.errors import require
 from h2q.layers import FAMILIES, PER_BLOCK
 from h2q.layers.structure import Sizes, Structure
 from h2q.mixers import MIXERS
-from h2q.ngrams import Ngrams, read_ngrams
+from h2q.ngrams import SYMBOLS, Ngrams, read_ngrams
 
 MOST_BLOCKS = 4096
 """A file that claims more is damaged: whatever reads it would make them all."""
@@ -66,6 +67,9 @@ class ModelConfig(FromDict):
     ngrams: str = ""
     """Tables of the last n bytes, hashed, added to the embedded byte: as n:ROWSxWIDTH with commas between, like
     2:2048x8,3:4096x8; n:allxWIDTH has a row for every n-gram."""
+    strides: Literal["off", "auto"] = "off"
+    """`auto`: in pictures and sounds the model sees the bytes one pixel, one row and some samples back, too, and
+    predicts from them; what is a picture, and how wide, it knows from the markers of its alphabet."""
     heads: int = 8
     """Attention heads of a block."""
     factor: int = 32
@@ -78,7 +82,7 @@ class ModelConfig(FromDict):
     seq_len: int = 128
     """Context T in bytes: the length of a chunk, and of learned positions."""
     vocab: int = 256
-    """Size of the alphabet: 256 byte values."""
+    """Size of the alphabet: 256 byte values; with the markers of a corpus of pictures, sounds or several kinds 260."""
     halves: bool = True
     """Two invertible halves of width D/2 (H2Q) instead of one stream of width D (QRLM)."""
     phase_rotation: bool = True
@@ -128,7 +132,19 @@ class ModelConfig(FromDict):
     @property
     def tables(self) -> tuple[Ngrams, ...]:
         """The tables of n-grams."""
-        return read_ngrams(self.ngrams)
+        return read_ngrams(self.ngrams, self.symbols)
+
+    @property
+    def symbols(self) -> int:
+        """What a place of an n-gram can hold: a symbol of the alphabet, or nothing, before the beginning."""
+        return max(SYMBOLS, self.vocab + 1)
+
+    @property
+    def rows(self) -> int:
+        """Rows of `width` numbers that the state of a lane has: one for each block, with tables one for the last bytes,
+        with strides those in which neighbours stand."""
+        rows = self.depth + bool(self.tables)
+        return rows if self.strides == "off" else rows + -(-CARRIED // self.width)
 
     @property
     def width(self) -> int:
@@ -179,6 +195,15 @@ class ModelConfig(FromDict):
         )
         self._check_mixer(width)
         self._check_ngrams(width)
+        require(
+            self.strides == "off" or self.vocab >= ALPHABET,
+            f"model.strides auto reads markers, which are symbols {BYTES} to {ALPHABET - 1}: give --model.vocab "
+            f"{ALPHABET}, got {self.vocab}",
+        )
+        require(
+            self.strides == "off" or self.head_layout == "split",
+            "model.head_layout published has no strides: use --model.strides off",
+        )
         require(
             self.memory == "store" or self.halves,
             "model.memory reversible needs model.halves: one stream has no inverse",

@@ -1,14 +1,16 @@
 """Sampling bytes from a model, one at a time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from h2q.alphabet import ALPHABET, BYTES
 from h2q.config import SamplingConfig
 from h2q.decode.cache import NextLogits, decoder
 from h2q.decode.graph import Writer
@@ -36,15 +38,17 @@ def generate(
 
 def stream(
     model: ByteModel,
-    prompt: bytes,
+    prompt: Sequence[int],
     length: int,
     config: SamplingConfig,
     *,
     stop: bytes | None = None,
     next_logits: NextLogits | None = None,
     memory: "Memory | None" = None,
+    markers: bool = False,
 ) -> Iterator[int]:
-    """At most `length` new bytes after the prompt, each as soon as it is drawn.
+    """At most `length` new bytes after the prompt, bytes or symbols, each as soon as it is drawn. With `markers` those
+    of the model's alphabet may be drawn, too.
 
     A byte is drawn from the model given its context: at first the last `seq_len` bytes of the prompt. A context that
     is full slides by half a window before it takes one more byte, so that its positions keep their meaning for half a
@@ -61,15 +65,16 @@ def stream(
     if model.config.carries and next_logits is None:
         memory = memory or Memory(model, config.seed)
     require(memory is None or model.config.carries, "only a model with a state goes on from what it knows")
-    _check(model, (b"" if memory is None else memory.unread) + prompt, length)
+    prompt = _symbols(model, prompt)
+    _check(model, prompt if memory is None else memory.unread + prompt, length)
     require(stop is None or len(stop) > 0, "the stop string must hold at least one byte")
     window = model.config.seq_len
     if memory is not None:
-        drawn = memory.write(prompt, length, config)
-    elif next_logits is None and model.device.type == "cuda" and model.config.head_layout == "split":
-        drawn = _written(model, prompt[-window:], length, config)
+        drawn = memory.write(prompt, length, config, markers=markers)
+    elif next_logits is None and _is_written_on_a_gpu(model):
+        drawn = _written(model, bytes(prompt[-window:]), length, config)
     else:
-        drawn = _drawn(next_logits or decoder(model), prompt[-window:], length, config, window)
+        drawn = _drawn(next_logits or decoder(model), prompt[-window:], length, config, window, markers)
     return drawn if stop is None else _until(drawn, stop)
 
 
@@ -79,27 +84,32 @@ class Memory:
     def __init__(self, model: ByteModel, seed: int) -> None:
         self._model, self.session = model, Session(model)
         self.random = Random(seed)
-        self.unread = b""
+        self.unread = _symbols(model, b"")
         """The last byte of the text, which the session has not read yet; none at the beginning."""
 
-    def take(self, prompt: bytes) -> None:
+    def take(self, prompt: Sequence[int]) -> None:
         """Go on behind the prompt, of which the last byte stays unread. Raises: UserError as `stream`."""
-        _check(self._model, self.unread + prompt, 0)
-        self.session.read((self.unread + prompt)[:-1])
-        self.unread = (self.unread + prompt)[-1:]
+        text = self.unread + _symbols(self._model, prompt)
+        _check(self._model, text, 0)
+        self.session.read(text[:-1])
+        self.unread = text[-1:]
 
-    def write(self, prompt: bytes, length: int, config: SamplingConfig) -> Iterator[int]:
-        """`length` bytes behind the text and the prompt."""
+    def write(
+        self, prompt: Sequence[int], length: int, config: SamplingConfig, *, markers: bool = False
+    ) -> Iterator[int]:
+        """`length` bytes behind the text and the prompt, or symbols with `markers`."""
         self.take(prompt)
         for _ in range(length):
-            byte = sample(self.session.read(self.unread), config, self.random)
-            self.unread = bytes((byte,))
+            logits = self.session.read(self.unread)
+            byte = sample(logits if markers else logits[:BYTES], config, self.random)
+            self.unread = _symbols(self._model, (byte,))
             yield byte
 
     def saved(self) -> dict[str, Tensor]:
         """All of it as tensors by name, see `resume`."""
         _, words, _ = self.random.getstate()
-        own = {"unread": torch.tensor(list(self.unread), dtype=torch.uint8), "random": torch.tensor(words)}
+        dtype = torch.uint8 if self._model.config.vocab <= BYTES else torch.int16
+        own = {"unread": torch.tensor(list(self.unread), dtype=dtype), "random": torch.tensor(words)}
         return self.session.saved() | own
 
     def resume(self, saved: dict[str, Tensor], seed: int = 0) -> None:
@@ -113,7 +123,8 @@ class Memory:
         self.session.resume(parts)
         try:
             self.random.setstate((3, tuple(words.tolist()), None))
-            self.unread = bytes(unread.tolist())
+            self.unread = _symbols(self._model, unread.tolist())
+            _check(self._model, self.unread, 0)
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError("the state is damaged: begin without it") from error
         require(
@@ -135,7 +146,7 @@ def generate_batch(
     layout, which keeps nothing.
     """
     window = model.config.seq_len
-    if model.config.carries:
+    if model.config.carries or not _plain(model):
         configs = [replace(config, seed=config.seed + i) for i in range(len(prompts))]
         return [bytes(stream(model, prompt, length, each)) for prompt, each in zip(prompts, configs)]
     for prompt in prompts:
@@ -153,11 +164,28 @@ def generate_batch(
     return [row.tobytes() for row in torch.cat(pieces, dim=1).to(torch.uint8).numpy()]
 
 
-def _check(model: ByteModel, prompt: bytes, length: int) -> None:
+def _symbols(model: ByteModel, text: Sequence[int]) -> Any:
+    """Bytes, or of a model with markers a list of symbols."""
+    return bytes(text) if model.config.vocab <= BYTES else list(text)
+
+
+def _plain(model: ByteModel) -> bool:
+    """Whether it is of bytes alone: others are read by a session, or by the model itself."""
+    return model.strides is None and model.config.vocab <= BYTES
+
+
+def _is_written_on_a_gpu(model: ByteModel) -> bool:
+    return model.device.type == "cuda" and model.config.head_layout == "split" and _plain(model)
+
+
+def _check(model: ByteModel, prompt: Sequence[int], length: int) -> None:
     vocab = model.config.vocab
     require(len(prompt) > 0, "the prompt must hold at least one byte")
     require(length >= 0, f"length must be at least 0 bytes, got {length}")
-    require(vocab <= 256, f"the model's alphabet has {vocab} symbols: only one of at most 256 can be written as bytes")
+    require(
+        vocab <= ALPHABET,
+        f"the model's alphabet has {vocab} symbols: only one of at most {ALPHABET} can be written as bytes and markers",
+    )
     foreign = next((i for i, byte in enumerate(prompt) if byte >= vocab), None)
     if foreign is not None:
         found = f"byte {prompt[foreign]} at offset {foreign}"
@@ -168,13 +196,16 @@ def _require_finite(finite: bool) -> None:
     require(finite, "the model's logits are not finite: its training has diverged")
 
 
-def _drawn(next_logits: NextLogits, context: bytes, length: int, config: SamplingConfig, window: int) -> Iterator[int]:
+def _drawn(
+    next_logits: NextLogits, context: Any, length: int, config: SamplingConfig, window: int, markers: bool
+) -> Iterator[int]:
     """Bytes drawn on the host, one at a time."""
     random = Random(config.seed)
     for _ in range(length):
-        byte = sample(next_logits(context), config, random)
+        logits = next_logits(context)
+        byte = sample(logits if markers else logits[:BYTES], config, random)
         yield byte
-        context = slide(context, window) + bytes((byte,))
+        context = slide(context, window) + type(context)((byte,))
 
 
 def _written(model: ByteModel, context: bytes, length: int, config: SamplingConfig) -> Iterator[int]:
@@ -189,15 +220,15 @@ def _written(model: ByteModel, context: bytes, length: int, config: SamplingConf
 
 def _until(drawn: Iterator[int], stop: bytes) -> Iterator[int]:
     """The bytes up to and with the one that completes `stop`."""
-    end = b""
+    end: list[int] = []
     for byte in drawn:
         yield byte
-        end = (end + bytes((byte,)))[-len(stop) :]
-        if end == stop:
+        end = [*end, byte][-len(stop) :]
+        if end == list(stop):
             return
 
 
-def slide(context: bytes, window: int) -> bytes:
+def slide(context: Any, window: int) -> Any:
     """The context with room for one more byte: a full one without its older half."""
     return context if len(context) < window else context[max(1, window // 2) :]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from h2q.alphabet import CARRIED
 from h2q.bank import StructureBank
 from h2q.block import Block, prepare_weights, stream_energy
 from h2q.config import ModelConfig
@@ -18,7 +19,9 @@ from h2q.errors import require
 from h2q.kernels.linear import linear
 from h2q.kernels.norm import add_norm
 from h2q.layers.source import by_factors
+from h2q.neighbours import Neighbours, look
 from h2q.reversible import Stack, run_reversible
+from h2q.strides import Strides
 from h2q.tables import NgramTables
 
 EMBEDDING_STD = 0.02
@@ -36,6 +39,7 @@ class ByteModel(nn.Module):
         self.config = config
         self.token_emb = nn.Embedding(config.vocab, config.dim)
         self.tables = NgramTables(config.tables, config.width) if config.tables else None
+        self.strides = Strides(config.dim) if config.strides == "auto" else None
         learned = config.order == "learned"
         self.pos_emb: Any = nn.Parameter(torch.zeros(1, config.seq_len, config.dim)) if learned else None
         self.dropout = nn.Dropout(config.dropout)
@@ -77,8 +81,9 @@ class ByteModel(nn.Module):
 
     def new_state(self, lanes: int) -> Tensor:
         """The state before the first byte, (lanes, depth, size): zero. Size 0 in a model that carries none; where there
-        are tables, one row more, in which the symbols of the last bytes stand (see `h2q.tables`)."""
-        rows = self.config.depth + (self.tables is not None and self.config.carries)
+        are tables, one row more, in which the symbols of the last bytes stand (see `h2q.tables`), and with strides
+        some more (see `h2q.neighbours`)."""
+        rows = self.config.rows if self.config.carries else self.config.depth
         return self.token_emb.weight.new_zeros(lanes, rows, self.state_size)
 
     def half_lives(self) -> Tensor | None:
@@ -112,6 +117,7 @@ class ByteModel(nn.Module):
             before = self.new_state(len(x)) if state is None else state
             before, recent = before.tensor_split([self.config.depth], dim=1)
             stream, recent = self._embed(x, recent, reset)
+            stream, beside, recent = self._look(x, stream, recent, reset)
             if self.pos_emb is not None:
                 stream = stream + self.pos_emb[:, : x.shape[1]]
             stream = stream if added is None else stream + added
@@ -121,6 +127,8 @@ class ByteModel(nn.Module):
             hidden = add_norm(stream, None, norm, dtype)[1] if isinstance(norm, nn.LayerNorm) else stream.to(dtype)
             logits = linear(hidden, self.head.weight.to(dtype), self.head.bias.to(dtype))
             logits = logits.to(self.dtype)
+            if beside is not None and self.strides is not None:
+                logits = self.strides.raise_near(logits, hidden, *beside)
         results = (
             logits,
             *([torch.stack(energies)] if energy else []),
@@ -129,18 +137,34 @@ class ByteModel(nn.Module):
         return results if len(results) > 1 else logits
 
     def _embed(self, x: Tensor, recent: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bytes (B, T), the row of the state with the symbols before them (B, 1, size), none where it is not carried →
-        their embeddings (B, T, D), and that row behind them."""
+        """Bytes (B, T), the rows of the state in which the symbols before them stand (B, n, size), none where it is not
+        carried → their embeddings (B, T, D), and those rows, the first behind them."""
         stream = self.token_emb(x)
         if self.tables is None:
             return stream, recent
         count = self.tables.context
         if recent.shape[1]:
             added, symbols = self.tables(x, recent[:, 0, :count].long(), reset)
-            recent = functional.pad(symbols, (0, recent.shape[2] - count))[:, None].to(recent.dtype)
+            own = functional.pad(symbols, (0, recent.shape[2] - count))[:, None].to(recent.dtype)
+            recent = torch.cat((own, recent[:, 1:]), dim=1)
         else:
             added, _ = self.tables(x, x.new_zeros(len(x), count), reset)
         return (stream.unflatten(-1, (-1, self.config.width)) + added.unsqueeze(-2)).flatten(-2), recent
+
+    def _look(
+        self, x: Tensor, stream: Tensor, recent: Tensor, reset: Tensor | None
+    ) -> tuple[Tensor, tuple[Neighbours, Tensor] | None, Tensor]:
+        """The stream with what stands beside the next bytes; that, and what it says; the rows as `_embed` has them."""
+        if self.strides is None:
+            return stream, None, recent
+        first, rows = self.tables is not None, recent[:, self.tables is not None :].flatten(1)
+        carries = self.config.carries
+        neighbours, carried = look(x, rows[:, :CARRIED] if carries else None, reset)
+        if carried is not None:
+            carried = functional.pad(carried, (0, rows.shape[1] - CARRIED)).unflatten(1, (-1, recent.shape[2]))
+            recent = torch.cat((recent[:, :first], carried), dim=1)
+        features = self.strides.features(neighbours)
+        return stream + self.strides.inputs(neighbours, features), (neighbours, features), recent
 
     def _run_blocks(
         self, stream: Tensor, dtype: torch.dtype, energy: bool, state: Tensor, keep: Tensor | None
@@ -227,6 +251,8 @@ def initialise(model: ByteModel) -> None:
         nn.init.normal_(model.pos_emb, std=EMBEDDING_STD)
     for table in model.tables.weights if model.tables is not None else ():
         nn.init.normal_(table, std=EMBEDDING_STD if unit else 1.0)
+    if model.strides is not None:
+        model.strides.reset()
     if not config.tied_embeddings:
         model.head.reset_parameters()
     nn.init.zeros_(model.head.bias)

@@ -63,8 +63,7 @@ class Projector(nn.Module):
     def new_state(self, lanes: int) -> Tensor:
         """What a training on so many lanes carries: the core's state before the first byte."""
         core = self.projector.core_model
-        rows = core.depth + bool(core.tables)
-        return self.mean.new_zeros(lanes, rows, core.width)
+        return self.mean.new_zeros(lanes, core.rows, core.width)
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:

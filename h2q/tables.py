@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from h2q.ngrams import SYMBOLS, Ngrams
+from h2q.ngrams import Ngrams
 
 MULTIPLIER, PRIME = 2654435761, 4294967291
 """Knuth's multiplicative hash, and the largest prime below 2³²."""
@@ -27,7 +27,7 @@ class NgramTables(nn.Module):
 
     def __init__(self, tables: Sequence[Ngrams], width: int) -> None:
         super().__init__()
-        self.tables, self.width = tuple(tables), width
+        self.tables, self.width, self.symbols = tuple(tables), width, tables[0].symbols
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(table.rows, table.width)) for table in tables)
         self.context = max(table.order for table in tables) - 1
         """C."""
@@ -45,7 +45,7 @@ class NgramTables(nn.Module):
             earlier = symbols[:, places]
             if since is not None:
                 earlier = earlier * (since[:, places] == since[:, count:])
-            key = key * SYMBOLS + earlier
+            key = key * self.symbols + earlier
             keys[distance + 1] = key
         rows = [_hashed(keys[table.order], table) for table in self.tables]
         added = torch.cat([functional.embedding(at, weight) for at, weight in zip(rows, self.weights)], dim=-1)
@@ -61,7 +61,7 @@ class NgramTables(nn.Module):
         """The row of each table for the last C + 1 symbols, newest last, in plain integers: for one byte at a time."""
         key, keys = symbols[-1], {}
         for distance in range(1, self.context + 1):
-            key = _wrapped(key * SYMBOLS + symbols[-1 - distance])
+            key = _wrapped(key * self.symbols + symbols[-1 - distance])
             keys[distance + 1] = key
         return [
             keys[table.order] if table.exact else _wrapped(keys[table.order] * MULTIPLIER) % PRIME % table.rows

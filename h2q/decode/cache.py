@@ -5,11 +5,12 @@ Shapes: `T` bytes of context, `n` positions, `D` width of a half (or of the stre
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from h2q.alphabet import BYTES
 from h2q.block import Block
 from h2q.decode.branches import CachedAttention, CachedFeedForward, KeysAndValues, SteppedTables, normaliser
 from h2q.decode.graph import Replayed
@@ -17,8 +18,8 @@ from h2q.decode.products import SharedMatrices
 from h2q.errors import require
 from h2q.model import ByteModel
 
-NextLogits = Callable[[bytes], Tensor]
-"""A context of 1 to `seq_len` bytes → logits (V,) of the byte after it."""
+NextLogits = Callable[[Any], Tensor]
+"""A context of 1 to `seq_len` bytes, or symbols → logits (V,) of the byte after it."""
 
 SMALL_WEIGHTS = 4 << 20
 """Bytes of generated weights up to which a CPU's own cache holds them and they are faster than the factors."""
@@ -31,13 +32,14 @@ def decoder(model: ByteModel, products: Literal["auto", "factors", "weights"] = 
     `weights` builds every weight once. `auto` is what was measured faster: the factors on a CPU whose cache the weights
     would overflow, a CUDA graph of the weights on a GPU, else the weights. Only Hamilton layers with one factor for all
     blocks are ever applied so: others build their weights. The published head layout has no cache,
-    because all that a position sees there depends on the length of the window: it is recomputed for every byte.
+    because all that a position sees there depends on the length of the window, and none is written for strides or
+    markers: there it is recomputed for every byte.
 
     The model must not change while the decoder is used. Dropout is off whatever the model's mode.
     Raises: UserError for a model that carries a state: what it makes of a byte depends on more than a window.
     """
     require(not model.config.carries, f"model.mixer {model.config.mixer} carries a state: read bytes by a Session")
-    if model.config.head_layout == "published":
+    if model.config.head_layout == "published" or model.strides is not None or model.config.vocab > BYTES:
         return Recomputing(model)
     if products == "auto" and model.device.type == "cuda":
         return Replayed(model)

@@ -21,7 +21,8 @@ class SteppedLanes:
     def __init__(self, model: ByteModel, state: Tensor) -> None:
         """`state` (B, depth, size): what is known so far, see `ByteModel.new_state`.
 
-        Raises: UserError for a model whose mixer is not the state alone."""
+        Raises: UserError for a model whose mixer is not the state alone, or one with strides."""
+        require(model.strides is None, "lanes step without neighbours: use a model trained with --model.strides off")
         config, self._model, self.state = model.config, model, state.clone()
         ranks = model.mixer_rank, model.ffn_rank
         shared = [None if model.bank is None else SharedMatrices(model.bank.matrices(rank), False) for rank in ranks]

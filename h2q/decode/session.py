@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from h2q.alphabet import CARRIED
 from h2q.block import Block
 from h2q.decode.branches import (
     CachedAttention,
@@ -25,6 +26,7 @@ from h2q.decode.products import SharedMatrices
 from h2q.errors import require
 from h2q.mixers.attention import Attention
 from h2q.model import ByteModel
+from h2q.neighbours import Neighbours, look
 
 AT_ONCE = 1 << 12
 """Bytes of a long text that go through the model at once."""
@@ -53,7 +55,7 @@ class Session:
             for rank in (model.mixer_rank, model.ffn_rank)
         )
         self.state = model.new_state(1)[0]
-        """(depth, size), with tables a row more (see `ByteModel.new_state`), changed in place."""
+        """(depth, size), with tables and strides more rows (see `ByteModel.new_state`), changed in place."""
         self._position = 0
         self._cache = KeysAndValues(config, formed, weight)
         self._blocks = []
@@ -81,7 +83,7 @@ class Session:
     def read(self, data: Sequence[int]) -> Tensor:
         """Logits (V,) of the byte (or symbol) after these, given all that was read before."""
         chunk, logits = self._model.config.seq_len, self._logits
-        while data:
+        while len(data) > 0:
             whole = min(len(data), AT_ONCE)
             if self._attends:
                 whole = whole // chunk * chunk if self._position == 0 else 0
@@ -123,8 +125,9 @@ class Session:
         require(
             all(bool(part.isfinite().all()) for part in saved.values()), "the state is not finite: begin without it"
         )
-        recent = saved["state"][-1] if self._tables is not None else self.state.new_zeros(1)
-        symbols = bool(((recent >= 0) & (recent <= self._model.config.vocab)).all())
+        recent = saved["state"][self._model.config.depth :]
+        symbols = recent[: self._tables is not None] <= self._model.config.vocab
+        symbols = bool((recent >= 0).all() and symbols.all())
         require(symbols, "the state is damaged, its last bytes are none: begin without it")
         for name, part in own.items():
             part.copy_(saved[name])
@@ -148,10 +151,11 @@ class Session:
         """One more byte."""
         self._stream.copy_(self._token[byte])
         if self._tables is not None:
-            recent = self.state[-1, : self._tables.context]
+            recent = self.state[self._model.config.depth, : self._tables.context]
             symbols = [*map(int, recent.tolist()), byte + 1]
             self._tables.add(symbols)
             recent.copy_(torch.tensor(symbols[1:]))
+        beside = self._look(byte)
         first, second = self._halves
         views = self._cache.at(self._position) if self._attends else [()] * len(self._blocks)
         for (norm, attending, stepping, ffn), view in zip(self._blocks, views):
@@ -166,8 +170,24 @@ class Session:
                 ffn.one(first, second)
         if self._attends:
             self._position = (self._position + 1) % self._model.config.seq_len
-        head = self._model.head
-        return torch.addmv(head.bias, head.weight, self._norm(self._stream.view(-1)))
+        head, hidden = self._model.head, self._norm(self._stream.view(-1))
+        logits = torch.addmv(head.bias, head.weight, hidden)
+        if beside is None or self._model.strides is None:
+            return logits
+        return self._model.strides.raise_near(logits[None, None], hidden[None, None], *beside)[0, 0]
+
+    def _look(self, byte: int) -> tuple[Neighbours, Tensor] | None:
+        """What stands beside the byte behind this one, added to the stream; none without strides."""
+        model = self._model
+        if model.strides is None:
+            return None
+        rows = self.state[model.config.depth + (model.tables is not None) :].view(1, -1)[:, :CARRIED]
+        neighbours, carried = look(torch.tensor([[byte]], device=model.device), rows)
+        features = model.strides.features(neighbours)
+        self._stream += model.strides.inputs(neighbours, features).view_as(self._stream)
+        assert carried is not None
+        rows.copy_(carried)
+        return neighbours, features
 
     def _read_at_once(self, data: Sequence[int]) -> Tensor:
         """Many bytes, by the model itself: of one with attention, whole chunks from the beginning of one."""

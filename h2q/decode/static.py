@@ -31,6 +31,7 @@ class StaticDecoder:
     def __init__(self, model: ByteModel, streams: int, dtype: torch.dtype | None = None, *, fused: bool = True) -> None:
         config, weight = model.config, model.token_emb.weight
         require(config.head_layout == "split", "the published head layout keeps no keys and values: recompute instead")
+        require(model.strides is None, "no graph is written for model.strides auto: recompute instead")
         self.config, self.device, self.dtype = config, weight.device, dtype or weight.dtype
         self.window = torch.zeros(streams, config.seq_len + 1, dtype=torch.int64, device=self.device)
         """Bytes of the contexts, (B, T + 1): the last column is for what comes behind a full context."""

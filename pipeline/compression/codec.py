@@ -79,6 +79,8 @@ def follow(
 
     Raises: UserError for fewer than two bytes a lane where there are several, or a model whose logits are not finite.
     """
+    vocab = model.config.vocab
+    require(vocab <= ALPHABET, f"a file of bytes is coded by a model of bytes: model.vocab must be 256, got {vocab}")
     data = np.zeros(size, np.uint8)
     even = np.full(ALPHABET, 1 / ALPHABET)
     for start in lane_edges(size, lanes)[:-1] if size else []:

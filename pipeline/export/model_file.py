@@ -32,7 +32,7 @@ def write_model(model: ByteModel, told: dict[str, Any], precision: str, halves: 
     of it; `halves`: names of parts that an int8 file keeps in fp16."""
     tables = model.config.tables
     text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
-    head = [*_header(model), len(tables), len(text), *(number for table in tables for number in table)]
+    head = [*_header(model), len(tables), len(text), *(number for table in tables for number in table[:3])]
     body = np.array(head, "<u4").tobytes() + text + bytes(-len(text) % 4)
     body += b"".join(record(part, encoding_of(part, precision, halves)) for part in parts(model))
     size = len(MAGIC) + 8 + len(body) + 32

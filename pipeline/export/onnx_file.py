@@ -19,7 +19,8 @@ import torch
 
 from h2q.errors import UserError, require
 from h2q.model import ByteModel
-from h2q.tables import MULTIPLIER, PRIME, SYMBOLS
+from h2q.ngrams import SYMBOLS
+from h2q.tables import MULTIPLIER, PRIME
 from pipeline.export.encoding import FP16, INT8, encoding_of, scaled
 from pipeline.export.graph import OPSET, Graph
 from pipeline.export.model_file import read_content, write_model

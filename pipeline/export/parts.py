@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from h2q.alphabet import BYTES
 from h2q.errors import require
 from h2q.layers.source import weight_of
 from h2q.mixers.attention import Attention
@@ -60,6 +61,11 @@ def plain(model: ByteModel) -> ByteModel:
     require(
         config.mixer in ("attention", "state", "both"),
         f"the mixers attention, state and both can be exported, not model.mixer {config.mixer}",
+    )
+    require(
+        config.vocab <= BYTES and config.strides == "off",
+        f"models of bytes alone can be exported, not of markers or strides: got model.vocab {config.vocab}, "
+        f"model.strides {config.strides}",
     )
     together = sum(table.width for table in config.tables)
     require(

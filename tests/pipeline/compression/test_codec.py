@@ -101,3 +101,5 @@ def test_a_byte_that_the_model_all_but_excludes_is_coded_and_one_without_meaning
         certain.head.bias[7] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         follow(certain, 6, Encoder(data), stride=8, lanes=1)
+    with pytest.raises(UserError, match="must be 256, got 260"):
+        follow(model(vocab=260), 6, Encoder(data), stride=8, lanes=1)

@@ -59,3 +59,9 @@ def test_what_differs_is_refused(new_model: Callable) -> None:
     content = write_onnx(new_model(), {}, "fp32", frozenset())
     with pytest.raises(UserError, match="differ from Python's"):
         compare(content, new_model(seed=1))
+
+
+def test_markers_and_strides_are_refused(new_model: Callable) -> None:
+    for changes in ({"vocab": 260}, {"vocab": 260, "strides": "auto", "mixer": "state"}):
+        with pytest.raises(UserError, match=r"models of bytes alone can be exported.*model\.vocab 260"):
+            plain(new_model(**changes))
