@@ -12,6 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from h2q.errors import UserError, require
@@ -54,6 +55,9 @@ def fetch(data_set: HubName) -> dict[str, list[str]]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     silent = "HF_HUB_OFFLINE is set" if offline else _silence(endpoint)
+    remedy = "give --corpus.path PATH or --corpus.source manual"
+    if silent and not _anything_cached():
+        raise HubUnreachable(_unanswered(endpoint, silent, data_set), remedy)
     settings = {"HF_HUB_ETAG_TIMEOUT": "5", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     settings |= {"HF_HUB_OFFLINE": "1"} if silent else {}
     done = subprocess.run(
@@ -64,12 +68,23 @@ def fetch(data_set: HubName) -> dict[str, list[str]]:
     )
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    remedy = "give --corpus.path PATH or --corpus.source manual"
     if silent:
-        what = f"the hub at {endpoint} did not answer ({silent}) and {data_set.name} was not downloaded before"
-        raise HubUnreachable(what, remedy)
+        raise HubUnreachable(_unanswered(endpoint, silent, data_set), remedy)
     reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
     raise HubUnreachable(f"the hub at {endpoint} did not give {data_set.name} ({reason.strip()})", remedy)
+
+
+def _unanswered(endpoint: str, silent: str, data_set: HubName) -> str:
+    return f"the hub at {endpoint} did not answer ({silent}) and {data_set.name} was not downloaded before"
+
+
+def _anything_cached() -> bool:
+    """Whether the clients have ever kept a file here; where not, it need not take `datasets` two seconds to say so."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(os.environ.get("HF_HOME") or Path(caches) / "huggingface")
+    kept = ("HF_DATASETS_CACHE", "datasets"), ("HF_HUB_CACHE", "hub"), ("HUGGINGFACE_HUB_CACHE", "hub")
+    folders = [Path(os.environ.get(variable) or home / name).expanduser() for variable, name in kept]
+    return any(any(folder.glob("*")) for folder in folders)
 
 
 def _silence(endpoint: str) -> str | None:

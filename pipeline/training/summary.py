@@ -191,7 +191,7 @@ def summarise(
         status="stopped" if unfinished else "finished",
         corpus=corpus.name,
         corpus_sha256=corpus.sha256,
-        corpus_notes=list(corpus.notes),
+        corpus_notes=list(corpus.manifest["notes"]),  # that a hub did not answer was said at the start
         parameters=state["parameters"],
         steps=state["step"],
         bytes_seen=seen,

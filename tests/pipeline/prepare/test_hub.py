@@ -5,7 +5,7 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from h2q.errors import UserError
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, RunConfig
 from pipeline.prepare import hub
 from pipeline.prepare.prepare import Event, prepare
 
@@ -151,7 +151,9 @@ def test_wikitext_from_the_hub_is_the_original_file_again(stand_in: StandInHub, 
     assert len(stand_in.asked) == asked
 
 
-def test_without_a_hub_one_line_says_so_and_the_manual_is_used(no_hub: None, tmp_path: Path) -> None:
+def test_without_a_hub_one_line_says_so_and_the_manual_is_used(
+    no_hub: None, tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable
+) -> None:
     told: list[Event] = []
     corpus = prepare(CorpusConfig(prepared=str(tmp_path / "data")), local=True, on_event=told.append)
     notes = [event.text for event in told if event.kind == "note" and "did not answer" in event.text]
@@ -163,6 +165,9 @@ def test_without_a_hub_one_line_says_so_and_the_manual_is_used(no_hub: None, tmp
         again = prepare(CorpusConfig(prepared=str(tmp_path / "data")), local=True, on_event=told.append, sha256=sha256)
         assert again.sha256 == corpus.sha256
         assert silent == all("did not answer" not in event.text for event in told)
+    corpus_of_a_run = {"path": None, "prepared": str(tmp_path / "data")}
+    _, _, said = train(tiny(tmp_path, corpus=corpus_of_a_run, training={"steps": 1, "evaluate_bytes": 64}))
+    assert said.count("did not answer") == 1, "at the start, and not in the summary again"
 
 
 def test_a_hub_that_was_asked_for_and_is_silent_is_an_error(no_hub: None, tmp_path: Path) -> None:
