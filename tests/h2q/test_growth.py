@@ -198,7 +198,7 @@ def test_a_task_that_rank_one_cannot_fit_is_fitted_after_growth():
 
     def fit(rank: int) -> float:
         loss = torch.tensor(0.0)
-        for _ in range(600):
+        for _ in range(300):
             optimizer.zero_grad()
             loss = (layer(x, bank.matrices(rank)) - target).square().mean()
             loss.backward()

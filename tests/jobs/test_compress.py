@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.compression.archive import read_archive
 
-TEXT = "Wörter, words, mots: over and over, and over again.\n".encode() * 12
+TEXT = "Wörter, words, mots: over and over, and over again.\n".encode() * 5
 
 
 def tone() -> bytes:

@@ -206,7 +206,7 @@ def test_a_state_is_carried_unless_windows_are_asked_for(
 ) -> None:
     make_run(tmp_path / "runs", "remembering", mixer="state")
     make_run(tmp_path / "runs", "attending")
-    (tmp_path / "text").write_bytes(bytes(range(256)) * 12)
+    (tmp_path / "text").write_bytes(bytes(range(256)) * 3)
     scored = ["--data", "text", "--local", "--no-compressors", "--tracking.no-enabled"]
 
     def told(*options: str) -> dict:

@@ -32,10 +32,10 @@ from pipeline.training.summary import Summary
 
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three splits of real English, as WikiText names them: 24, 1 and 1 kB."""
+    """Three splits of real English, as WikiText names them: 24, 0.4 and 0.4 kB."""
     folder = tmp_path_factory.mktemp("text")
     text = "".join(pydoc_data.topics.topics.values()).encode()
-    for name, start, stop in (("train", 0, 24_000), ("valid", 24_000, 25_000), ("test", 25_000, 26_000)):
+    for name, start, stop in (("train", 0, 24_000), ("valid", 24_000, 24_400), ("test", 24_400, 24_800)):
         (folder / f"wiki.{name}.raw").write_bytes(text[start:stop])
     return folder
 
@@ -78,7 +78,7 @@ def tiny(
 @pytest.fixture(scope="session")
 def train() -> Callable[..., tuple[Summary, RunFolder, str]]:
     """Trains a run; gives its summary, its folder, and what was said meanwhile. Its pictures, which take longer than
-    the run, are drawn with `pictures=True`."""
+    the run, are drawn with `pictures=True`; its samples are short."""
 
     def run(config: RunConfig, *, pictures: bool = False) -> tuple[Summary, RunFolder, str]:
         from pipeline.training.driver import train as train_run
@@ -88,6 +88,7 @@ def train() -> Callable[..., tuple[Summary, RunFolder, str]]:
         with (
             nullcontext() if pictures else patch("pipeline.training.driver.draw"),
             patch("pipeline.threads._LOOK_SECONDS", 0.01),
+            patch("pipeline.training.samples.SAMPLE_BYTES", 20),
         ):
             summary, folder, _ = train_run(config, preset="tiny", command="python jobs/train.py tiny", console=console)
         summary.show(console, folder.path)

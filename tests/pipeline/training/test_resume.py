@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,23 @@ from pipeline.training.summary import Summary
 ROOT = Path(__file__).parents[3]
 Make = Callable[..., RunConfig]
 Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory, tiny: Make, train: Train) -> RunFolder:
+    """A run of 12 steps that has ended."""
+    return train(tiny(tmp_path_factory.mktemp("once")))[1]
+
+
+@pytest.fixture
+def finished(once: RunFolder, tmp_path: Path, tiny: Make) -> RunFolder:
+    """The same run in the test's own folder."""
+    folder, stored = RunFolder(tmp_path / "runs" / "run"), once.config()
+    shutil.copytree(once.path, folder.path)
+    assert stored is not None
+    config = replace(RunConfig.from_dict(stored["config"]), storage=str(tmp_path / "runs"))
+    folder.note_config(stored["preset"], stored["command"], replace(config, tracking=tiny(tmp_path).tracking))
+    return folder
 
 
 def resumed(folder: RunFolder, **training: object) -> RunConfig:
@@ -54,27 +72,25 @@ def go_back(folder: RunFolder, step: int) -> None:
     folder.summary_file.unlink()
 
 
-def test_what_a_resume_was_given_is_kept(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
-    _, _, said = train(resumed(folder, steps=20))
+def test_what_a_resume_was_given_is_kept(finished: RunFolder, train: Train) -> None:
+    _, _, said = train(resumed(finished, steps=20))
     assert "from here on: training.steps 12 → 20" in said
-    _, _, said = train(resumed(folder, steps=24, axiom_lambda=0.5))
+    _, _, said = train(resumed(finished, steps=24, axiom_lambda=0.5))
     assert "from here on: training.steps 20 → 24, training.axiom_lambda 0.1 → 0.5" in said
-    stored = folder.config()
+    stored = finished.config()
     assert stored is not None and stored["config"]["training"]["steps"] == 24 and not stored["config"]["resume"]
-    assert [(change["step"], list(change["options"])) for change in folder.history()] == [
+    assert [(change["step"], list(change["options"])) for change in finished.history()] == [
         (12, ["training.steps"]),
         (20, ["training.steps", "training.axiom_lambda"]),
     ]
 
 
-def test_an_extension_that_was_interrupted_goes_on_to_its_own_end(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
-    train(resumed(folder, steps=24))
-    go_back(folder, 16)
-    summary, _, _ = train(resumed(folder))
+def test_an_extension_that_was_interrupted_goes_on_to_its_own_end(finished: RunFolder, train: Train) -> None:
+    train(resumed(finished, steps=24))
+    go_back(finished, 16)
+    summary, _, _ = train(resumed(finished))
     assert (summary.status, summary.steps) == ("finished", 24)
-    assert read_journal(folder.journal)[-1]["step"] == 24
+    assert read_journal(finished.journal)[-1]["step"] == 24
 
 
 def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make, train: Train) -> None:
@@ -103,24 +119,24 @@ def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make
     assert "registered as models:/bytes/1" in said and second == first
 
 
-def test_a_finished_run_is_sent_to_the_store_that_a_resume_names(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
-    config, elsewhere = resumed(folder), TrackingConfig(uri=f"sqlite:///{tmp_path}/other.db")
+def test_a_finished_run_is_sent_to_the_store_that_a_resume_names(
+    tmp_path: Path, finished: RunFolder, train: Train
+) -> None:
+    config, elsewhere = resumed(finished), TrackingConfig(uri=f"sqlite:///{tmp_path}/other.db")
     train(replace(config, tracking=elsewhere))
     store = MLflowStore(elsewhere)
-    run_id = store.ended_run(folder)
+    run_id = store.ended_run(finished)
     assert run_id is not None
     logged = [metric.step for metric in store.client.get_metric_history(run_id, "validation/bpb")]
-    assert logged == [6, 12] and resumed(folder).tracking == elsewhere
+    assert logged == [6, 12] and resumed(finished).tracking == elsewhere
 
 
 @pytest.mark.parametrize("steps", [1, 11])
-def test_an_end_behind_the_checkpoint_is_refused(tmp_path: Path, tiny: Make, train: Train, steps: int) -> None:
-    _, folder, _ = train(tiny(tmp_path))
-    before = contents(folder)
+def test_an_end_behind_the_checkpoint_is_refused(finished: RunFolder, train: Train, steps: int) -> None:
+    before = contents(finished)
     with pytest.raises(UserError, match=rf"training.steps must be at least 12, the steps that run .* got {steps}:"):
-        train(resumed(folder, steps=steps))
-    assert contents(folder) == before
+        train(resumed(finished, steps=steps))
+    assert contents(finished) == before
 
 
 def test_times_count_over_all_starts(tmp_path: Path, tiny: Make, train: Train) -> None:
@@ -135,44 +151,40 @@ def test_times_count_over_all_starts(tmp_path: Path, tiny: Make, train: Train) -
     assert state and second.seconds < state[0]["wall_seconds"] < second.wall_seconds, "a kill would lose no more"
 
 
-def test_half_precision_with_a_loss_scale_may_begin_at_a_resume(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
+def test_half_precision_with_a_loss_scale_may_begin_at_a_resume(finished: RunFolder, train: Train) -> None:
     for precision, steps, fresh in (("fp16", 14, True), ("fp16", 16, False)):
-        summary, _, said = train(replace(resumed(folder, steps=steps), precision=precision))
+        summary, _, said = train(replace(resumed(finished, steps=steps), precision=precision))
         assert summary.status == "finished"
         assert ("precision fp16: the loss scale starts over" in said) == fresh
 
 
-def test_how_the_learning_rate_goes_on_is_said_and_may_be_chosen(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
-    _, _, said = train(resumed(folder, steps=24))
+def test_how_the_learning_rate_goes_on_is_said_and_may_be_chosen(finished: RunFolder, train: Train) -> None:
+    _, _, said = train(resumed(finished, steps=24))
     assert "learning rate 0.001 → 0.0061, along the cosine schedule of 24 steps; with --training.schedule" in said
-    _, _, said = train(resumed(folder, steps=36, schedule="warm-down"))
+    _, _, said = train(resumed(finished, steps=36, schedule="warm-down"))
     assert "learning rate from 0.001 down to 0.1 of it at step 36" in said
-    _, _, said = train(resumed(folder, steps=40))
+    _, _, said = train(resumed(finished, steps=40))
     assert "learning rate from 0.0001 down to 0.1 of it at step 40" in said
-    rates = dict(zip(*series(read_journal(folder.journal), "learning_rate")))
+    rates = dict(zip(*series(read_journal(finished.journal), "learning_rate")))
     assert rates[10] == pytest.approx(learning_rate(10, TrainingConfig(steps=12, warmup=2, learning_rate=1e-2)))
     assert rates[12] == pytest.approx(learning_rate(12, TrainingConfig(steps=24, warmup=2, learning_rate=1e-2)))
     assert rates[24] == pytest.approx(1e-3) and rates[36] == pytest.approx(1e-4)
     assert all(later < earlier for earlier, later in pairwise(list(rates.values())[12:]))
 
 
-def test_a_start_without_any_checkpoint_says_that_it_begins_at_0(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
-    go_back(folder, 0)
-    summary, _, said = train(resumed(folder))
+def test_a_start_without_any_checkpoint_says_that_it_begins_at_0(finished: RunFolder, train: Train) -> None:
+    go_back(finished, 0)
+    summary, _, said = train(resumed(finished))
     assert "no checkpoint yet: starting at step 0" in said and summary.steps == 12
 
 
-def test_a_run_that_trains_is_trained_by_nobody_else(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
-    before = contents(folder)
-    with held(folder.lock_file), pytest.raises(UserError) as refused:
-        train(resumed(folder, steps=20))
+def test_a_run_that_trains_is_trained_by_nobody_else(finished: RunFolder, train: Train) -> None:
+    before = contents(finished)
+    with held(finished.lock_file), pytest.raises(UserError) as refused:
+        train(resumed(finished, steps=20))
     assert f"run run is being trained by process {os.getpid()} on " in str(refused.value)
-    assert contents(folder) == before
-    assert train(resumed(folder, steps=20))[0].steps == 20
+    assert contents(finished) == before
+    assert train(resumed(finished, steps=20))[0].steps == 20
 
 
 def test_unnamed_runs_of_one_second_all_start(tmp_path: Path, tiny: Make, train: Train) -> None:
