@@ -4,7 +4,7 @@ import string
 
 import numpy as np
 
-from h2q.alphabet import Kind
+from h2q.alphabet import ALPHABET, Kind
 
 _TEXT = {
     "letters": string.ascii_letters.encode(),
@@ -27,6 +27,9 @@ _BYTES = {
 }
 """Of what is no text (sounds, images, programs): by the value; 0x00 and 0xff, of which such files are full, alone."""
 
+MARKED = "markers"
+"""The class of symbols that are no bytes (see `h2q.alphabet`)."""
+
 
 def classes(kind: Kind) -> dict[str, bytes]:
     """The byte values of each class, by its name: every value belongs to one."""
@@ -34,8 +37,8 @@ def classes(kind: Kind) -> dict[str, bytes]:
 
 
 def class_of(kind: Kind) -> np.ndarray:
-    """The number of its class for each byte value, (256,) int64."""
-    numbers = np.empty(256, np.int64)
+    """The number of its class for each symbol, (ALPHABET,) int64: behind those of bytes that of markers."""
+    numbers = np.full(ALPHABET, len(classes(kind)), np.int64)
     for number, members in enumerate(classes(kind).values()):
         numbers[np.frombuffer(members, np.uint8)] = number
     return numbers

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from h2q.model import ByteModel
 from pipeline.corpus.side_by_side import chunks, stretches
-from pipeline.evaluation.scoring import code_lengths, tabulate
+from pipeline.evaluation.scoring import Tally, code_lengths, tabulate
 from pipeline.evaluation.windows import Stream
 from pipeline.training.precision import Autocast
 
@@ -48,7 +48,7 @@ def score_lane(
     """The table of a lane (see `scoring.Tally`), by position in its chunk of `seq_len`. `on_part` is given what there
     is of it after each part."""
     window = model.config.seq_len
-    table = np.zeros((2, window + 256))
+    table = Tally.empty(window).table
     for nats, row, _ in _through(model, data, lane, autocast, model.new_state(1)):
         whole = nats.shape[1] // window * window
         for part, first, length in ((nats[:, :whole], 0, window), (nats[:, whole:], whole, nats.shape[1] - whole)):

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,16 +12,17 @@ from h2q.errors import require
 from pipeline.cluster.session import ray_session
 from pipeline.evaluation.carried import cold_start_bits, lanes_of
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.kinds import code_of
 from pipeline.evaluation.learner import Learner
 from pipeline.evaluation.machine import Machine, find_workers
 from pipeline.evaluation.prequential import Point, online
 from pipeline.evaluation.progress import EvaluationProgress
-from pipeline.evaluation.ray_scoring import Weights, score_here, score_on_ray
+from pipeline.evaluation.ray_scoring import OnProgress, Plan, Weights, score_here, score_on_ray
 from pipeline.evaluation.references import compressing, learning_curve
 from pipeline.evaluation.report import Evaluation, Milestone
 from pipeline.evaluation.scoring import Tally
 from pipeline.evaluation.setup import Setup, set_up
-from pipeline.evaluation.windows import plan
+from pipeline.evaluation.windows import Stream, plan
 from pipeline.prepare.manifest import entropy
 from pipeline.runs.checkpoint import MODEL
 from pipeline.runs.folder import RunFolder
@@ -32,12 +34,15 @@ class CodeLength:
     """What the model needs for the data."""
 
     bits: float
-    """With 8 bits for the first byte (prequential: of every lane), which nothing predicts."""
+    """With 8 bits for the first byte (prequential: of every lane; of marked data: of every kind), which nothing
+    predicts."""
     tally: Tally
     machine: Machine
     """What each process computed with."""
     seconds: float
     """Of scoring, the start of workers included."""
+    kind_bits: list[float] | None = None
+    """Of marked data that is not learned from: the same for each kind."""
     cold_bits: float = 0.0
     """Of `bits`, what it cost that lanes start without the state of the one before."""
     points: list[Point] | None = None
@@ -52,7 +57,7 @@ def evaluate(options: EvaluationConfig, folder: RunFolder | None, progress: Eval
     Raises: UserError for whatever the user can mend, before anything is started.
     """
     setup = set_up(options, folder, progress)
-    with compressing(setup.data, wanted=options.compressors) as sizes:
+    with compressing(setup.data, setup.kinds, wanted=options.compressors) as sizes:
         code = learn(setup, progress) if setup.options.mode == "prequential" else score(setup, progress)
         require(
             math.isfinite(code.bits),
@@ -63,37 +68,69 @@ def evaluate(options: EvaluationConfig, folder: RunFolder | None, progress: Eval
             lanes = setup.windowing.lanes
             curve = learning_curve(code.points, setup.data, lanes, compressed=options.compressors)
             code = replace(code, curve=curve)
-        compressed = sizes()
-    return result(setup, code, compressed)
+        compressed, by_kind = sizes()
+    return result(setup, code, compressed, by_kind)
 
 
 def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
-    """Score every window, or every lane through which a state is carried, by this process or by Ray's."""
+    """Score every window, or every lane through which a state is carried, by this process or by Ray's; of marked data
+    kind by kind."""
     began = time.perf_counter()
-    data, windowing, options, path = setup.data, setup.windowing, setup.options, setup.subject.path
-    lanes = lanes_of(len(data), windowing.lanes) if options.mode == "carried" else []
-    windows = lanes or plan(len(data), window=windowing.window, stride=windowing.stride, lanes=windowing.lanes)
-    on_progress, machine = progress.through(len(data)), setup.machine
+    windowing, options, machine, path = setup.windowing, setup.options, setup.machine, setup.subject.path
+    streams: list[Stream] = [of.split for of in setup.kinds] or [setup.data]
+    plans = [plan_of(setup, stream) for stream in streams]
     assert path is not None
     weights = Weights(setup.subject.config.model, path / MODEL)
+    on_progress, total, tallies = progress.through(len(setup.data)), Tally.empty(windowing.window), []
+
+    def each(scored: Callable[[Stream, Plan, OnProgress], Tally]) -> None:
+        for stream, windows in zip(streams, plans, strict=True):
+            tallies.append(scored(stream, windows, lambda tally: on_progress(Tally(total.table + tally.table))))
+            total.add(tallies[-1].table)
+
     if options.here:
         progress.stage("scoring")
-        tally = score_here(weights, data, windows, windowing.window, machine, on_progress)
+        each(lambda stream, windows, on: score_here(weights, stream, windows, windowing.window, machine, on))
     else:
         progress.stage("starting Ray")
         with ray_session(verbose=options.verbose):
-            workers, machine = find_workers(options, machine, len(windows))
+            workers, machine = find_workers(options, machine, max(map(len, plans)))
             progress.stage(f"starting {workers} worker{'s' if workers > 1 else ''}")
-            tally = score_on_ray(weights, data, windows, windowing.window, machine, workers, on_progress)
-    cold = 0.0
-    if len(lanes) > 1:
-        progress.stage("measuring what cold starts cost")
-        # Here, where there may be no GPU, and a CPU has not every precision of one.
-        autocast = setup_precision("fp32" if machine.gpu else machine.precision, torch.device("cpu"))
-        torch.set_num_threads(machine.threads)
-        cold = cold_start_bits(setup.subject.model.eval(), data, lanes, autocast)
-    seconds = time.perf_counter() - began
-    return CodeLength(bits=tally.bits + 8, tally=tally, machine=machine, seconds=seconds, cold_bits=cold)
+            each(
+                lambda stream, windows, on: score_on_ray(
+                    weights, stream, windows, windowing.window, machine, workers, on
+                )
+            )
+    bits = [tally.bits + 8 for tally in tallies]
+    return CodeLength(
+        bits=sum(bits),
+        tally=total,
+        machine=machine,
+        kind_bits=bits if setup.kinds else None,
+        cold_bits=cold_starts(setup, streams, machine, progress),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def plan_of(setup: Setup, data: Stream) -> Plan:
+    """How a stream is scored: in lanes through which a state is carried, or in windows."""
+    windowing = setup.windowing
+    if setup.options.mode == "carried":
+        return lanes_of(len(data), windowing.lanes)
+    return plan(len(data), window=windowing.window, stride=windowing.stride, lanes=windowing.lanes)
+
+
+def cold_starts(setup: Setup, streams: list[Stream], machine: Machine, progress: EvaluationProgress) -> float:
+    """Bits that it cost that lanes begin without the state of the one before."""
+    lanes = setup.windowing.lanes
+    if setup.options.mode != "carried" or lanes == 1:
+        return 0.0
+    progress.stage("measuring what cold starts cost")
+    # Here, where there may be no GPU, and a CPU has not every precision of one.
+    autocast = setup_precision("fp32" if machine.gpu else machine.precision, torch.device("cpu"))
+    torch.set_num_threads(machine.threads)
+    model = setup.subject.model.eval()
+    return sum(cold_start_bits(model, data, lanes_of(len(data), lanes), autocast) for data in streams)
 
 
 def learn(setup: Setup, progress: EvaluationProgress) -> CodeLength:
@@ -129,9 +166,12 @@ def learn(setup: Setup, progress: EvaluationProgress) -> CodeLength:
     return CodeLength(bits=points[-1].bits, tally=tally, machine=machine, seconds=seconds, points=points)
 
 
-def result(setup: Setup, code: CodeLength, compressed: dict[str, int]) -> Evaluation:
-    """The result as it is shown and written down. `compressed`: bytes that each compressor needs."""
+def result(setup: Setup, code: CodeLength, compressed: dict[str, int], by_kind: list[dict[str, int]]) -> Evaluation:
+    """The result as it is shown and written down. `compressed`: bytes that each compressor needs; `by_kind`: and for
+    each kind."""
     size, subject = len(setup.data), setup.subject
+    only_text = {subject.config.corpus.kind, *(of.kind for of in setup.kinds)} == {"text"}
+    kinds = zip(setup.kinds, code.kind_bits or [], by_kind, strict=code.kind_bits is not None)
     rates, positions = code.tally.by_position()
     order0 = entropy(setup.byte_counts)
     assert order0 is not None
@@ -156,11 +196,12 @@ def result(setup: Setup, code: CodeLength, compressed: dict[str, int]) -> Evalua
         seconds=code.seconds,
         bytes_per_second=size / code.seconds,
         references={"order-0 entropy": order0} | {name: 8 * needed / size for name, needed in compressed.items()},
-        classes=code.tally.by_class(subject.config.corpus.kind),
+        classes=code.tally.by_class("text" if only_text else "bytes"),
         position_bpb=[None if math.isnan(rate) else rate for rate in rates.tolist()],
         position_bytes=positions.tolist(),
         learning_rate=setup.rate(sys.maxsize) if code.points else None,
         updates=setup.updates if code.points else None,
         curve=code.curve,
+        kinds=[code_of(*one) for one in kinds] or None,
         steps=[(point.bytes, point.bits) for point in code.points] if code.points else None,
     )

@@ -8,24 +8,25 @@ from threading import Event
 import numpy as np
 
 from pipeline.corpus.compressors import compressors, xz_bytes
+from pipeline.evaluation.kinds import KindOf, reference_sizes
 from pipeline.evaluation.prequential import Point, coded, milestones
 from pipeline.evaluation.report import Milestone
 from pipeline.evaluation.windows import Stream
 
 _BLOCK = 1 << 20
 
-Sizes = Callable[[], dict[str, int]]
-"""Waits for the compressors; gives the bytes that each needs, by its name."""
+Sizes = Callable[[], tuple[dict[str, int], list[dict[str, int]]]]
+"""Waits for the compressors; gives the bytes that each needs, by its name, and the same for each kind of documents."""
 
 
 @contextmanager
-def compressing(data: Stream, *, wanted: bool) -> Iterator[Sizes]:
+def compressing(data: Stream, kinds: list[KindOf], *, wanted: bool) -> Iterator[Sizes]:
     """Inside, compressors work on the data in threads of their own; the block is given what waits for their sizes.
 
     Not `wanted`, there are none.
     """
     if not wanted:
-        yield dict
+        yield lambda: ({}, [{} for _ in kinds])
         return
     left = Event()
 
@@ -38,8 +39,12 @@ def compressing(data: Stream, *, wanted: bool) -> Iterator[Sizes]:
 
     with ThreadPoolExecutor(1) as pool:
         waiting = {name: pool.submit(compress, blocks(), len(data)) for name, compress in compressors().items()}
+        of_kinds = [pool.submit(reference_sizes, of, left.is_set) for of in kinds]
         try:
-            yield lambda: {name: future.result() for name, future in waiting.items()}
+            yield lambda: (
+                {name: future.result() for name, future in waiting.items()},
+                [future.result() for future in of_kinds],
+            )
         finally:
             left.set()  # Whoever was interrupted does not wait for xz.
 

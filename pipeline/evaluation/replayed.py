@@ -25,15 +25,16 @@ class ReplayedScore:
         alone."""
         key = (rows.shape[0], rows.shape[1])
         if key not in self._recorded:
-            self._recorded[key] = _Recorded(self._model, key, self._autocast)
+            dtype = torch.from_numpy(rows[:1].copy()).dtype
+            self._recorded[key] = _Recorded(self._model, key, dtype, self._autocast)
         return tabulate(self._recorded[key].nats(rows), rows, skip, self._window)
 
 
 class _Recorded:
-    def __init__(self, model: ByteModel, shape: tuple[int, int], autocast: Autocast) -> None:
+    def __init__(self, model: ByteModel, shape: tuple[int, int], dtype: torch.dtype, autocast: Autocast) -> None:
         rows, length = shape
         device = model.device
-        self._data = torch.zeros(rows, length, dtype=torch.uint8, device=device)
+        self._data = torch.zeros(rows, length, dtype=dtype, device=device)
         self._nats = torch.zeros(rows, length - 1, device=device, dtype=model.dtype)
 
         @torch.no_grad()

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.evaluation.kinds import KindCode
 from pipeline.evaluation.plots import CONTEXT, draw_breakdown, draw_learning
 from pipeline.shown import cell
 from pipeline.terminal import human_bytes, human_seconds
@@ -61,6 +62,8 @@ class Evaluation:
     """Prequential: after the warm-up, if there is one."""
     updates: int | None = None
     """Prequential: optimizer steps for a chunk."""
+    kinds: list[KindCode] | None = None
+    """Of marked data that is not learned from: each kind of its documents by itself."""
     curve: list[Milestone] | None = None
     """Prequential: bpb of the first bytes, at a dozen points."""
     steps: list[tuple[int, float]] | None = None
@@ -72,6 +75,9 @@ class Evaluation:
         console.print(self._codes())
         console.print()
         console.print(self._by_class())
+        if self.kinds:
+            console.print()
+            console.print(self._by_kind(self.kinds))
         if self.curve:
             console.print()
             console.print(self._learning())
@@ -91,8 +97,11 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """The figures by the names of metrics."""
-        return {f"evaluation/{self.label}/bpb": self.bpb} | {
-            f"evaluation/{self.label}/{name.split()[0]}_bpb": bpb for name, bpb in self.references.items()
+        found = {"": (self.bpb, self.references)} | {f"{of.kind}/": (of.bpb, of.references) for of in self.kinds or []}
+        return {
+            f"evaluation/{self.label}/{kind}{name}bpb": value
+            for kind, (bpb, references) in found.items()
+            for name, value in [("", bpb), *((f"{name.split()[0]}_", value) for name, value in references.items())]
         }
 
     def write(self, folder: Path) -> list[Path]:
@@ -144,6 +153,22 @@ class Evaluation:
         code = sum(bits for _, bits in self.classes.values())
         for name, (count, bits) in self.classes.items():
             table.add_row(name, f"{count:,}", f"{count / total:.1%}", f"{bits / count:.3f}", f"{bits / code:.1%}")
+        return table
+
+    def _by_kind(self, kinds: list[KindCode]) -> Table:
+        table = Table(
+            title="by kind, of content: markers and headers are in the bits alone",
+            title_justify="left",
+            title_style="bold",
+        )
+        for name in ("", "documents", "bytes of content", "code", "bits per byte"):
+            table.add_column(name, justify="left" if name in ("", "code") else "right")
+        for of in kinds:
+            rows = sorted(({"this model": of.bpb} | of.references).items(), key=lambda row: -row[1])
+            for number, (name, bpb) in enumerate(rows):
+                facts = ("", "", "") if number else (of.kind, f"{of.documents:,}", f"{of.content:,}")
+                style = "bold" if name == "this model" else None
+                table.add_row(*facts, name, f"{bpb:.4f}", style=style, end_section=number == len(rows) - 1)
         return table
 
     def _learning(self) -> Table:

@@ -12,24 +12,25 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from h2q.alphabet import Kind
+from h2q.alphabet import ALPHABET, BYTES, Kind
 from h2q.errors import require
 from h2q.model import ByteModel
-from pipeline.evaluation.byte_classes import class_of, classes
+from pipeline.evaluation.byte_classes import MARKED, class_of, classes
 from pipeline.training.precision import Autocast
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Nats and numbers of the bytes scored so far. `table` is (2, W + 256) float64: row 0 nats, row 1 bytes; the last
-    256 columns by the value of the byte, each byte once. The first W by the position of the target in its window, in
-    every window that holds it: windows that overlap tell of every position, though the code takes a byte only once."""
+    """Nats and numbers of the bytes scored so far. `table` is (2, W + ALPHABET) float64: row 0 nats, row 1 bytes;
+    the last ALPHABET columns by the value of the byte, or symbol, each once. The first W by the position of the target
+    in its window, in every window that holds it: windows that overlap tell of every position, though the code takes a
+    byte only once."""
 
     table: np.ndarray
 
     @classmethod
     def empty(cls, window: int) -> Self:
-        return cls(np.zeros((2, window + 256)))
+        return cls(np.zeros((2, window + ALPHABET)))
 
     def add(self, table: np.ndarray) -> None:
         """Another tally's table on top."""
@@ -51,18 +52,18 @@ class Tally:
 
     def by_class(self, kind: Kind = "text") -> dict[str, tuple[int, float]]:
         """Bytes and their bits for each class of bytes, of text or of anything, that occurs."""
-        names = list(classes(kind))
+        names = [*classes(kind), MARKED]
         nats, counts = (np.bincount(class_of(kind), weights=row, minlength=len(names)) for row in self._values)
         found = zip(names, counts.tolist(), (nats / math.log(2)).tolist(), strict=True)
         return {name: (int(count), bits) for name, count, bits in found if count}
 
     @property
     def _positions(self) -> np.ndarray:
-        return self.table[:, :-256]
+        return self.table[:, :-ALPHABET]
 
     @property
     def _values(self) -> np.ndarray:
-        return self.table[:, -256:]
+        return self.table[:, -ALPHABET:]
 
 
 def _rates(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,12 +93,13 @@ def score(
 def code_lengths(
     model: ByteModel, data: torch.Tensor, autocast: Autocast, state: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nats of the targets of windows, (B, T + 1) uint8 → (B, T), on the device where both lie, behind a state (None:
-    behind nothing); and the state behind them."""
-    data = data.long()
+    """Nats of the targets of windows, (B, T + 1) uint8 or symbols → (B, T), on the device where both lie, behind a
+    state (None: behind nothing), which ends at a marker; and the state behind them."""
     before = model.new_state(len(data)) if state is None else state
+    marked = model.config.carries and data.dtype == torch.int16
+    data = data.long()
     with autocast():
-        logits, after = model(data[:, :-1], state=before)
+        logits, after = model(data[:, :-1], state=before, reset=data[:, :-1] >= BYTES if marked else None)
     targets = data[:, 1:]
     nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nats.view(targets.shape), after
@@ -106,11 +108,11 @@ def code_lengths(
 def tabulate(found: torch.Tensor, rows: np.ndarray, skip: int, window: int) -> np.ndarray:
     """The table of windows from the nats of their targets."""
     nats = found.cpu().double().numpy()
-    table, values = np.zeros((2, window + 256)), rows[:, 1 + skip :].ravel()
+    table, values = Tally.empty(window).table, rows[:, 1 + skip :].ravel()
     length = nats.shape[1]
     table[0, :length], table[1, :length] = nats.sum(axis=0), len(rows)
-    table[0, window:] = np.bincount(values, weights=nats[:, skip:].ravel(), minlength=256)
-    table[1, window:] = np.bincount(values, minlength=256)
+    table[0, window:] = np.bincount(values, weights=nats[:, skip:].ravel(), minlength=ALPHABET)
+    table[1, window:] = np.bincount(values, minlength=ALPHABET)
     return table
 
 

@@ -11,6 +11,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.shards import histogram
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.file_stream import RawFile
+from pipeline.evaluation.kinds import KindOf, kinds_in
 from pipeline.evaluation.learner import LANES, Rate, learning_rates, updates_of
 from pipeline.evaluation.machine import Machine, find_machine
 from pipeline.evaluation.progress import EvaluationProgress
@@ -41,6 +42,8 @@ class Setup:
     data: Stream
     byte_counts: np.ndarray
     """(256,) int64: how often each byte value occurs in the data."""
+    kinds: list[KindOf]
+    """The kinds of documents in marked data, each of which is scored by itself."""
 
     @property
     def rate(self) -> Rate:
@@ -79,7 +82,15 @@ def set_up(options: EvaluationConfig, folder: RunFolder | None, progress: Evalua
     counts = sum((histogram(block) for block in data.stream()), np.zeros(256, np.int64))
     check_alphabet(counts, subject.config.model.vocab, data.name)
     require(len(data) >= 2, f"{data.name} must hold at least 2 bytes to be scored, found {len(data)}: use more text")
-    return Setup(options=options, subject=subject, windowing=windowing, machine=machine, data=data, byte_counts=counts)
+    return Setup(
+        options=options,
+        subject=subject,
+        windowing=windowing,
+        machine=machine,
+        data=data,
+        byte_counts=counts,
+        kinds=kinds_in(data),
+    )
 
 
 def find_mode(options: EvaluationConfig, subject: Subject) -> EvaluationConfig:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from h2q.alphabet import ALPHABET
 from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.evaluation.file_stream import RawFile
@@ -60,7 +61,7 @@ def test_no_code_depends_on_bytes_that_come_later(
     points, tally = code(config, data, stride, lanes)
     seen = np.frombuffer(text, np.uint8)
     edges = [lane * len(text) // lanes for lane in range(lanes + 1)]
-    wanted = np.bincount(np.delete(seen, edges[:-1]), minlength=256)
+    wanted = np.bincount(np.delete(seen, edges[:-1]), minlength=ALPHABET)
     assert np.array_equal(tally.table[1, WINDOW:], wanted), "each byte once, but the first of each lane"
     assert points[-1].bytes == len(text)
     middle = len(points) // 2

@@ -1,0 +1,81 @@
+"""Each kind of documents in the data by itself: what its code takes, beside codecs made for that kind.
+
+A marked document is its marker, a header where its kind has one, and its content (see `h2q.alphabet`). All three are in
+the code; what it is divided by is the content: pixels, samples, text.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+
+import numpy as np
+
+from h2q.alphabet import HEADER, Kind
+from pipeline.corpus.compressors import gzip_bytes, xz_bytes
+from pipeline.corpus.corpus import Split
+from pipeline.evaluation.windows import Stream
+from pipeline.senses.codecs import codec_sizes
+
+
+@dataclass(frozen=True)
+class KindOf:
+    """The documents of one kind, as a stream of their own."""
+
+    kind: Kind
+    split: Split
+
+    @property
+    def content(self) -> int:
+        """Bytes behind markers and headers."""
+        header = HEADER if self.kind in ("image", "audio") else 0
+        return len(self.split) - self.split.documents * (1 + header)
+
+    def documents(self) -> Iterator[bytes]:
+        """Header and content of each."""
+        for start, stop in pairwise([*self.split.document_starts().tolist(), len(self.split)]):
+            yield self.split.read(start + 1, stop).astype(np.uint8).tobytes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindCode:
+    """What one kind costs. bpb: bits per byte of content, markers and headers in the bits."""
+
+    kind: Kind
+    documents: int
+    content: int
+    """Bytes."""
+    bits: float
+    bpb: float
+    references: dict[str, float]
+    """bpb of gzip and xz, over the whole stream, and of codecs, a file for each document."""
+
+
+def kinds_in(data: Stream) -> list[KindOf]:
+    """The kinds of a marked split; none of anything else."""
+    if isinstance(data, Split) and data.marks is not None:
+        return [KindOf(data.marks, data)]
+    return []
+
+
+def reference_sizes(of: KindOf, stopped: Callable[[], bool]) -> dict[str, int]:
+    """Bytes that others need for all of it, until `stopped` says so."""
+    sizes = {
+        "gzip -9": gzip_bytes(of.split.stream()),
+        "xz -9e": xz_bytes(of.split.stream(), len(of.split)),
+    }
+    if of.kind == "image" or of.kind == "audio":
+        sizes |= codec_sizes(of.kind, takewhile(lambda _: not stopped(), of.documents()))
+    return sizes
+
+
+def code_of(of: KindOf, bits: float, sizes: dict[str, int]) -> KindCode:
+    """The result for a kind. `bits`: of its code; `sizes`: bytes that others need."""
+    content = max(1, of.content)
+    return KindCode(
+        kind=of.kind,
+        documents=of.split.documents,
+        content=of.content,
+        bits=bits,
+        bpb=bits / content,
+        references={name: 8 * size / content for name, size in sizes.items()},
+    )
