@@ -34,8 +34,8 @@ class CodeLength:
     """What the model needs for the data."""
 
     bits: float
-    """With 8 bits for the first byte (prequential: of every lane; of marked data: of every kind), which nothing
-    predicts."""
+    """With 8 bits for the first byte, which nothing predicts (prequential: of every lane; of marked data: 8.02 for the
+    first symbol of every kind)."""
     tally: Tally
     machine: Machine
     """What each process computed with."""
@@ -101,7 +101,8 @@ def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
                     weights, stream, windows, windowing.window, machine, workers, on
                 )
             )
-    bits = [tally.bits + 8 for tally in tallies]
+    # What nothing predicts is charged the bits of a uniform guess.
+    bits = [tally.bits + math.log2(stream.alphabet) for tally, stream in zip(tallies, streams, strict=True)]
     return CodeLength(
         bits=sum(bits),
         tally=total,

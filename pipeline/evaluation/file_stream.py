@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from h2q.alphabet import BYTES
 from h2q.errors import require
 
 _BLOCK = 1 << 24
@@ -13,6 +14,8 @@ _BLOCK = 1 << 24
 
 class RawFile:
     """The bytes of a local file, mapped: nothing is decoded, cut or added."""
+
+    alphabet = BYTES
 
     def __init__(self, path: str | Path, sha256: str | None = None, option: str = "--data") -> None:
         """`sha256`: of its content, where it is known already; `option`: which names it.

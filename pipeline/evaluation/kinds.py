@@ -12,7 +12,8 @@ import numpy as np
 
 from h2q.alphabet import HEADER, Kind
 from pipeline.corpus.compressors import gzip_bytes, xz_bytes
-from pipeline.corpus.corpus import Split
+from pipeline.corpus.mixed import MixedSplit
+from pipeline.corpus.split import Split
 from pipeline.evaluation.windows import Stream
 from pipeline.senses.codecs import codec_sizes
 
@@ -51,7 +52,9 @@ class KindCode:
 
 
 def kinds_in(data: Stream) -> list[KindOf]:
-    """The kinds of a marked split; none of anything else."""
+    """The kinds of a marked split, in their order; none of anything else."""
+    if isinstance(data, MixedSplit):
+        return [KindOf(part.kind, part.split) for part in data.parts if len(part.split) > 1]
     if isinstance(data, Split) and data.marks is not None:
         return [KindOf(data.marks, data)]
     return []

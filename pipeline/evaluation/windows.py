@@ -25,6 +25,11 @@ class Stream(Protocol):
     name: str
     sha256: str
 
+    @property
+    def alphabet(self) -> int:
+        """How many symbols there are of which it may be made."""
+        ...
+
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> np.ndarray: ...

@@ -30,7 +30,7 @@ SMALL = ModelConfig(dim=64, depth=2, heads=2, factor=8, fixed_rank=2, seq_len=16
 class Bytes:
     """A stream of bytes in memory."""
 
-    name, sha256 = "test", ""
+    name, sha256, alphabet = "test", "", 256
 
     def __init__(self, size: int) -> None:
         self._data = np.random.default_rng(0).integers(256, size=size).astype(np.uint8)

@@ -35,8 +35,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def test_a_document_costs_the_same_whatever_came_before_it(corpus: Corpus) -> None:
     torch.manual_seed(0)
-    sizes = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 8}
-    model = ByteModel(ModelConfig(mixer="state", dropout=0.0, vocab=ALPHABET, **sizes)).eval()
+    sizes = ModelConfig(
+        mixer="state", dropout=0.0, dim=32, depth=2, heads=2, factor=4, fixed_rank=2, seq_len=8, vocab=ALPHABET
+    )
+    model = ByteModel(sizes).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -63,7 +65,7 @@ def test_a_kind_is_its_documents_and_its_rate_is_over_their_content(corpus: Corp
 
 def test_what_has_no_markers_has_no_kinds(corpus: Corpus, tmp_path: Path) -> None:
     class Bytes:
-        name, sha256 = "x", ""
+        name, sha256, alphabet = "x", "", 256
 
         def __len__(self) -> int:
             return 1
