@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import tyro
 
-from h2q.alphabet import Kind
+from h2q.alphabet import ALPHABET, Kind
 from h2q.config import BoundProjector, FromDict, GrowthConfig, ModelConfig
 from h2q.errors import UserError, require
 from h2q.layers import growing
@@ -498,6 +498,24 @@ PRESETS: dict[str, RunConfig] = {
         ),
         training=_LAPTOP_RECIPE,
     ),
+    "senses": RunConfig(
+        model=ModelConfig(
+            mixer="state",
+            ngrams="2:4096x8,3:8192x8,4:8192x8,5:8192x8",
+            strides="auto",
+            vocab=ALPHABET,
+            feed_forward=False,
+            dim=192,
+            depth=2,
+            heads=4,
+            factor=24,
+            fixed_rank=4,
+            dropout=0.0,
+        ),
+        corpus=CorpusConfig(mix="text=embedded@16,image=embedded@4,audio=embedded@4"),
+        # A state that is forgotten within a picture has lost its width, too: no cold starts.
+        training=replace(_LAPTOP_RECIPE, steps=1000, lanes=24, warmup=100, cold_starts=0.0, reset_at="document"),
+    ),
     "h2q": RunConfig(
         model=ModelConfig(dropout=0.0),
         training=TrainingConfig(steps=200_000, learning_rate=1.5e-3, factor_lr=0.5, warmup=1000),
@@ -527,6 +545,7 @@ PRESETS["h2q-published"] = replace(
 _PRESET_HELP = {
     "laptop": "a small H2Q with a state and tables of n-grams: minutes on two cores (the default)",
     "dense": "ordinary weight matrices instead, as many parameters, the same mixer and rates, other tables",
+    "senses": "text, pictures and sounds in one stream, from what is installed: minutes on two cores",
     "h2q": "H2Q at its published sizes, corrected: proper heads, unit-gain initialisation, final norm, other rates",
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
     "h2q-published": "H2Q with the published initialisation, schedule and no final norm",
