@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pydoc_data.topics
+import shutil
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -47,6 +48,15 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         tracking=TrackingConfig(enabled=False),
     )
     return train(config, preset="laptop", command="a test", console=Console(file=StringIO())).folder
+
+
+@pytest.fixture(scope="module")
+def brief(core: RunFolder) -> Path:
+    """Its projector `brief`, trained for one step and not judged."""
+    from jobs.project import main
+
+    assert not main([str(core.path), *SMALL, "--name", "brief", "--training.steps", "1", "--no-judge"])
+    return core.path / "projectors" / "brief"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -140,13 +150,11 @@ def test_a_mistake_is_one_line(
     assert not (core.path / "projectors" / "none").exists()
 
 
-def test_an_offset_beyond_the_file_is_refused_and_a_file_that_is_not_there(
-    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path
-) -> None:
-    call_job("project", tmp_path, str(core.path), "--name", "reader", *SMALL, "--training.steps", "1", "--no-judge")
+@pytest.mark.usefixtures("brief")
+def test_an_offset_beyond_the_file_is_refused(core: RunFolder, call_job: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"abc")
     for at in ("0", "4"):
-        done = call_job("project", tmp_path, str(core.path), "--name", "reader", "--read", "short", "--at", at)
+        done = call_job("project", tmp_path, str(core.path), "--name", "brief", "--read", "short", "--at", at)
         assert (done.returncode, done.stderr) == (
             2,
             f"error: at must be an offset in the text, with at least 1 byte before it: 1 to 3, got {at}\n",
@@ -154,18 +162,14 @@ def test_an_offset_beyond_the_file_is_refused_and_a_file_that_is_not_there(
 
 
 def test_a_projector_refuses_another_core_and_a_core_without_a_state(
-    core: RunFolder, make_run: Callable[..., None], call_job: Callable[..., Any], tmp_path: Path
+    core: RunFolder, brief: Path, make_run: Callable[..., None], call_job: Callable[..., Any], tmp_path: Path
 ) -> None:
     make_run(tmp_path / "runs", "attends")
     done = call_job("project", tmp_path, "attends", *SMALL)
     assert done.returncode == 2
     assert "a projector reads a state, and the model of attends carries none (model.mixer attention)" in done.stderr
 
-    done = call_job(
-        "project", tmp_path, str(core.path), "--name", "bound", *SMALL, "--training.steps", "1", "--no-judge"
-    )
-    assert done.returncode == 0, done.stderr
-    note = core.path / "projectors" / "bound" / "config.json"
+    note = shutil.copytree(brief, brief.with_name("bound")) / "config.json"
     stored = json.loads(note.read_text())
     stored["config"]["projector"]["sha256"] = 64 * "0"
     note.write_text(json.dumps(stored))
@@ -175,12 +179,8 @@ def test_a_projector_refuses_another_core_and_a_core_without_a_state(
         assert "a projector reads the core that it was trained on, whose sha256 is 0000000000000000" in done.stderr
 
 
-def test_a_projector_is_no_model_of_text(core: RunFolder, call_job: Callable[..., Any], tmp_path: Path) -> None:
-    done = call_job(
-        "project", tmp_path, str(core.path), "--name", "other", *SMALL, "--training.steps", "1", "--no-judge"
-    )
-    assert done.returncode == 0, done.stderr
-    done = call_job("generate", tmp_path, str(core.path / "projectors" / "other"))
+def test_a_projector_is_no_model_of_text(brief: Path, call_job: Callable[..., Any], tmp_path: Path) -> None:
+    done = call_job("generate", tmp_path, str(brief))
     assert (done.returncode, done.stderr) == (
         2,
         "error: this is a projector, no model of text: read with it by python jobs/project.py\n",

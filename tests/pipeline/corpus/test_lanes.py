@@ -45,7 +45,7 @@ def test_any_number_of_workers_sees_the_same_global_batch(split: Split, kind, wo
         assert torch.equal(torch.cat([part[1] for part in parts]), y)
 
 
-@settings(max_examples=50)  # each writes a split
+@settings(max_examples=25)  # each writes a split
 @given(size=st.integers(40, 160), lanes=st.integers(1, 8), seq_len=st.integers(1, 9))
 def test_every_byte_of_a_lane_is_an_input_once_in_every_pass(
     tmp_path_factory, size: int, lanes: int, seq_len: int
