@@ -14,6 +14,7 @@ runs/NAME/
 """
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -316,6 +317,9 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
         folder = RunFolder(storage / name)
         if folder.config() is None:
             missing = f"no run {name} in {storage}: leave out --resume to start it"
+            for trial in storage.glob(f"*/{glob.escape(name)}/config.json"):
+                sweep = trial.parent.parent
+                missing = f"{name} is a trial of the sweep {sweep.name}: add --storage {sweep}"
             raise UserError(occupied(folder) if holds_anything(folder) else missing)
         return folder
     note_lost_links(storage)

@@ -1,6 +1,7 @@
 """The result of a sweep: the ranked table, on the terminal and as CSV, and the command that trains the best."""
 
 import csv
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.sweep.folder import TABLE
 from pipeline.sweep.space import Value, configure, show
 from pipeline.sweep.sweep import Sweep, train_command
 from pipeline.terminal import human_bytes, human_seconds
+from pipeline.training.summary import read_summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Report:
     """The run of its best seed."""
     command: str | None
     """Trains the best."""
+    registered: bool
+    """Whether the sweep was told to register it."""
     objectives: tuple[str, ...]
     counts: dict[str, int]
     """Trials by state."""
@@ -50,7 +54,7 @@ class Report:
     """Why trials failed, each reason once."""
 
     def show(self, console: Console, folder: RunFolder) -> None:
-        """The table, the best configuration, and where the pictures are."""
+        """The table, the best configuration, where the pictures are, and how to look at the trials in MLflow."""
         console.print()
         table, hidden = self._table(console.width)
         console.print(table)
@@ -66,8 +70,16 @@ class Report:
         if self.command is not None:
             console.print("\n[bold]train the best[/bold]")
             console.print(self.command, highlight=False, markup=False, soft_wrap=True)
+        summary = self.best_run and read_summary(self.best_run)
+        if self.best_run and summary and summary.mlflow_tracking_uri and not self.registered:
+            console.print("\n[bold]register it as it is[/bold]")
+            at = f"--storage {shlex.quote(str(folder.path))} --name {self.best_run.name}"
+            line = f"python jobs/train.py --resume {at} --tracking.register NAME"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         console.print("\n[bold]pictures[/bold]")
         console.print(str(folder.plots), highlight=False, markup=False, soft_wrap=True)
+        if summary:
+            summary.show_ui(console)
 
     def save(self, folder: RunFolder) -> None:
         """Write table.csv and summary.json."""
@@ -130,6 +142,7 @@ def report_on(sweep: Sweep) -> Report:
         best=best,
         best_run=best and sweep.folder_of(min(best.trials, key=lambda trial: trial.bpb or 0.0)),
         command=best and train_command(configure(sweep.config.run, best.values), sweep.preset),
+        registered=sweep.config.run.tracking.register is not None,
         objectives=sweep.config.search.objectives,
         counts={state: states.count(state) for state in ("finished", "pruned", "failed", "running")},
         skipped=len(sweep.plan.skipped),

@@ -92,11 +92,15 @@ class PyfuncByteModel(PythonModel):
         return logits.double().softmax(-1).tolist()
 
 
+NEEDED = "a row must have either prompt (text) or prompt_bytes (base64 in JSON)"
+
+
 def _rows(rows: pd.DataFrame) -> list[tuple[bytes, str]]:
     """Prompt and state of each row of a request, empty where there is none.
 
     Raises: UserError for one that is too large, ValueError for columns that do not fit.
     """
+    require(len(rows.columns) > 0, NEEDED)  # MLflow leaves out the columns that it does not know
     for value in (value for name in rows.columns for value in rows[name]):
         require(not isinstance(value, dict), "what a row has must be text, not an object")
     # {"prompt": ["a", "b"]} arrives as one row of lists.
@@ -113,10 +117,7 @@ def _rows(rows: pd.DataFrame) -> list[tuple[bytes, str]]:
 def _prompt(row: dict[str, Any], *, needed: bool) -> bytes:
     """The bytes of a row. Raises: UserError for one with none that is `needed`, or with both kinds."""
     given = [row[name] for name in ("prompt", "prompt_bytes") if isinstance(row.get(name), str | bytes)]
-    require(
-        len(given) == 1 or not (given or needed),
-        "a row must have either prompt (text) or prompt_bytes (base64 in JSON)",
-    )
+    require(len(given) == 1 or not (given or needed), NEEDED)
     prompt = b"".join(given_.encode() if isinstance(given_, str) else given_ for given_ in given)
     require(len(prompt) > 0 or not needed, "the prompt must hold at least one byte")
     return prompt

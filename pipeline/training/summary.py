@@ -99,6 +99,10 @@ class Summary:
         elif files := sorted((folder / "samples").glob("*")):
             told = f"the test split's first {PROMPT_BYTES} bytes, then {SAMPLE_BYTES} of the model's"
             console.print(f"\n[bold]sample[/bold]  {cell(str(files[-1]))}: {told}")
+        self.show_ui(console)
+
+    def show_ui(self, console: Console) -> None:
+        """How to look at it in MLflow beside the other runs of its experiment, where it is tracked."""
         if self.mlflow_tracking_uri and self.mlflow_experiment_id:
             console.print("\n[bold]compare runs[/bold]")
             command = ui_command(self.mlflow_tracking_uri)

@@ -128,11 +128,13 @@ def test_a_sweep_of_four_trials_two_at_a_time(text: Path, call_job: Callable) ->
         "s: validation bits per byte",
         "training diverged 4 times",
         "train the best",
+        "mlflow ui --backend-store-uri",
         str(text / "runs" / "s" / "plots"),
     ):
         assert word in done.stdout, done.stdout
     for noise in ("WARNING", "INFO", "Traceback", "deprecat", "TrialTraining"):
         assert noise not in done.stdout, done.stdout
+    assert "register it as it is" not in done.stdout, "it is registered"
     assert "mlflow.db" in {path.name for path in text.iterdir()}
     assert not (text / "runs" / "s" / "ray").exists()
 

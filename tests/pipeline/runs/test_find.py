@@ -45,6 +45,14 @@ def test_trials_are_runs_too(storage: Path) -> None:
         assert find_run(reference, storage=str(storage)).name == name
 
 
+def test_a_trial_that_is_to_be_resumed_says_where_it_lies(storage: Path) -> None:
+    with pytest.raises(UserError, match=r"s-02 is a trial of the sweep s: add --storage .*/s$"):
+        find_folder(storage, "s-02")
+    assert find_folder(storage / "s", "s-02").name == "s-02"
+    with pytest.raises(UserError, match=r"no run s-0\[2\] in .*: leave out --resume"):
+        find_folder(storage, "s-0[2]")
+
+
 def test_a_sweep_means_its_best_trial(storage: Path) -> None:
     """What it calls its best, by the mean over seeds, say; while it has no result, the best so far."""
     for reference in ("s", str(storage / "s")):

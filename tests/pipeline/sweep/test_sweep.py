@@ -217,6 +217,23 @@ def test_values_are_described_in_few_letters() -> None:
     assert describe({"model.fixed_rank": 4, "training.axiom_lambda": 0.0123456}) == "fixed_rank 4, axiom_lambda 0.01235"
 
 
+def test_the_end_says_how_to_register_the_best_trial_and_where_to_look(
+    opened: Open, tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable
+) -> None:
+    _, ended, _ = train(tiny(tmp_path / "else", training={"steps": 1, "warmup": 0}))
+    sweep = opened("model.fixed_rank=1,2")
+    trial = sweep.next()
+    assert trial
+    end(sweep, trial, "finished", 2.345)
+    tracked = {"mlflow_tracking_uri": "sqlite:////a/mlflow.db", "mlflow_experiment_id": "1"}
+    sweep.folder_of(trial).write_summary({**(ended.summary() or {}), **tracked})
+    said = io.StringIO()
+    report_on(sweep).show(Console(file=said, width=80), sweep.folder)
+    at = f"--storage {sweep.folder.path} --name {sweep.folder_of(trial).name}"
+    assert f"python jobs/train.py --resume {at} --tracking.register NAME\n" in said.getvalue()
+    assert "mlflow ui --backend-store-uri sqlite:////a/mlflow.db\n" in said.getvalue()
+
+
 @pytest.mark.parametrize("width", [60, 80, 160])
 def test_the_table_fits_the_terminal_and_names_what_it_leaves_out(opened: Open, width: int) -> None:
     sweep = opened("model.fixed_rank=1,2", "training.axiom_lambda=0.1", "training.learning_rate=0.00123,0.00456")

@@ -196,7 +196,7 @@ def test_it_is_served_over_http(registered: Registered, server: str) -> None:
         ({"prompt": "a" * (1 + (1 << 20))}, {}, "at most 1048576 bytes together"),
         ({"prompt_bytes": "not base64!"}, {}, ""),
         ({"prompt": 7}, {}, ""),
-        ({"promt": "a"}, {}, ""),
+        ({"promt": "a"}, {}, "a row must have either prompt (text) or prompt_bytes"),
         ({"prompt": "a"}, {"length": "many"}, ""),
         ({"prompt": ["a"] * 4097}, {"length": 0}, "at most 4096 bytes and rows"),
         ({"prompt": ["a", "b"]}, {"length": 2049}, "at most 4096 bytes and rows"),
