@@ -56,12 +56,15 @@ def report(corpus: "Corpus", console: "Console") -> None:
     table = Table(title=cell(corpus.name), title_justify="left")
     for column in ("split", "bytes", "documents", "shards", "order-0", "gzip -9", "xz -9e"):
         table.add_column(column, justify="left" if column == "split" else "right")
-    for split in corpus.splits.values():
+    rows = []
+    for name, split in corpus.splits.items():
+        rows += [(name, split), *((f"  {part.kind}", part.corpus.splits[name]) for part in corpus.parts)]
+    for name, split in rows:
         rates = [split.order0_bpb, split.gzip_bpb, split.xz_bpb]
         told = [f"{split.bytes:,}", f"{split.documents:,}", str(len(split.shards))]
-        table.add_row(split.name, *told, *("–" if rate is None else f"{rate:.3f}" for rate in rates))
+        table.add_row(name, *told, *("–" if rate is None else f"{rate:.3f}" for rate in rates))
     console.print(table)
-    samples = {split.sample_bytes for split in corpus.splits.values() if split.sample_bytes < split.bytes}
+    samples = {split.sample_bytes for _, split in rows if split.sample_bytes < split.bytes}
     sample = f" (gzip and xz: of the first {max(samples):,} bytes)" if samples else ""
     console.print(f"order-0 entropy, gzip and xz in bits per byte{sample}")
     for note in corpus.notes:

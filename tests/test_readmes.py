@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.mix import read_mix
+
 ROOT = Path(__file__).parents[1]
 READMES = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").glob("*.md"), *ROOT.glob("h2q/**/*.md")]) + sorted(
     ROOT.glob("pipeline/**/*.md")
@@ -184,7 +186,10 @@ def test_a_job_of_seconds_runs(
     presets = [word for word in args[:1] if not word.startswith("-") and name == "train"]
     options = args[len(presets) :]
     toy = TOY[name]
-    if "--corpus.path" not in args and name in ("train", "prepare"):
+    if "--corpus.mix" in args:
+        lanes = sum(part.lanes for part in read_mix(args[args.index("--corpus.mix") + 1]))
+        toy = [*toy, "--training.lanes", str(lanes)] if name == "train" else toy
+    elif "--corpus.path" not in args and name in ("train", "prepare"):
         toy = [*toy, "--corpus.path", "text.txt"]
     if name == "evaluate" and "--data" in args:
         toy = [*toy, "--no-compressors"]

@@ -43,7 +43,12 @@ def configure(args: Sequence[str], prog: str) -> tuple[ProjectionConfig, RunFold
     named = cli.parse_known(_Named, args)
     core = find_run(named.run, storage=named.storage, tracking=named.tracking)
     name, projector = named.name or (UNTRAINED if named.untrained else DECODER.name), ProjectorConfig()
-    training = replace(DECODER, name=name, corpus=run_config(core).corpus)
+    corpus = run_config(core).corpus
+    require(
+        not corpus.marked,
+        f"a projector reads bytes, and the corpus of {core.name} has markers: name a run of a corpus without",
+    )
+    training = replace(DECODER, name=name, corpus=corpus)
     if named.resume:
         bound, training = find_projector(core, str(name))
         projector = ProjectorConfig(**{option: getattr(bound, option) for option in _OPTIONS})

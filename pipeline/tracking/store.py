@@ -17,7 +17,8 @@ from pipeline.tracking.uri import mlflow_command, tracking_uri
 _ABOUT = """Byte-level language models, trained by `python jobs/train.py`.
 
 * `validation/bpb`, `test/bpb`: bits per byte of the whole split, lower is better; comparable on one corpus only (the
-  dataset of a run). `train/bpb`: mean over the steps since the last record.
+  dataset of a run). Over a mix `validation/image/bpb` is that of one kind. `train/bpb`: mean over the steps since the
+  last record.
 * `energy/block_NN`: mean L2 norm of the residual stream behind each block; `state_energy/block_NN` that of its state,
   `half_life/block_NN` after how many bytes its channels keep half (median). `test/bpb_reset`: the state not carried.
 * `growth/rank`: active Kronecker terms.
