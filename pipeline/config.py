@@ -89,7 +89,8 @@ class CorpusConfig(FromDict):
             value = getattr(self, name)
             require(
                 value == getattr(CorpusConfig, name),
-                f"corpus.mix says of each kind where it is from: leave out --corpus.{name}, got {value}",
+                f"corpus.mix says of each kind where it is from: leave out --corpus.{name}, got {value}, or give "
+                "--corpus.mix '' for one corpus alone",
             )
         _ = self.parts
         self.require_finite("corpus.")

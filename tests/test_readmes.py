@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import PRESETS
 from pipeline.mix import read_mix
 
 ROOT = Path(__file__).parents[1]
@@ -186,10 +187,12 @@ def test_a_job_of_seconds_runs(
     presets = [word for word in args[:1] if not word.startswith("-") and name == "train"]
     options = args[len(presets) :]
     toy = TOY[name]
-    if "--corpus.mix" in args:
-        lanes = sum(part.lanes for part in read_mix(args[args.index("--corpus.mix") + 1]))
-        toy = [*toy, "--training.lanes", str(lanes)] if name == "train" else toy
-    elif "--corpus.path" not in args and name in ("train", "prepare"):
+    mix = args[args.index("--corpus.mix") + 1] if "--corpus.mix" in args else ""
+    mix = mix or next((PRESETS[preset].corpus.mix for preset in presets), "")
+    if mix and name == "train":
+        lanes = str(sum(part.lanes for part in read_mix(mix)))
+        toy = [*toy, "--training.lanes", lanes, "--training.evaluate-bytes", "3000"]
+    elif not mix and "--corpus.path" not in args and name in ("train", "prepare"):
         toy = [*toy, "--corpus.path", "text.txt"]
     if name == "evaluate" and "--data" in args:
         toy = [*toy, "--no-compressors"]
