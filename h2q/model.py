@@ -159,7 +159,7 @@ class ByteModel(nn.Module):
             return stream, None, recent
         first, rows = self.tables is not None, recent[:, self.tables is not None :].flatten(1)
         carries = self.config.carries
-        neighbours, carried = look(x, rows[:, :CARRIED] if carries else None, reset)
+        neighbours, carried = look(x, rows[:, :CARRIED] if carries else None, reset, self.strides.taps)
         if carried is not None:
             carried = functional.pad(carried, (0, rows.shape[1] - CARRIED)).unflatten(1, (-1, recent.shape[2]))
             recent = torch.cat((recent[:, :first], carried), dim=1)

@@ -65,14 +65,22 @@ class _Place(NamedTuple):
     ended: Tensor
 
 
-def look(x: Tensor, carried: Tensor | None, reset: Tensor | None = None) -> tuple[Neighbours, Tensor | None]:
+def new_taps() -> Tensor:
+    """Where the taps of sounds and of pictures are, (2, P, 3)."""
+    return torch.tensor((_SAMPLE, _PIXEL))
+
+
+def look(
+    x: Tensor, carried: Tensor | None, reset: Tensor | None = None, taps: Tensor | None = None
+) -> tuple[Neighbours, Tensor | None]:
     """Symbols (B, T) behind what is carried (B, CARRIED), None where nothing is → the neighbours of each next byte, and
     what is carried on. Where `reset` (B, T) is true all before the symbol is forgotten: there are no neighbours up to
-    the next marker."""
+    the next marker. `taps`: `new_taps()`, there already on the device of the symbols."""
+    taps = new_taps().to(x.device) if taps is None else taps
     before = x.new_zeros(len(x), _OWN) if carried is None else carried[:, :_OWN].long()
     place, own = _places(x, before, reset)
     symbols = x if carried is None else torch.cat((carried[:, _OWN:].long(), x), dim=1)
-    neighbours = Neighbours(_values(place, symbols, x.shape[1]), _roles(place))
+    neighbours = Neighbours(_values(place, taps, symbols, x.shape[1]), _roles(place))
     if carried is None:
         return neighbours, None
     return neighbours, torch.cat((own, symbols[:, -LONGEST:]), dim=1).to(carried.dtype)
@@ -117,10 +125,9 @@ def _roles(place: _Place) -> Tensor:
     return torch.where(place.ended, END, role)
 
 
-def _values(place: _Place, symbols: Tensor, length: int) -> Tensor:
+def _values(place: _Place, taps: Tensor, symbols: Tensor, length: int) -> Tensor:
     """The taps of the bytes behind the last `length` of the symbols (B, …), (B, T, P)."""
     offset, row, frame, unit, picture, _ = (part.unsqueeze(-1) for part in place)
-    taps = torch.tensor((_SAMPLE, _PIXEL), device=symbols.device)
     up, left, back = taps[picture[..., 0].long()].unbind(-1)
     distance, pixel = up * row + left * frame + back * unit, frame.clamp(min=1)
     columns, channel, low = row // pixel, offset % pixel // unit, offset % unit

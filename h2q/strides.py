@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from h2q.kernels.peaks import add_peaks
-from h2q.neighbours import END, GREY, NONE, RED, ROLES, TAPS, Neighbours
+from h2q.neighbours import END, GREY, NONE, RED, ROLES, TAPS, Neighbours, new_taps
 
 PEAKS = 2
 _SPREAD = 1.5
@@ -44,6 +44,8 @@ class Strides(nn.Module):
         """Spread and power, before the stream's part."""
         self.predicted: Tensor
         self.scale: Tensor
+        self.taps: Tensor
+        self.register_buffer("taps", new_taps(), persistent=False)
         self.register_buffer("scale", torch.tensor([_SLOWLY[0]] * TAPS + [_SLOWLY[1]] * 2), persistent=False)
         self.register_buffer(
             "predicted", torch.ones(ROLES).index_fill(0, torch.tensor((NONE, END)), 0), persistent=False
@@ -87,8 +89,13 @@ class Strides(nn.Module):
         own = own * self.scale
         role, values = neighbours.role, neighbours.values.to(own.dtype)
         nearest = values[..., :1]
-        weights = self.weights[role] + own[..., :TAPS]
+        weights = _of(self.weights, role) + own[..., :TAPS]
         mean = nearest + (weights * (values - nearest).unsqueeze(-2)).sum(-1)
-        spread, power = (self.shapes[role] + own[..., TAPS:]).unbind(-1)
+        spread, power = (_of(self.shapes, role) + own[..., TAPS:]).unbind(-1)
         power = functional.softplus(power) * self.predicted[role, None].to(own.dtype)
         return add_peaks(logits, mean.clamp(-_BOUND, 255 + _BOUND), (2 * spread.clamp(-1.5, 5.5)).exp(), power)
+
+
+def _of(table: Tensor, role: Tensor) -> Tensor:
+    """The rows of a table (roles, …) for roles (B, T), (B, T, …)."""
+    return functional.embedding(role, table.flatten(1)).unflatten(-1, table.shape[1:])

@@ -182,7 +182,7 @@ class Session:
         if model.strides is None:
             return None
         rows = self.state[model.config.depth + (model.tables is not None) :].view(1, -1)[:, :CARRIED]
-        neighbours, carried = look(torch.tensor([[byte]], device=model.device), rows)
+        neighbours, carried = look(torch.tensor([[byte]], device=model.device), rows, taps=model.strides.taps)
         features = model.strides.features(neighbours)
         self._stream += model.strides.inputs(neighbours, features).view_as(self._stream)
         assert carried is not None
