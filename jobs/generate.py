@@ -1,4 +1,4 @@
-"""Let a trained model write: `python jobs/generate.py RUN --prompt TEXT`."""
+"""Let a trained model write: `python jobs/generate.py RUN --prompt TEXT`, or `--kind image --out picture.png`."""
 
 import codecs
 import os
@@ -6,10 +6,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from h2q.alphabet import MARKERS, Kind
 from h2q.config import SamplingConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
@@ -18,8 +20,14 @@ from pipeline.shown import marked_off, printable
 if TYPE_CHECKING:  # They load torch.
     from h2q.generate import Memory
     from h2q.model import ByteModel
+    from pipeline.config import CorpusConfig, RunConfig
+    from pipeline.runs.folder import RunFolder
+    from pipeline.senses.sounds import Coding
 
 PROG = "python jobs/generate.py"
+SeenKind = Literal["image", "audio"]
+SUFFIXES: dict[SeenKind, tuple[str, ...]] = {"image": (".png",), "audio": (".wav", ".flac")}
+"""Of the files that are written, by kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +37,19 @@ class GenerateOptions(SamplingConfig):
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = "latest"
     """The run: its name or folder, an MLflow run id, a registered model, `latest` or `best`."""
     prompt: str | None = None
-    """What the model continues; - reads it from standard input, whose bytes may be any. None: a line end, or the byte 0
-    where no text is written."""
-    length: int = 400
-    """Bytes to write at most."""
+    """What the model continues; - reads it from standard input, whose bytes may be any; of a picture or a sound the
+    file of its beginning. None: a line end, or the byte 0 where no text is written; of documents with markers their
+    marker."""
+    kind: Kind | None = None
+    """What to write, of what the run was trained on: `image` completes a picture from the rows of the prompt, `audio` a
+    sound. None: text if it was among it."""
+    out: str | None = None
+    """The file of the picture (.png) or of the sound (.wav, .flac); one that is there is replaced."""
+    height: int | None = None
+    """Rows of the whole picture. None: twice the prompt's."""
+    length: int | None = None
+    """Bytes to write at most. None: 400; of a picture what it lacks, of a sound as many as the prompt has, and without
+    one 2 seconds."""
     stop: str | None = None
     """End behind the first occurrence of this text among the new bytes."""
     bytes: bool = False
@@ -48,7 +65,7 @@ class GenerateOptions(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.length >= 0, f"length must be at least 0 bytes, got {self.length}")
+        require(self.length is None or self.length >= 0, f"length must be at least 0 bytes, got {self.length}")
         require(self.stop != "", "stop must hold at least one byte")
 
 
@@ -59,8 +76,30 @@ def main(args: Sequence[str]) -> int:
 
     folder = find_run(options.run, storage=options.storage)
     config = run_config(folder)
-    text = config.corpus.kind == "text" and not options.bytes
-    prompt = read_prompt(options, text=text, vocab=config.model.vocab)
+    kind = kind_to_write(options, config.corpus, folder.name)
+    if kind == "image" or kind == "audio":
+        check_seen(options, kind)
+        return write_seen(options, kind, config.corpus.samples, folder)
+    require(
+        options.out is None and options.height is None,
+        f"out and height are for pictures and sounds, and {kind} goes to standard output: leave them out",
+    )
+    return write_text(options, kind, config, folder)
+
+
+def kind_to_write(options: GenerateOptions, corpus: "CorpusConfig", run: str) -> Kind:
+    """Raises: UserError for a kind that the run was not trained on."""
+    kinds: list[Kind] = [part.kind for part in corpus.parts] or [corpus.kind]
+    kind = options.kind or ("text" if "text" in kinds else kinds[0])
+    require(kind in kinds, f"{run} was trained on {' and '.join(kinds)}, not on {kind}: give another --kind or run")
+    return kind
+
+
+def write_text(options: GenerateOptions, kind: Kind, config: "RunConfig", folder: "RunFolder") -> int:
+    """Text, or bytes, to standard output."""
+    text, marked = kind == "text" and not options.bytes, config.corpus.marked
+    prompt = read_prompt(options, text=text, vocab=config.model.vocab, marked=marked)
+    from h2q.documents import continued
     from h2q.generate import stream
     from pipeline.runs.load import load_model
     from pipeline.runs.saved_state import write_state
@@ -71,9 +110,13 @@ def main(args: Sequence[str]) -> int:
     if options.prompt is None and prompt:
         behind = "a line end" if prompt == b"\n" else f"the byte {prompt[0]}"
         print(f"{folder.name} writes behind {behind}; --prompt TEXT gives it another start", file=sys.stderr)
-    written, began = 0, time.perf_counter()
+    length, written, began = 400 if options.length is None else options.length, 0, time.perf_counter()
     try:
-        drawn = stream(model, prompt, options.length, options, stop=stop, memory=memory)
+        if marked:
+            document = [*prompt] if options.from_state else [MARKERS[kind], *prompt]
+            drawn = continued(model, document, length, options, stop=stop, memory=memory)
+        else:
+            drawn = stream(model, prompt, length, options, stop=stop, memory=memory)
         if text:
             show_prompt("" if options.prompt is None else prompt.decode(errors="replace"))
             written = show_text(drawn)
@@ -82,11 +125,75 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(flush=True)
         return 130
+    if marked and written < length and stop is None:
+        print(f"{folder.name} ended the document after {written} bytes", file=sys.stderr)
     if memory and options.save_state:
         write_state(options.save_state, memory.saved())
     if sys.stderr.isatty():
         print(f"{written / (time.perf_counter() - began):,.0f} bytes/s", file=sys.stderr)
     return 0
+
+
+def check_seen(options: GenerateOptions, kind: SeenKind) -> None:
+    """Raises: UserError for options that do not go with a picture or a sound."""
+    suffixes = SUFFIXES[kind]
+    require(
+        options.out is not None and options.out.lower().endswith(suffixes),
+        f"a file of kind {kind} must end in {' or '.join(suffixes)}, got {options.out}: give --out FILE{suffixes[0]}",
+    )
+    require(
+        options.height is None or (kind == "image" and options.prompt is not None),
+        f"height is of a picture whose first rows are the prompt, got {options.height}: give --prompt FILE",
+    )
+    given = [name for name in ("stop", "bytes", "save_state", "from_state") if getattr(options, name)]
+    require(not given, f"{' and '.join(given)} is for text, not for kind {kind}: leave it out".replace("_", "-"))
+
+
+def write_seen(options: GenerateOptions, kind: SeenKind, coding: "Coding", folder: "RunFolder") -> int:
+    """A picture or a sound, completed or new, into a file, which can be opened whatever the model writes."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from pipeline.runs.load import load_model
+    from pipeline.runs.saved_state import check_target
+    from pipeline.senses.completion import completed, missing
+    from pipeline.senses.written import written_file
+    from pipeline.storage.uri import write_atomic
+
+    assert options.out is not None
+    check_target(options.out, "out")
+    document, written, ended = begin(options, kind, coding), [], ""
+    model, _ = load_model(folder)
+    drawn = completed(model, document, options, options.length)
+    total = missing(document) if options.length is None else options.length
+    terminal, quiet = Console(stderr=True), not sys.stderr.isatty()
+    try:
+        for byte in track(drawn, "writing", total, console=terminal, transient=True, disable=quiet):
+            written.append(byte)
+    except KeyboardInterrupt:
+        ended = "; interrupted"
+    data, told = written_file(kind, [*document[1:], *written], os.path.splitext(options.out)[1][1:])
+    write_atomic(Path(options.out), data)
+    print(printable(f"{options.out}: {told}; {len(written):,} bytes by {folder.name}{ended}"))
+    return 130 if ended else 0
+
+
+def begin(options: GenerateOptions, kind: SeenKind, coding: "Coding") -> list[int]:
+    """The symbols of the prompt's picture or sound; of none its marker. Raises: UserError for a file that is none."""
+    from pipeline.senses.completion import begun_picture, begun_sound
+    from pipeline.senses.pictures import read_picture
+    from pipeline.senses.sounds import read_sound
+
+    if options.prompt is None:
+        return [MARKERS[kind]]
+    name = "standard input" if options.prompt == "-" else printable(options.prompt)
+    try:
+        with sys.stdin.buffer if options.prompt == "-" else open(options.prompt, "rb") as file:
+            if kind == "image":
+                return begun_picture(read_picture(file, name), options.height)
+            return begun_sound(read_sound(file, name), coding)
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}; give --prompt the file of a beginning") from error
 
 
 def open_memory(options: GenerateOptions, model: "ByteModel") -> "Memory | None":
@@ -104,13 +211,13 @@ def open_memory(options: GenerateOptions, model: "ByteModel") -> "Memory | None"
     return memory
 
 
-def read_prompt(options: GenerateOptions, *, text: bool, vocab: int) -> bytes:
+def read_prompt(options: GenerateOptions, *, text: bool, vocab: int, marked: bool = False) -> bytes:
     """The prompt as bytes; where none was given, a line end, or the byte 0 where no text is written, and none behind a
-    state.
+    state or where a marker begins the document.
 
     Raises: UserError if it is empty, or, of `text`, given on the command line and not UTF-8.
     """
-    if options.prompt is None and options.from_state is not None:
+    if options.prompt is None and (marked or options.from_state is not None):
         return b""
     if options.prompt is None:
         return b"\n" if text and vocab > ord("\n") else b"\0"

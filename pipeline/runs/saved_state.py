@@ -11,11 +11,11 @@ MOST_BYTES = 1 << 28
 """Of a file that is read: no state of a model that a machine can hold is larger."""
 
 
-def check_target(path: str) -> None:
+def check_target(path: str, option: str = "save-state") -> None:
     """Raises: UserError unless a file can be put there."""
     parent = Path(path).absolute().parent
-    require(parent.is_dir(), f"save-state needs a folder that is there, and {parent} is none: make it")
-    require(not Path(path).is_dir(), f"save-state must be a file, and {path} is a folder: name a file in it")
+    require(parent.is_dir(), f"{option} needs a folder that is there, and {parent} is none: make it")
+    require(not Path(path).is_dir(), f"{option} must be a file, and {path} is a folder: name a file in it")
 
 
 def write_state(path: str, saved: dict[str, torch.Tensor]) -> None:

@@ -3,14 +3,16 @@
 Symbols are those of one document without its marker: header and content. A marker among them ends it.
 """
 
+import io
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from h2q.alphabet import BYTES, HEADER
-from pipeline.senses.pictures import picture_shape
-from pipeline.senses.sounds import Sound, sound_header, sound_of, sound_shape
+from pipeline.senses.pictures import picture_shape, write_picture
+from pipeline.senses.sounds import Sound, sound_header, sound_of, sound_shape, write_sound
 from pipeline.senses.synthesis import RATE
 
 
@@ -18,6 +20,18 @@ def document_bytes(symbols: Sequence[int]) -> bytes:
     """The symbols up to the first that is no byte."""
     end = next((i for i, symbol in enumerate(symbols) if symbol >= BYTES), len(symbols))
     return bytes(symbols[:end])
+
+
+def written_file(kind: Literal["image", "audio"], symbols: Sequence[int], format: str) -> tuple[bytes, str]:
+    """The file of a picture or a sound, of the format (png; wav, flac), and what was done, in words."""
+    file = io.BytesIO()
+    if kind == "image":
+        pixels, told = written_picture(symbols)
+        write_picture(pixels, file, format)
+    else:
+        sound, told = written_sound(symbols)
+        write_sound(sound, file, format)
+    return file.getvalue(), told
 
 
 def written_picture(symbols: Sequence[int]) -> tuple[np.ndarray, str]:
@@ -37,9 +51,9 @@ def written_picture(symbols: Sequence[int]) -> tuple[np.ndarray, str]:
     kept = min(len(content), len(pixels))
     pixels[:kept] = content[:kept]
     if kept < len(pixels):
-        told += f"; it ended {len(pixels) - kept:,} bytes early: filled up with black"
+        told += f"; it ended {bytes_of(len(pixels) - kept)} early: filled up with black"
     elif kept < len(content):
-        told += f"; it went on for {len(content) - kept:,} bytes: cut"
+        told += f"; it went on for {bytes_of(len(content) - kept)}: cut"
     return pixels.reshape(height, width, channels), told
 
 
@@ -63,8 +77,12 @@ def written_sound(symbols: Sequence[int]) -> tuple[Sound, str]:
     if not whole:
         told += "; it ended before the first sample: one of silence"
     elif whole < len(content):
-        told += f"; {len(content) - whole} bytes of a sample that is not whole are left out"
+        told += f"; {bytes_of(len(content) - whole)} of a sample that is not whole left out"
     return sound, told
+
+
+def bytes_of(count: int) -> str:
+    return f"{count:,} byte{'s' if count != 1 else ''}"
 
 
 def silence(channels: int, width: int) -> bytes:

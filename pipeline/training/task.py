@@ -70,4 +70,5 @@ class NextByte:
     def sample(
         self, to: Path, step: int, model: ByteModel, split: AnySplit, run: RunConfig, stopped: Callable[[], bool]
     ) -> bool:
-        return write_sample(to, step, model, split, run.corpus.kind, stopped)
+        last = step == run.training.steps
+        return write_sample(to, step, model, split, run.corpus.kind, stopped, last)

@@ -65,7 +65,7 @@ def test_what_is_done_to_a_picture_is_said(symbols: list[int], shape: tuple[int,
 @pytest.mark.parametrize(
     ("symbols", "size", "told"),
     [
-        ([*sound_header(8000, 2, 2), *range(6)], 1, "; 2 bytes of a sample that is not whole are left out"),
+        ([*sound_header(8000, 2, 2), *range(6)], 1, "; 2 bytes of a sample that is not whole left out"),
         ([*sound_header(8000, 1, 1)], 1, "; it ended before the first sample: one of silence"),
         ([*sound_header(8000, 1, 3), *range(6)], 6, "its header states no sound, so all is µ-law: 0.00 s at 8,000"),
         ([], 1, "its header states no sound"),

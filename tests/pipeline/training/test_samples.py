@@ -15,7 +15,7 @@ from pipeline.training.summary import _told_apart
 
 
 class Bytes:
-    first_input = "sounds/one.wav"
+    first_input, alphabet = "sounds/one.wav", 256
 
     def __init__(self, data: bytes) -> None:
         self._data = np.frombuffer(data, np.uint8)
