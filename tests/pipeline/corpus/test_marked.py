@@ -2,7 +2,6 @@
 
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,9 +98,3 @@ def test_fingerprints_are_those_of_before_there_were_markers() -> None:
     }
     assert {fingerprint_of(source, config): config for config in golden.values()} == golden
     assert fingerprint_of(source, CorpusConfig(markers=True)) not in golden
-
-
-def test_ray_marks_as_a_plain_loop_does(
-    config: CorpusConfig, corpus: Corpus, tmp_path: Path, ray_cluster: None
-) -> None:
-    assert prepare(replace(config, prepared=str(tmp_path))).sha256 == corpus.sha256
