@@ -84,6 +84,8 @@ def test_a_marked_corpus_is_one_of_its_own_and_the_unmarked_one_stays_as_it_was(
     assert plain.train.dtype == np.uint8 and plain.train.read(0, len(plain.train)).tobytes() == b"".join(
         DOCUMENTS["train"]
     )
+    assert plain.sha256 == "6e1150aabdb80e2b2dfc82c14e94c3033d9e8dd004546ffb6e2c85eb18dd3dc9", "of commit 55392cb"
+    assert "marks" not in plain.manifest and corpus.manifest["marks"] == "bytes"
     assert "--corpus.markers " in command(config) and "markers" not in command(replace(config, markers=False))
     # What is 0 and what is a marker is part of what the corpus is.
     assert corpus.train.sha256 != plain.train.sha256
