@@ -44,7 +44,8 @@ def in_order(tasks: list[Task], receipts: list[dict[str, Any]]) -> tuple[list[Ta
     """The tasks that take the rows in order instead, under new numbers, and a note that says so."""
     rows = [task for task in tasks if task.by_row]
     mine = sorted((receipt for receipt in receipts if receipt["name"] == "rows"), key=lambda one: one["number"])
-    ends = np.cumsum([0, *(sum(_sizes([receipt])) for receipt in mine)]).tolist()
+    marked = rows[0].reading.marked
+    ends = np.cumsum([0, *(sum(_sizes([receipt], marked=marked)) for receipt in mine)]).tolist()
     to, holdout, total = rows[0].to, rows[0].holdout, ends[-1]
     held = len(to) - 1
     cuts = [round(total * (1 - holdout * (held - number))) for number in range(held)]
@@ -68,10 +69,10 @@ def in_order(tasks: list[Task], receipts: list[dict[str, Any]]) -> tuple[list[Ta
     return again, note
 
 
-def _sizes(receipts: list[dict[str, Any]], split: str | None = None) -> list[int]:
-    """The bytes of the shards that rows were written to, of one split or all."""
+def _sizes(receipts: list[dict[str, Any]], split: str | None = None, *, marked: bool = False) -> list[int]:
+    """The bytes of the shards that rows were written to, of one split or all; `marked`: without the placeholders."""
     return [
-        shard["bytes"]
+        shard["bytes"] - marked * shard["documents"]
         for receipt in receipts
         if receipt["name"] == "rows"
         for name, entry in receipt["splits"].items()

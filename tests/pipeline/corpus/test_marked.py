@@ -1,7 +1,9 @@
 """Laws of marked corpora: markers where documents begin, bytes everywhere else, however one reads."""
 
+import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,3 +102,15 @@ def test_fingerprints_are_those_of_before_there_were_markers() -> None:
     }
     assert {fingerprint_of(source, config): config for config in golden.values()} == golden
     assert fingerprint_of(source, CorpusConfig(markers=True)) not in golden
+
+
+@pytest.mark.parametrize("rows", [4, 400], ids=["cut at line ends", "dealt out whole"])
+def test_markers_move_no_text_to_another_split(tmp_path: Path, rows: int) -> None:
+    lines = [json.dumps({"text": f"{number}\n" * (number % 7 * 400 // rows)}) for number in range(rows)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    config = CorpusConfig(path=str(tmp_path / "rows.jsonl"), prepared=str(tmp_path / "data"))
+    plain, marked = (prepare(replace(config, markers=on), local=True) for on in (False, True))
+    for name, split in marked.splits.items():
+        symbols, text = split.read(0, len(split)), plain.splits[name].read(0, len(plain.splits[name]))
+        assert symbols[symbols < 256].tolist() == text.tolist() and len(text)
+        assert (symbols >= 256).sum() == split.documents == plain.splits[name].documents
