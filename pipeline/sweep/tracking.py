@@ -21,6 +21,7 @@ from pipeline.tracking.provenance import DESCRIPTION_TAG, FOLDER_TAG, flatten, r
 from pipeline.tracking.registry import register, serve_command
 from pipeline.tracking.store import MLflowStore
 from pipeline.tracking.tracker import STATE_TAG, STATUS, MLflowRun, NullTracker, Tracker, track_run
+from pipeline.tracking.ui_view import COLOUR_TAG, colour
 from pipeline.training.summary import summarise
 
 
@@ -118,7 +119,9 @@ class SweepTracking:
         folder = self._sweep.folder_of(trial)
         config = run_config(folder)
         command = train_command(config, self._sweep.preset)
-        tags = {"sweep": self._sweep.name} | ({"mlflow.parentRunId": self._parent} if self._parent else {})
+        tags = {"sweep": self._sweep.name, COLOUR_TAG: colour(trial.number - 1)} | (
+            {"mlflow.parentRunId": self._parent} if self._parent else {}
+        )
         corpus = self._corpus
         return track_run(
             self._store, folder, config, corpus.name, corpus.sha256, command, self._sweep.preset, began=began, tags=tags

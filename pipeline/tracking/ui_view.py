@@ -11,10 +11,20 @@ from typing import Any
 KEY = "h2q"
 TAG = f"mlflow.sharedViewState.{KEY}"
 
+COLOUR_TAG = "mlflow.runColor"
+_COLOURS = ("1f77b4", "ff7f0e", "2ca02c", "d62728", "9467bd", "8c564b", "e377c2", "7f7f7f", "bcbd22", "17becf")
+"""Those of matplotlib's tab10."""
+
 _METRICS = ("validation/bpb", "test/bpb", "parameters", "growth/rank", "bytes_seen", "bytes_per_second", "seconds")
 _PARAMETERS = ("model.dim", "model.depth", "model.fixed_rank", "training.learning_rate", "training.axiom_lambda")
 _BPB = "bits per byte"
 _SECTIONS = (_BPB, "growth", "Model metrics", "energy", "memory", "System metrics")
+
+
+def colour(number: int) -> str:
+    """The value of `COLOUR_TAG` for one of several runs that are looked at together; left alone, MLflow may give two of
+    three the same."""
+    return f"#{_COLOURS[number % len(_COLOURS)]}"
 
 
 def view_state() -> str:
@@ -49,6 +59,9 @@ def _section(name: str) -> dict[str, Any]:
         "isReordered": False,
         "deleted": False,
         "isGenerated": True,
+        # Of three, the default, titles and axes are cut at 1280 pixels: MLflow's assistant takes a quarter of them.
+        "columns": 2,
+        "cardHeight": 300,
     }
 
 

@@ -139,6 +139,7 @@ def test_a_sweep_of_four_trials_two_at_a_time(text: Path, call_job: Callable) ->
     assert not (text / "runs" / "s" / "ray").exists()
 
     client, parent, children = runs_of(text, "s")
+    assert len({run.data.tags["mlflow.runColor"] for run in children}) == 4, "no two trials look alike"
     told = {run.info.run_name: (run.info.status, run.data.tags["state"]) for run in children}
     assert told["s-01"] == ("FINISHED", "finished")
     assert told["s-03"] == ("FAILED", "failed") and "Error: training diverged" in described(children[2])
