@@ -16,6 +16,7 @@ from h2q.config import SamplingConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 from pipeline.shown import marked_off, printable
+from pipeline.threads import wait_asleep_where_busy
 
 if TYPE_CHECKING:  # They load torch.
     from h2q.generate import Memory
@@ -77,6 +78,7 @@ def main(args: Sequence[str]) -> int:
     folder = find_run(options.run, storage=options.storage)
     config = run_config(folder)
     kind = kind_to_write(options, config.corpus, folder.name)
+    wait_asleep_where_busy()
     if kind == "image" or kind == "audio":
         check_seen(options, kind)
         return write_seen(options, kind, config.corpus.samples, folder)

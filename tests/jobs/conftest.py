@@ -39,6 +39,7 @@ def call_job(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture
     def call(name: str, folder: Path, *options: str, given: bytes = b"", text: bool = True) -> Done:
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+        monkeypatch.setattr("pipeline.threads._LOOK_SECONDS", 0.01)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
         capfdbinary.readouterr()
         with pytest.raises(SystemExit) as stop:

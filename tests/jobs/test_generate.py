@@ -184,3 +184,10 @@ def test_a_state_that_cannot_be_is_refused_in_one_line(job, folder):
         assert refused.returncode == 2 and refused.stdout == b"", args
         assert rule in refused.stderr.decode() and refused.stderr.count(b"\n") == 1, refused.stderr
     assert not (folder / "new").exists()
+
+
+def test_where_other_programs_work_its_threads_sleep_while_they_wait(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.threads._busy_cores", lambda: 1.5)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
+    assert job("any-bytes", "--length", "1", "--bytes").returncode == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "0"
