@@ -23,8 +23,9 @@ def mixed(config: CorpusConfig, corpora: list[Corpus]) -> Corpus:
     ]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = locate(config.prepared) / f"mix-{fingerprint[:12]}"
-    if read_manifest(folder) is None:
-        manifest = _described(config, corpora, parts) | {"fingerprint": fingerprint, "parts": parts}
+    manifest = _described(config, corpora, parts) | {"fingerprint": fingerprint, "parts": parts}
+    there = read_manifest(folder)
+    if there is None or there["parts"] != parts:  # Its folder's name says which they are: else it was changed.
         storage.make_folder(folder)
         storage.write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     return open_corpus(folder, config)

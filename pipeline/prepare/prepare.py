@@ -30,7 +30,10 @@ def prepare(
     Raises: UserError when the corpus is missing, empty or invalid, or the folder cannot be written.
     """
     if config.mix:
-        each = [prepare(config.of_part(part), local=local, on_event=on_event) for part in config.parts]
+        each = []
+        for part in config.parts:
+            with part.named():
+                each.append(prepare(config.of_part(part), local=local, on_event=on_event))
         return mixed(config, each)
     known = None if sha256 is None else _known(config, sha256)
     named = _named(config) if known is None else iter((known,))

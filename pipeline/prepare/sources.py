@@ -59,12 +59,19 @@ class Source:
 def check_places(config: CorpusConfig) -> None:
     """Look whether there are files at `corpus.path`, if it is to be read, and a folder at `corpus.prepared`, or a place
     for one: before Ray starts, say. Raises: UserError."""
-    for one in [config.of_part(part) for part in config.parts] or [config]:
-        if one.path is not None and one.source in ("auto", "path"):
-            check_any(one.path)
-        if one.kind in ("image", "audio"):
-            media.check_readable(one.kind)
+    for part in config.parts:
+        with part.named():
+            _check_place(config.of_part(part))
+    if not config.mix:
+        _check_place(config)
     make_folder(locate(config.prepared))
+
+
+def _check_place(config: CorpusConfig) -> None:
+    if config.path is not None and config.source in ("auto", "path"):
+        check_any(config.path)
+    if config.kind in ("image", "audio"):
+        media.check_readable(config.kind)
 
 
 def files(config: CorpusConfig) -> Source:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from h2q.errors import UserError
+from h2q.errors import require
 from pipeline.config import CorpusConfig
 from pipeline.prepare.cuts import line_start, reach
 from pipeline.prepare.inputs import InputPart
@@ -42,15 +42,19 @@ def cut(
     """Deal the documents out to the wanted splits: chosen by seed, each split in the order of the corpus.
 
     Where documents are too few or too unequal for shares near `holdout`, their bytes are cut, at line ends in text;
-    pictures and sounds never are. Raises: UserError where these are fewer than the splits.
+    pictures and sounds never are, of which each split gets its share by number then. Raises: UserError where these
+    are fewer than the splits.
     """
     total = sum(document.size for document in documents)
     chosen = _by_document(documents, [split for split in wanted if split != "train"], config)
     if chosen is None and config.whole:
-        raise UserError(
-            f"each of {', '.join(wanted)} must get a file of {config.kind}, since none is cut, found {len(documents)}: "
-            "give more files, or folders named train, valid and test"
+        require(
+            len(documents) >= len(wanted),
+            f"each of {', '.join(wanted)} must get a file of {config.kind}, since none is cut, found {len(documents)} "
+            f"({few([document.shown for document in documents])}): give more files, or folders named train, valid and "
+            "test",
         )
+        chosen = _by_count(documents, [split for split in wanted if split != "train"], config)
     if chosen is None:
         dealt = _by_bytes(documents, wanted, config)
         how = "by bytes" if config.kind == "bytes" else "at line ends"
@@ -81,6 +85,16 @@ def _by_document(documents: list[InputPart], held: list[str], config: CorpusConf
         if not config.whole and not target / 2 <= taken <= 2 * target:
             return None
     return chosen if any(to == "train" and d.size for to, d in zip(chosen, documents, strict=True)) else None
+
+
+def _by_count(documents: list[InputPart], held: list[str], config: CorpusConfig) -> list[str]:
+    """The split of every document: to each that is held out at least one, and `holdout` of their number."""
+    order = np.random.Generator(np.random.Philox(config.seed)).permutation(len(documents))
+    chosen, each = ["train"] * len(documents), max(1, round(config.holdout * len(documents)))
+    for number, split in enumerate(held):
+        for i in order[number * each : (number + 1) * each]:
+            chosen[int(i)] = split
+    return chosen
 
 
 def _by_bytes(

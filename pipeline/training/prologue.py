@@ -52,6 +52,11 @@ def check_first(run: RunConfig) -> None:
             f"{vocab}: give --model.vocab {ALPHABET}",
         )
     require(
+        run.corpus.marked or run.model.strides == "off",
+        "model.strides looks for the markers of pictures and sounds, and this corpus has none: leave it out, or give "
+        "--corpus.mix or --corpus.kind image or audio",
+    )
+    require(
         vocab in range(BYTES + 1) or vocab == ALPHABET,
         f"model.vocab must be at most {BYTES}, the values of a byte, or {ALPHABET}, with markers, got {vocab}",
     )

@@ -18,6 +18,7 @@ def test_a_mix_names_kinds_places_and_lanes() -> None:
         Part("bytes", "s3://bucket/x", 4),
         Part("audio", "embedded", 1),
     )
+    assert read_mix(" text = a b@1 , image=c@2 ") == (Part("text", "a b", 1), Part("image", "c", 2))
     assert shown_mix(text) == text and read_mix("") == () and shown_mix("") == ""
 
 
@@ -30,6 +31,8 @@ def test_a_mix_names_kinds_places_and_lanes() -> None:
         ("text=folder@0", "corpus.mix must be"),
         ("text=folder@four", "corpus.mix must be"),
         ("text=a@1,", "corpus.mix must be"),
+        ("text=a@99999999999999999999", "corpus.mix must be"),
+        ("text=a@٣", "corpus.mix must be"),
         ("text=a@1,picture=b@1", "a kind in corpus.mix must be one of text, bytes, image, audio, got 'picture'"),
         ("text=a@1,text=b@1", "each kind once, got text twice"),
         ("bytes=embedded@4", "nothing embedded of kind bytes"),

@@ -18,6 +18,7 @@ from pipeline.corpus.corpus import MANIFEST, Corpus, open_corpus
 from pipeline.corpus.lanes import Lanes
 from pipeline.corpus.mixed import MixedSplit
 from pipeline.prepare.prepare import prepare, split_sizes
+from pipeline.prepare.sources import check_places
 from pipeline.storage.uri import DamagedFile
 from pipeline.training.resets import Resets
 
@@ -150,6 +151,24 @@ def test_a_part_that_is_gone_or_another_now_is_one_line(corpus: Corpus, mix: Mix
     mixed.write_bytes(mixed.read_bytes().replace(b'"lanes": 6', b'"lanes": 0'))
     with pytest.raises(DamagedFile, match=r"parts.1.lanes should be greater than or equal to 1"):
         open_corpus(made.folder)
+
+
+def test_a_mix_whose_manifest_names_other_parts_is_written_again(corpus: Corpus, mix: Mix, tmp_path: Path) -> None:
+    config = replace(mix("text", "bytes"), prepared=str(tmp_path))
+    made = prepare(config, local=True)
+    manifest = made.folder / MANIFEST
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole.replace(made.parts[0].corpus.folder.name.encode(), b"gone"))
+    with pytest.raises(UserError, match=r"no prepared corpus is at .*gone: run python jobs/prepare.py"):
+        open_corpus(made.folder)
+    assert prepare(config, local=True).sha256 == made.sha256 and manifest.read_bytes() == whole
+
+
+def test_a_mistake_in_a_part_names_it_and_its_option(mix: Mix, tmp_path: Path) -> None:
+    nowhere = CorpusConfig(mix="text=nowhere@1,bytes=there@1", prepared=str(tmp_path))
+    for look in (prepare, check_places):
+        with pytest.raises(UserError, match=r"^text in corpus.mix: nothing is at .*nowhere.*give --corpus.mix text="):
+            look(nowhere)
 
 
 def test_a_kind_that_is_too_short_for_its_lanes_is_named(corpus: Corpus) -> None:

@@ -117,9 +117,21 @@ def test_splits_that_folders_name_are_kept_and_few_files_are_never_cut(tmp_path:
     assert [len(documents(split)) for split in corpus.splits.values()] == [1, 1, 1]
     assert documents(corpus.test)[0].endswith(pixels(2).tobytes())
     with pytest.raises(
-        UserError, match=r"each of train, validation, test must get a file of image, .* found 1: give more"
+        UserError, match=r"each of train, validation, test must get a file of image, .* found 1 \(.*2\.png\): give more"
     ):
         prepare(replace(config, path=str(tmp_path / "named" / "test" / "2.png")), local=True)
+
+
+def test_files_of_very_unequal_size_are_dealt_out_by_number(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(6):
+        save("image", number, tmp_path / "pictures" / f"{number}.png")
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "pictures" / "large.png")
+    corpus = prepare(
+        CorpusConfig(path=str(tmp_path / "pictures"), kind="image", prepared=str(tmp_path / "data")), local=True
+    )
+    assert [split.documents for split in corpus.splits.values()] == [5, 1, 1]
 
 
 def cut_png(path: Path) -> None:

@@ -117,6 +117,10 @@ def test_two_workers_train_on_the_same_batches(tmp_path: Path, mixed: Make, trai
             {"model": {"vocab": 256}},
             "model.vocab must be 260 for a corpus with markers, .* got 256: give --model.vocab",
         ),
+        (
+            {"corpus": {"mix": ""}, "model": {"strides": "auto"}},
+            "model.strides looks for the markers of pictures and sounds, and this corpus has none",
+        ),
         ({"model": {"seq_len": 20_000}}, "the train split of text must hold one"),
     ],
     ids=str,
