@@ -21,10 +21,16 @@ class Bytes(Protocol):
     def read(self, start: int, stop: int) -> np.ndarray: ...
 
 
-def stretches(size: int, lanes: int) -> list[Stretch]:
-    """N bytes as so many stretches of equal length, to a byte: every byte but the very first is a target once."""
-    edges = [*(lane * size // lanes for lane in range(lanes)), size - 1]
-    return list(itertools.pairwise(edges))
+def stretches(size: int, lanes: int, documents: np.ndarray | None = None) -> list[Stretch]:
+    """N bytes as so many stretches of equal length, to a byte: every byte but the very first is a target once.
+
+    With `documents`, where they start, a stretch begins with one: there may be fewer stretches, as long as they come.
+    """
+    edges = [lane * size // lanes for lane in range(lanes)]
+    if documents is not None:
+        later = documents[documents < size - 1]
+        edges = sorted({0, *(int(later[at]) for at in np.searchsorted(later, edges) if at < len(later))})
+    return list(itertools.pairwise([*edges, size - 1]))
 
 
 def chunks(data: Bytes, side_by_side: list[Stretch], length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

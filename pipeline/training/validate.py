@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn import functional
 
+from h2q.alphabet import BYTES
 from h2q.model import ByteModel
 from pipeline.corpus.lanes import windows
 from pipeline.corpus.mixed import AnySplit, MixedSplit
@@ -57,7 +58,8 @@ def bits_per_byte(
     `size`: of its first so many bytes. `on_progress` is told about how many were scored, of how many.
 
     With a state, in `LANES` lanes side by side through which it is carried, so that a byte is scored with all of its
-    lane that came before; not `carry`: every window starts at zero.
+    lane that came before; not `carry`: every window starts at zero. Where documents are marked, lanes begin with one,
+    and the state ends at a marker.
 
     The first byte, which nothing predicts, is charged the bits of a uniform guess (8 of a byte), so that the figure is
     that of a code and can be set beside a compressor's. The workers share the windows, or the lanes; all get the same
@@ -123,12 +125,15 @@ def _carried(model: ByteModel, split: AnySplit, worker: "Worker", autocast: Auto
     count, length = max(1, min(LANES, size // LANE_BYTES)), model.config.seq_len
     length *= max(1, batch_rows(worker.device.type, length) // ROWS["cpu"])
     rank, workers = worker.world_rank, worker.world_size
-    mine = stretches(size, count)[rank * count // workers : (rank + 1) * count // workers]
+    # Half a picture without its header is not what the model has learned.
+    marked = split.alphabet > BYTES
+    lanes = stretches(size, count, split.document_starts() if marked else None)
+    mine = lanes[rank * len(lanes) // workers : (rank + 1) * len(lanes) // workers]
     state = model.new_state(len(mine))
     for rows, counts in chunks(split, mine, length):
         data, ends = (torch.from_numpy(part).to(worker.device).long() for part in (rows, counts))
         with autocast():
-            logits, state = model(data[:, :-1], state=state)
+            logits, state = model(data[:, :-1], state=state, reset=data[:, :-1] >= BYTES if marked else None)
         each = functional.cross_entropy(logits.transpose(1, 2), data[:, 1:], reduction="none")
         there = torch.arange(each.shape[1], device=worker.device) < ends[:, None]
         yield torch.where(there, each, 0).double().sum(), int(counts.sum())

@@ -12,11 +12,14 @@ from h2q.config import ModelConfig
 from h2q.model import ByteModel
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus
+from pipeline.corpus.side_by_side import stretches
 from pipeline.evaluation.carried import lanes_of, score_lane
 from pipeline.evaluation.kinds import code_of, kinds_in, reference_sizes
 from pipeline.evaluation.scoring import Tally
 from pipeline.prepare.prepare import prepare
 from pipeline.training.precision import setup_precision
+from pipeline.training.validate import bits_per_byte
+from pipeline.training.worker import Worker
 
 AUTOCAST = setup_precision("fp32", torch.device("cpu"))
 DOCUMENTS = [b"abcabcabc", b"xyz" * 9, b"q" * 5]
@@ -33,7 +36,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepare(CorpusConfig(path=str(folder), kind="bytes", markers=True, prepared=prepared), local=True)
 
 
-def test_a_document_costs_the_same_whatever_came_before_it(corpus: Corpus) -> None:
+@pytest.fixture(scope="module")
+def model() -> ByteModel:
     torch.manual_seed(0)
     sizes = ModelConfig(
         mixer="state", dropout=0.0, dim=32, depth=2, heads=2, factor=4, fixed_rank=2, seq_len=8, vocab=ALPHABET
@@ -42,6 +46,10 @@ def test_a_document_costs_the_same_whatever_came_before_it(corpus: Corpus) -> No
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def test_a_document_costs_the_same_whatever_came_before_it(model: ByteModel, corpus: Corpus) -> None:
     test = corpus.splits["test"]
     table = score_lane(model, test, lanes_of(len(test), 1)[0], AUTOCAST)
     alone, marker = 0.0, MARKERS["bytes"]
@@ -52,6 +60,17 @@ def test_a_document_costs_the_same_whatever_came_before_it(corpus: Corpus) -> No
         alone += float(nats.sum() if number < len(DOCUMENTS) - 1 else nats[0, :-1].sum())
     assert Tally(table).bits == pytest.approx(alone / math.log(2), rel=1e-6)
     assert Tally(table).by_class("bytes")["markers"][0] == len(DOCUMENTS) - 1
+
+
+def test_training_cuts_lanes_between_documents_so_that_they_cost_nothing(
+    model: ByteModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = corpus.splits["test"]
+    assert stretches(len(test), 2, test.document_starts()) == [(0, 38), (38, len(test) - 1)]
+    monkeypatch.setattr("pipeline.training.validate.LANE_BYTES", 8)
+    bits = Tally(score_lane(model, test, lanes_of(len(test), 1)[0], AUTOCAST)).bits + math.log2(ALPHABET)
+    found = bits_per_byte(model, test, Worker(world_rank=0, world_size=1, device=torch.device("cpu")), AUTOCAST)
+    assert found * len(test) == pytest.approx(bits, rel=1e-6)
 
 
 def test_a_kind_is_its_documents_and_its_rate_is_over_their_content(corpus: Corpus) -> None:
