@@ -166,7 +166,7 @@ TOY = {
 """What makes a job of a README one of seconds, in a folder with a toy run."""
 
 HEAVY = {"--workers", "--address", "--wait", "--storage", "--resume", "--tracking.uri", "--tracking.register"}
-HEAVY |= {"--corpus.hub", "--mode", "--profile", PASTED}
+HEAVY |= {"--corpus.hub", "--mode", "--profile", "--kind", PASTED}
 RUNNABLE = [
     command
     for command in OF_JOBS

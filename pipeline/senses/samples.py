@@ -19,8 +19,6 @@ from pipeline.senses.pictures import picture_of
 from pipeline.senses.sounds import Sound, sound_of, sound_shape, write_sound
 from pipeline.senses.written import written_picture, written_sound
 
-PROMPT_SECONDS = 0.5
-"""Of a sound that is completed."""
 _MARK = "tab:red"
 """Where the model begins."""
 
@@ -67,12 +65,13 @@ def contact_sheet(documents: list[bytes], write: Writer) -> bytes:
 
 
 def completed_sound(document: bytes, write: Writer) -> tuple[Sound, int]:
-    """The sound of which the model was given the first half second, or half of it, and how many samples that is."""
+    """The sound of which the model was given a beginning, twice as long as what it writes or half of it, and how many
+    samples that is."""
     shape = sound_shape(document[:HEADER])
     assert shape is not None
-    rate, channels, width = shape
+    _, channels, width = shape
     frame = channels * width
-    given = max(1, min(int(PROMPT_SECONDS * rate), (len(document) - HEADER) // frame // 2))
+    given = max(1, min(2 * write.length // frame, (len(document) - HEADER) // frame // 2))
     begun = [MARKERS["audio"], *document[: HEADER + given * frame]]
     return written_sound(write(begun))[0], given
 
@@ -89,7 +88,7 @@ def sound_and_spectrogram(document: bytes, write: Writer) -> tuple[bytes, bytes]
     for axis, samples, name in zip(axes, (original, sound.samples), ("original", "completed"), strict=True):
         # A little noise: what is silent has no logarithm.
         noise = np.random.default_rng(0).normal(0, 2, len(samples))
-        if (window := min(256, len(samples) // 2)) >= 8:
+        if (window := min(128, len(samples) // 2)) >= 8:
             axis.specgram(samples[:, 0] + noise, NFFT=window, noverlap=window * 3 // 4, Fs=sound.rate)
         axis.set_ylabel(f"{name}, Hz", fontsize=8)
     axes[1].axvline(given / sound.rate, color=_MARK)

@@ -42,7 +42,7 @@ def write_sample(
         step-….txt   of text its first 64 bytes, up to a whole character and between marks, and 200 of the model's
         step-….wav   of bytes the same as a file as it is, named like the first of the split
         step-….png   of pictures a contact sheet of completions, the originals above; of sounds -spectrogram.png
-        step-….wav   of sounds the first, completed behind half a second
+        step-….wav   of sounds the first, completed behind its beginning
 
     `last`: of pictures and sounds more. Whether all was written: no longer once `stopped` says so.
     """
