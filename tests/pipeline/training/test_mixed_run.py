@@ -37,7 +37,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, text_folder: Path, tiny: Mak
 
     def make(storage: Path, *, training: dict[str, object] | None = None, **changes: object) -> RunConfig:
         told = {"reset_at": "document", "lanes": 4} | (training or {})
-        model = {"mixer": "state", "vocab": 260}
+        model = {"mixer": "state", "vocab": 260, "dropout": 0.0}  # which each worker draws by itself
         return tiny(storage, corpus=corpus, model=model, training=told, **changes)
 
     return make
