@@ -174,10 +174,13 @@ def write_seen(options: GenerateOptions, kind: SeenKind, coding: "Coding", folde
             written.append(byte)
     except KeyboardInterrupt:
         ended = "; interrupted"
+    code, wanted = 130 if ended else 0, missing(document)
+    if len(written) == options.length and (wanted is None or wanted > len(written)):
+        ended = ", where --length ended it"
     data, told = written_file(kind, [*document[1:], *written], os.path.splitext(options.out)[1][1:])
     write_atomic(Path(options.out), data)
     print(printable(f"{options.out}: {told}; {len(written):,} bytes by {folder.name}{ended}"))
-    return 130 if ended else 0
+    return code
 
 
 def begin(options: GenerateOptions, kind: SeenKind, coding: "Coding") -> list[int]:

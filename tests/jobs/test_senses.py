@@ -106,7 +106,8 @@ def test_a_picture_is_completed_below_the_rows_of_its_prompt(place: Path, genera
     with (place / "tall.png").open("rb") as file:
         tall = read_picture(file, "tall.png")
     assert tall.shape == (11, 8, 1) and not tall[5:].any()
-    assert "filled up with black" in generate(*options, "--out", "tall.png", "--length", "5")[1]
+    said = generate(*options, "--out", "tall.png", "--length", "5")[1]
+    assert "filled up with black" in said and ", where --length ended it" in said
 
 
 @pytest.mark.parametrize("end", ["wav", "flac"])
