@@ -30,7 +30,8 @@ _DRAWN = {"EPS", "WMF"}
 def read_picture(file: BinaryIO, name: str) -> np.ndarray:
     """The pixels (H, W, C) of a file of any format that Pillow reads; `name` is for messages.
 
-    A palette becomes RGB, black and white becomes grey, and an alpha channel that hides nothing is left out.
+    A palette becomes RGB, black and white becomes grey, an alpha channel that hides nothing is left out, and what its
+    EXIF data say is turned stands upright.
     Raises: UserError for what is no picture, is damaged, is larger than `LARGEST_PICTURE` or cannot be kept without
     loss.
     """
@@ -124,6 +125,7 @@ def _deep(image: Any) -> bool:
 
 
 def _pixels(image: Any, name: str) -> np.ndarray:
+    image = library("PIL.ImageOps").exif_transpose(image)  # A phone that was turned says so beside the pixels.
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
         seen = image.convert("RGBA")
         least = seen.getextrema()[3][0]

@@ -33,6 +33,8 @@ _UNKNOWN = 1 << 62
 """Samples of a stream whose length libsndfile does not know, and more."""
 _LIE = re.compile(r"^\s*data\s*: (-?\d+) \(should be (\d+)\)", re.MULTILINE)
 """What libsndfile, which reads on, notes of a header that states other bytes than the file has."""
+_JUNK = re.compile(r"^(Have .+ marker at position|\*\*\* Unknown chunk marker)", re.MULTILINE)
+"""What it notes where the samples that a header states are followed by what is no chunk: by more samples."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,11 @@ def _check(sound: Any, name: str) -> None:
             f"the header of {name} states {stated} bytes of samples, but there are {held}: it was cut short, or "
             "written to a pipe; convert it to mend its header"
         )
+    require(
+        not _JUNK.search(sound.extra_info),
+        f"the header of {name} states {sound.frames:,} samples, but what follows them is no part of a sound's file: "
+        "convert it to mend its header",
+    )
     require(sound.frames > 0, f"a sound must have at least 1 sample, {name} has 0: remove it")
     if sound.frames < _UNKNOWN:
         _check_size(sound.frames * sound.channels, name)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import ExifTags, Image
 
 from h2q.errors import UserError
 from pipeline.senses.pictures import picture_document, picture_of, picture_shape, read_picture, write_picture
@@ -39,6 +39,16 @@ def test_palettes_black_and_white_and_an_alpha_that_hides_nothing() -> None:
     opaque = colours.copy()
     opaque.putalpha(255)
     assert np.array_equal(read(opaque), np.asarray(colours))
+
+
+def test_a_picture_that_was_turned_stands_upright() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    assert np.array_equal(read_picture(io.BytesIO(file.getvalue()), "x")[..., 0], np.rot90(pixels, -1))
 
 
 def bomb(side: int = 10_000) -> bytes:

@@ -79,6 +79,7 @@ def lying(at: int, value: int, length: int) -> bytes:
 
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "more than there is": (lambda: lying(40, 1 << 30, 4), "states 1,073,741,824 bytes of samples, but there are 2,000"),
+    "less than there is": (lambda: lying(40, 100, 4), "states 50 samples, but what follows them is no part"),
     "truncated": (lambda: wav(EVERY_SAMPLE)[:1000], "states 131,072 bytes of samples, but there are 956"),
     "a truncated FLAC": (lambda: wav(EVERY_SAMPLE, format="FLAC")[:-500], "a/file"),
     "no channel": (lambda: lying(22, 0, 2), "damaged"),
