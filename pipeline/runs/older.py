@@ -35,6 +35,7 @@ ADDED: tuple[tuple[str, Any], ...] = (
     ("corpus.markers", False),
     ("corpus.mix", ""),
     ("corpus.samples", "ulaw"),
+    ("model.strides", "off"),
 )
 FORMAT = len(ADDED)
 

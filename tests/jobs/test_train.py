@@ -71,7 +71,7 @@ def text(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        (["lapptop"], "preset must be one of laptop, dense, h2q, qrlm, h2q-published, got 'lapptop'"),
+        (["lapptop"], "preset must be one of laptop, dense, senses, h2q, qrlm, h2q-published, got 'lapptop'"),
         (["--model.dim", "100"], "must be a multiple of 4 × model.factor"),
         (["--model.depth", "deep"], "--model.depth"),
         (["--training.steps", "-3"], "training.steps must be at least 1, got -3"),
