@@ -90,7 +90,7 @@ def _bits(
 ) -> None:
     """Both curves, of a mix the validation of each kind, the test at their end, and what simple compressors need for
     the validation split."""
-    axis.plot(*train, color="C0", alpha=0.5, linewidth=1, label="train")
+    axis.plot(*train, color="C0", alpha=0.5, linewidth=1, label="train, kinds by their lanes" if kinds else "train")
     last = f" {validation[1][-1]:.3f}" if validation[1] else ""
     axis.plot(*validation, "o-", color="C1", markersize=4, label=f"validation{last}")
     if test[1]:

@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.mixed import AnySplit, MixedSplit
 from pipeline.runs.checkpoint import newest_state
-from pipeline.runs.folder import PROMPT_BYTES, SAMPLE_BYTES, RunFolder
+from pipeline.runs.folder import SAMPLE_BYTES, RunFolder
 from pipeline.runs.journal import Record
 from pipeline.shown import MARKS, cell, printable
 from pipeline.storage.json_file import read_hint, shape_of
@@ -96,9 +96,10 @@ class Summary:
         if self.sample:
             console.print(f"\n[bold]sample[/bold]  the test split's first bytes, then {SAMPLE_BYTES} of the model's")
             console.print(_told_apart(printable(self.sample), dim=console.is_terminal), highlight=False, soft_wrap=True)
-        elif files := sorted((folder / "samples").glob("*")):
-            told = f"the test split's first {PROMPT_BYTES} bytes, then {SAMPLE_BYTES} of the model's"
-            console.print(f"\n[bold]sample[/bold]  {cell(str(files[-1]))}: {told}")
+        files = sorted((folder / "samples").glob("*"))
+        if newest := [file.name for file in files if file.stem[:14] == files[-1].stem[:14] and file.suffix != ".txt"]:
+            told = "beginnings of the test split, completed by the model"
+            console.print(f"\n[bold]samples[/bold]  {cell(str(folder / 'samples'))}: {', '.join(newest)}: {told}")
         self.show_ui(console)
 
     def show_ui(self, console: Console) -> None:
