@@ -97,9 +97,11 @@ class Summary:
             console.print(f"\n[bold]sample[/bold]  the test split's first bytes, then {SAMPLE_BYTES} of the model's")
             console.print(_told_apart(printable(self.sample), dim=console.is_terminal), highlight=False, soft_wrap=True)
         files = sorted((folder / "samples").glob("*"))
-        if newest := [file.name for file in files if file.stem[:14] == files[-1].stem[:14] and file.suffix != ".txt"]:
-            told = "beginnings of the test split, completed by the model"
-            console.print(f"\n[bold]samples[/bold]  {cell(str(folder / 'samples'))}: {', '.join(newest)}: {told}")
+        if newest := [file for file in files if file.stem[:14] == files[-1].stem[:14] and file.suffix != ".txt"]:
+            console.print("\n[bold]samples[/bold]  beginnings of the test split, completed by the model")
+            console.print(
+                "\n".join(printable(str(file)) for file in newest), markup=False, highlight=False, soft_wrap=True
+            )
         self.show_ui(console)
 
     def show_ui(self, console: Console) -> None:

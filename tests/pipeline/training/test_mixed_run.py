@@ -70,7 +70,7 @@ def test_a_run_over_a_mix_tells_of_each_kind(tmp_path: Path, mixed: Make, train:
     rows = [line.replace("│", " ").split() for line in said.splitlines()]
     assert any(row[:1] == ["bytes"] and row[1] == f"{last['validation/bytes/bpb']:.3f}" for row in rows)
     assert f"text {last['validation/text/bpb']:.3f}" in said and "note" not in said
-    assert "step-000000012.raw: beginnings of the test split, completed by the model" in said.replace("\n", " ")
+    assert "beginnings of the test split, completed by the model" in said and "step-000000012.raw" in said
     assert read_summary(folder) == summary
     table = {row[0]: row[1:] for row in grid(compare([from_folder(folder)]))}
     assert table["test bpb of text"] == [f"{last['test/text/bpb']:.4f}"] and "test bpb of image" not in table
