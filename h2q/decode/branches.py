@@ -131,14 +131,14 @@ class SteppedTables:
 
     def __init__(self, tables: NgramTables, stream: Tensor) -> None:
         self._tables, self.context, flat = tables, tables.context, stream.view(len(stream), -1)
-        self._parts: list[list[tuple[Tensor, tuple[Tensor, ...]]]] = []
+        self._parts: list[list[tuple[Tensor, Tensor]]] = []
         """For each table where in the stream its rows go, and the rows, piece by piece where they begin again."""
         first = 0
         for weight in tables.weights:
             pieces, columns = [], weight.detach()
             while columns.shape[1]:
                 count = min(columns.shape[1], tables.width - first)
-                pieces.append((flat[:, first : first + count], columns[:, :count].unbind()))
+                pieces.append((flat[:, first : first + count], columns[:, :count]))
                 columns, first = columns[:, count:], (first + count) % tables.width
             self._parts.append(pieces)
 
@@ -146,7 +146,7 @@ class SteppedTables:
         """Behind the last C + 1 symbols, newest last."""
         for row, pieces in zip(self._tables.rows(symbols), self._parts):
             for part, rows in pieces:
-                part.add_(rows[row])
+                part.add_(rows.select(0, row))
 
 
 class CachedFeedForward:

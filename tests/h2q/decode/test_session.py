@@ -1,5 +1,7 @@
 """A session reads byte by byte what the full forward pass reads at once, and goes on where another one stopped."""
 
+import sys
+
 import pytest
 import torch
 
@@ -86,6 +88,14 @@ def test_a_memory_goes_on_from_tensors_and_refuses_what_is_damaged(lively):
         tabled.resume(wrong)
     with pytest.raises(UserError, match="the state"):
         Memory(model, seed=0).resume({name: saved[name] for name in saved if name != "random"})
+
+
+def test_a_row_of_a_table_costs_a_session_nothing(lively):
+    model = lively(ngrams="2:allx1")
+    before = sys.getallocatedblocks()
+    session = Session(model)
+    assert sys.getallocatedblocks() - before < 257**2
+    assert session.read(b"a").isfinite().all()
 
 
 @pytest.mark.parametrize("mixer", ["state", "both"])
