@@ -42,19 +42,15 @@ def cut(
     """Deal the documents out to the wanted splits: chosen by seed, each split in the order of the corpus.
 
     Where documents are too few or too unequal for shares near `holdout`, their bytes are cut, at line ends in text;
-    pictures and sounds never are, of which each split gets its share by number then. Raises: UserError where these
-    are fewer than the splits.
+    pictures and sounds never are. Raises: UserError where these are fewer than the splits.
     """
     total = sum(document.size for document in documents)
     chosen = _by_document(documents, [split for split in wanted if split != "train"], config)
-    if chosen is None and config.whole:
-        require(
-            len(documents) >= len(wanted),
-            f"each of {', '.join(wanted)} must get a file of {config.kind}, since none is cut, found {len(documents)} "
-            f"({few([document.shown for document in documents])}): give more files, or folders named train, valid and "
-            "test",
-        )
-        chosen = _by_count(documents, [split for split in wanted if split != "train"], config)
+    require(
+        chosen is not None or not config.whole,
+        f"each of {', '.join(wanted)} must get a file of {config.kind}, since none is cut, found {len(documents)} "
+        f"({few([document.shown for document in documents])}): give more files, or folders named train, valid and test",
+    )
     if chosen is None:
         dealt = _by_bytes(documents, wanted, config)
         how = "by bytes" if config.kind == "bytes" else "at line ends"
@@ -69,32 +65,25 @@ def cut(
 
 def _by_document(documents: list[InputPart], held: list[str], config: CorpusConfig) -> list[str] | None:
     """The split of every document, or None when whole documents cannot come within a factor 2 of the share; where they
-    have to stay whole, as near as they can."""
+    have to stay whole, as near as they can with one in each split, and None when they are too few for that."""
     total = sum(document.size for document in documents)
     order = [int(i) for i in np.random.Generator(np.random.Philox(config.seed)).permutation(len(documents))]
     chosen = ["train"] * len(documents)
-    for split in held:
+    for number, split in enumerate(held):
         target, taken = config.holdout * total, 0
-        for i in order:
-            if chosen[i] == "train" and 0 < documents[i].size <= target - taken:
-                chosen[i], taken = split, taken + documents[i].size
         left = [i for i in order if chosen[i] == "train" and documents[i].size]
+        spare = len(left) - (len(held) - number if config.whole else 0)  # the splits behind it, and train, need one
+        for i in left:
+            if documents[i].size <= target - taken and spare > 0:
+                chosen[i], taken, spare = split, taken + documents[i].size, spare - 1
         if taken == 0 and target > 0 and left:
             smallest = min(left, key=lambda i: documents[i].size)
             chosen[smallest], taken = split, documents[smallest].size
         if not config.whole and not target / 2 <= taken <= 2 * target:
             return None
-    return chosen if any(to == "train" and d.size for to, d in zip(chosen, documents, strict=True)) else None
-
-
-def _by_count(documents: list[InputPart], held: list[str], config: CorpusConfig) -> list[str]:
-    """The split of every document: to each that is held out at least one, and `holdout` of their number."""
-    order = np.random.Generator(np.random.Philox(config.seed)).permutation(len(documents))
-    chosen, each = ["train"] * len(documents), max(1, round(config.holdout * len(documents)))
-    for number, split in enumerate(held):
-        for i in order[number * each : (number + 1) * each]:
-            chosen[int(i)] = split
-    return chosen
+    # An empty file of pictures is refused, by name, when it is read.
+    some = any(to == "train" and (d.size or config.whole) for to, d in zip(chosen, documents, strict=True))
+    return chosen if some else None
 
 
 def _by_bytes(

@@ -122,16 +122,18 @@ def test_splits_that_folders_name_are_kept_and_few_files_are_never_cut(tmp_path:
         prepare(replace(config, path=str(tmp_path / "named" / "test" / "2.png")), local=True)
 
 
-def test_files_of_very_unequal_size_are_dealt_out_by_number(tmp_path: Path) -> None:
+def test_files_of_very_unequal_size_leave_one_for_each_split(tmp_path: Path) -> None:
+    """All six small ones together are less than the share of one split."""
     (tmp_path / "pictures").mkdir()
     for number in range(6):
         save("image", number, tmp_path / "pictures" / f"{number}.png")
     noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "pictures" / "large.png")
-    corpus = prepare(
-        CorpusConfig(path=str(tmp_path / "pictures"), kind="image", prepared=str(tmp_path / "data")), local=True
-    )
-    assert [split.documents for split in corpus.splits.values()] == [5, 1, 1]
+    config = CorpusConfig(path=str(tmp_path / "pictures"), kind="image", prepared=str(tmp_path / "data"))
+    for seed in range(5):
+        corpus = prepare(replace(config, seed=seed), local=True)
+        assert [split.documents for split in corpus.splits.values()] == [1, 5, 1]
+        assert picture_of(documents(corpus.train)[0]).shape == (200, 200, 1), "the largest share, whatever the seed"
 
 
 def cut_png(path: Path) -> None:
