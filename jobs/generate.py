@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -15,6 +15,7 @@ from h2q.alphabet import MARKERS, Kind
 from h2q.config import SamplingConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse, run
+from pipeline.senses.media import Media
 from pipeline.shown import marked_off, printable
 from pipeline.threads import wait_asleep_where_busy
 
@@ -26,8 +27,7 @@ if TYPE_CHECKING:  # They load torch.
     from pipeline.senses.sounds import Coding
 
 PROG = "python jobs/generate.py"
-SeenKind = Literal["image", "audio"]
-SUFFIXES: dict[SeenKind, tuple[str, ...]] = {"image": (".png",), "audio": (".wav", ".flac")}
+SUFFIXES: dict[Media, tuple[str, ...]] = {"image": (".png",), "audio": (".wav", ".flac")}
 """Of the files that are written, by kind."""
 
 
@@ -136,7 +136,7 @@ def write_text(options: GenerateOptions, kind: Kind, config: "RunConfig", folder
     return 0
 
 
-def check_seen(options: GenerateOptions, kind: SeenKind) -> None:
+def check_seen(options: GenerateOptions, kind: Media) -> None:
     """Raises: UserError for options that do not go with a picture or a sound."""
     suffixes = SUFFIXES[kind]
     require(
@@ -151,7 +151,7 @@ def check_seen(options: GenerateOptions, kind: SeenKind) -> None:
     require(not given, f"{' and '.join(given)} is for text, not for kind {kind}: leave it out".replace("_", "-"))
 
 
-def write_seen(options: GenerateOptions, kind: SeenKind, coding: "Coding", folder: "RunFolder") -> int:
+def write_seen(options: GenerateOptions, kind: Media, coding: "Coding", folder: "RunFolder") -> int:
     """A picture or a sound, completed or new, into a file, which can be opened whatever the model writes."""
     from rich.console import Console
     from rich.progress import track
@@ -183,7 +183,7 @@ def write_seen(options: GenerateOptions, kind: SeenKind, coding: "Coding", folde
     return code
 
 
-def begin(options: GenerateOptions, kind: SeenKind, coding: "Coding") -> list[int]:
+def begin(options: GenerateOptions, kind: Media, coding: "Coding") -> list[int]:
     """The symbols of the prompt's picture or sound; of none its marker. Raises: UserError for a file that is none."""
     from pipeline.senses.completion import begun_picture, begun_sound
     from pipeline.senses.pictures import read_picture

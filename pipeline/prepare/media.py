@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +12,11 @@ from h2q.errors import require
 from pipeline.prepare.inputs import Block, Format, InputPart, Reading
 from pipeline.prepare.tables import record_batches
 from pipeline.senses.embedded import Document, embedded
-from pipeline.senses.media import library
+from pipeline.senses.media import Media, library
 from pipeline.senses.pictures import picture_document, read_picture
 from pipeline.senses.sounds import read_sound, sound_document
 from pipeline.storage import uri as storage
 
-Media = Literal["image", "audio"]
 LIBRARIES: dict[Media, str] = {"image": "PIL.Image", "audio": "soundfile"}
 """What reads files of each kind."""
 

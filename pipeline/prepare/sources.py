@@ -18,7 +18,8 @@ from pipeline.prepare.manual import manual, topics
 from pipeline.prepare.packing import SUFFIXES
 from pipeline.prepare.plain import MakePlain, PlainFile, not_plain
 from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
-from pipeline.senses.embedded import embedded
+from pipeline.senses.embedded import LICENCES, embedded, made_with
+from pipeline.senses.media import Media
 from pipeline.shown import printable, without_secrets
 from pipeline.storage.listing import ListedFile, check_any, find
 from pipeline.storage.path import locate
@@ -132,22 +133,19 @@ def reference_manual(config: CorpusConfig) -> Source:
 def embedded_media(config: CorpusConfig) -> Source:
     """Pictures or sounds that need no file and no network: the default of their kinds."""
     assert config.kind in ("image", "audio")
-    kind: media.Media = config.kind
-    documents, notes = embedded(kind, config.samples)
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(document.document)
+    kind: Media = config.kind
 
     def contents(make_plain: MakePlain) -> Contents:
+        documents, notes = embedded(kind, config.samples)
         parts = media.embedded_parts(kind, documents)
         return cut({}, parts, SPLITS, config, f"the {len(parts)} embedded documents", notes)
 
     return Source(
         name=f"embedded {'pictures' if kind == 'image' else 'sounds'}",
         slug=f"embedded-{kind}",
-        licence="; ".join(sorted({document.licence for document in documents})),
+        licence="; ".join(LICENCES[kind]),
         order="as they are made, sources mixed evenly",
-        identity={"embedded": digest.hexdigest()},
+        identity={"embedded": made_with(kind)},
         everywhere=True,
         contents=contents,
     )

@@ -2,12 +2,12 @@
 
 import io
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from h2q.alphabet import HEADER
-from pipeline.senses.media import library
+from pipeline.senses.media import Media, library
 from pipeline.senses.pictures import picture_of, write_picture
 from pipeline.senses.sounds import sound_of, sound_shape
 
@@ -15,7 +15,7 @@ Size = Callable[[bytes], int | None]
 """Bytes of a document's file; None where the codec does not take it."""
 
 
-def codec_sizes(kind: Literal["image", "audio"], documents: Iterable[bytes]) -> dict[str, int]:
+def codec_sizes(kind: Media, documents: Iterable[bytes]) -> dict[str, int]:
     """Bytes of the documents as files of each codec, one file for each; without those that do not take them all."""
     codecs: dict[str, Size] = {"PNG": _png, "WebP": _webp} if kind == "image" else {"FLAC": _flac}
     sizes: dict[str, int | None] = dict.fromkeys(codecs, 0)

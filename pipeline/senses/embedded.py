@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from h2q.errors import UserError
 from pipeline.senses import synthesis
-from pipeline.senses.media import library
+from pipeline.senses.media import Media, library, version_of
 from pipeline.senses.pictures import picture_document, read_picture
 from pipeline.senses.sounds import Coding, Sound, sound_document
 
@@ -52,6 +51,20 @@ _SCIKIT_IMAGE = {
     "text.png": "public domain",
 }
 _SCIKIT_LEARN = ("china.jpg", "flower.jpg")
+_DIGITS = "CC BY 4.0 (UCI, E. Alpaydin and C. Kaynak)"
+_HOPPER = "public domain (US Navy)"
+_FLICKR = "CC BY 2.0 (flickr.com)"
+_MADE = "made here, CC0"
+
+LICENCES: dict[Media, list[str]] = {
+    "image": sorted({*_SCIKIT_IMAGE.values(), _DIGITS, _HOPPER, _FLICKR}),
+    "audio": [_MADE],
+}
+_PACKAGES: dict[Media, tuple[str, ...]] = {
+    "image": ("scikit-learn", "scikit-image", "matplotlib", "pillow"),
+    "audio": ("numpy", "scipy"),
+}
+"""Whose versions decide the bytes."""
 _SPOKEN = (
     ("The", "A", "Every", "No", "One", "That"),
     ("small", "quiet", "green", "second", "heavy", "early", "simple", "northern"),
@@ -72,8 +85,20 @@ class Document:
     document: bytes
 
 
+def made_with(kind: Media) -> dict[str, str]:
+    """The versions of what decides the bytes of `embedded`, told without making them, which takes seconds. What the
+    code of this room makes otherwise than before needs another `pipeline.corpus.corpus.VERSION`.
+
+    Raises: UserError where the extra `senses` is not installed.
+    """
+    versions = {name: version_of(name) for name in _PACKAGES[kind]}
+    if kind == "audio" and synthesis.speaks():
+        versions["espeak-ng"] = synthesis.speech_version()
+    return versions
+
+
 @lru_cache(maxsize=3)
-def embedded(kind: Literal["image", "audio"], coding: Coding = "ulaw") -> tuple[tuple[Document, ...], tuple[str, ...]]:
+def embedded(kind: Media, coding: Coding = "ulaw") -> tuple[tuple[Document, ...], tuple[str, ...]]:
     """The documents in their order, and notes in sentences on what is missing here. The same packages give the same
     bytes. Raises: UserError where the extra `senses` is not installed."""
     notes: list[str] = []
@@ -102,7 +127,7 @@ def _digits() -> Iterator[Document]:
     """Their shades are 0 to 16; 15 times that fills a byte."""
     for number, shades in enumerate(library("sklearn.datasets").load_digits().images):
         pixels = (shades[..., None] * 15).astype(np.uint8)
-        yield Document(f"digits/{number:04d}", "CC BY 4.0 (UCI, E. Alpaydin and C. Kaynak)", picture_document(pixels))
+        yield Document(f"digits/{number:04d}", _DIGITS, picture_document(pixels))
 
 
 def _photographs(notes: list[str]) -> Iterator[Document]:
@@ -118,10 +143,10 @@ def _photographs(notes: list[str]) -> Iterator[Document]:
         if name not in missing:
             yield _photograph("scikit-image", folder / name, licence)
     hopper = library("matplotlib.cbook").get_sample_data("grace_hopper.jpg", asfileobj=False)
-    yield _photograph("matplotlib", Path(hopper), "public domain (US Navy)")
+    yield _photograph("matplotlib", Path(hopper), _HOPPER)
     for name in _SCIKIT_LEARN:
         folder = Path(library("sklearn.datasets").__file__).parent / "images"
-        yield _photograph("scikit-learn", folder / name, "CC BY 2.0 (flickr.com)")
+        yield _photograph("scikit-learn", folder / name, _FLICKR)
 
 
 def _photograph(source: str, path: Path, licence: str) -> Document:
@@ -143,8 +168,6 @@ def smaller(pixels: np.ndarray, side: int) -> np.ndarray:
 
 def _sounds(folder: str, count: int, coding: Coding, make: Callable[[int], np.ndarray]) -> list[Document]:
     return [
-        Document(
-            f"{folder}/{seed:03d}", "made here, CC0", sound_document(Sound(synthesis.RATE, make(seed)[:, None]), coding)
-        )
+        Document(f"{folder}/{seed:03d}", _MADE, sound_document(Sound(synthesis.RATE, make(seed)[:, None]), coding))
         for seed in range(count)
     ]

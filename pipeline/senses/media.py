@@ -1,9 +1,12 @@
 """What pictures and sounds have in common: the libraries that read them, and how much of a file is read."""
 
 import importlib
-from typing import Any, BinaryIO
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, BinaryIO, Literal
 
 from h2q.errors import UserError, require
+
+Media = Literal["image", "audio"]
 
 LARGEST_FILE = 1 << 27
 """Bytes of a picture's or a sound's file at most: it is read into memory whole."""
@@ -14,8 +17,19 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile
-        package = name.partition(".")[0]
-        raise UserError(f"pictures and sounds need the package {package}: pip install -e '.[senses]'") from error
+        raise _missing(name.partition(".")[0]) from error
+
+
+def version_of(package: str) -> str:
+    """Of a package of the extra `senses`, which is not loaded. Raises: UserError where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        raise _missing(package) from error
+
+
+def _missing(package: str) -> UserError:
+    return UserError(f"pictures and sounds need the package {package}: pip install -e '.[senses]'")
 
 
 def whole(file: BinaryIO, name: str) -> bytes:

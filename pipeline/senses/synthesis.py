@@ -75,6 +75,12 @@ def speaks() -> bool:
     return shutil.which("espeak-ng") is not None
 
 
+def speech_version() -> str:
+    """Of espeak-ng, as it says it, without the place of its data."""
+    told = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, errors="replace").stdout
+    return told.partition("Data at")[0].strip()
+
+
 def speech(sentence: str, seed: int) -> np.ndarray:
     """The sentence in one of four voices, pitch and pace by the seed, (N,) int16. Raises: UserError where espeak-ng
     fails."""

@@ -6,11 +6,11 @@ Symbols are those of one document without its marker: header and content. A mark
 import io
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from h2q.alphabet import BYTES, HEADER
+from pipeline.senses.media import Media
 from pipeline.senses.pictures import picture_shape, write_picture
 from pipeline.senses.sounds import Sound, sound_header, sound_of, sound_shape, write_sound
 from pipeline.senses.synthesis import RATE
@@ -22,7 +22,7 @@ def document_bytes(symbols: Sequence[int]) -> bytes:
     return bytes(symbols[:end])
 
 
-def written_file(kind: Literal["image", "audio"], symbols: Sequence[int], format: str) -> tuple[bytes, str]:
+def written_file(kind: Media, symbols: Sequence[int], format: str) -> tuple[bytes, str]:
     """The file of a picture or a sound, of the format (png; wav, flac), and what was done, in words."""
     file = io.BytesIO()
     if kind == "image":

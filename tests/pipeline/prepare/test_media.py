@@ -21,6 +21,7 @@ from h2q.errors import UserError
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.mixed import AnySplit
+from pipeline.prepare import sources
 from pipeline.prepare.inputs import InputPart, Reading
 from pipeline.prepare.prepare import prepare
 from pipeline.prepare.readers import blocks
@@ -209,8 +210,11 @@ def test_a_data_set_of_files_is_read_row_by_row(tmp_path: Path, kind: Kind) -> N
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])
-def test_what_is_embedded_needs_no_file(tmp_path: Path, kind: Kind) -> None:
+def test_what_is_embedded_needs_no_file_and_is_made_once(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = prepare(CorpusConfig(kind=kind, prepared=str(tmp_path)), local=True)
+    monkeypatch.setattr(sources, "embedded", None)
     again = prepare(CorpusConfig(mix=f"{kind}=embedded@2", prepared=str(tmp_path)), local=True)
     assert again.parts[0].corpus.folder == corpus.folder and corpus.manifest["licence"]
     assert all(len(documents(split)) > 5 for split in corpus.splits.values())
