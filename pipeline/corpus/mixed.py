@@ -51,11 +51,6 @@ class MixedSplit:
         """How often each byte value occurs in it (256)."""
         return np.sum([part.split.histogram for part in self.parts], axis=0).tolist()
 
-    @property
-    def first_input(self) -> str:
-        """The name of the input that its first byte is from."""
-        return next((part.split.first_input for part in self.parts if len(part.split)), "")
-
     def __len__(self) -> int:
         return self.bytes
 
@@ -80,10 +75,6 @@ class MixedSplit:
     def stream(self) -> Iterator[np.ndarray]:
         """Its bytes in order as they are stored (uint8)."""
         return chain.from_iterable(part.split.stream() for part in self.parts)
-
-    def symbols(self) -> Iterator[np.ndarray]:
-        """The same as they are read."""
-        return chain.from_iterable(part.split.symbols() for part in self.parts)
 
     def document_starts(self) -> np.ndarray:
         """The offsets in it at which documents begin (int64)."""

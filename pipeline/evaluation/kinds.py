@@ -4,11 +4,9 @@ A marked document is its marker, a header where its kind has one, and its conten
 the code; what it is divided by is the content: pixels, samples, text.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
-
-import numpy as np
+from itertools import takewhile
 
 from h2q.alphabet import HEADER, Kind
 from pipeline.corpus.compressors import gzip_bytes, xz_bytes
@@ -30,11 +28,6 @@ class KindOf:
         """Bytes behind markers and headers."""
         header = HEADER if self.kind in ("image", "audio") else 0
         return len(self.split) - self.split.documents * (1 + header)
-
-    def documents(self) -> Iterator[bytes]:
-        """Header and content of each."""
-        for start, stop in pairwise([*self.split.document_starts().tolist(), len(self.split)]):
-            yield self.split.read(start + 1, stop).astype(np.uint8).tobytes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +60,7 @@ def reference_sizes(of: KindOf, stopped: Callable[[], bool]) -> dict[str, int]:
         "xz -9e": xz_bytes(of.split.stream(), len(of.split)),
     }
     if of.kind == "image" or of.kind == "audio":
-        sizes |= codec_sizes(of.kind, takewhile(lambda _: not stopped(), of.documents()))
+        sizes |= codec_sizes(of.kind, takewhile(lambda _: not stopped(), of.split.contents()))
     return sizes
 
 

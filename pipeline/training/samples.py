@@ -2,7 +2,7 @@
 pictures and sounds completions beside the originals."""
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
@@ -53,7 +53,7 @@ def write_sample(
         if of == "image":
             files = {".png": contact_sheet(_pictures(part, larger=last), write)}
         elif of == "audio":
-            wav, spectrogram = sound_and_spectrogram(next(_documents(part, [0])), write)
+            wav, spectrogram = sound_and_spectrogram(next(part.contents()), write)
             files = {".wav": wav, "-spectrogram.png": spectrogram}
         else:
             files = _read(model, part, of, stopped)
@@ -93,14 +93,7 @@ def _pictures(split: Split, *, larger: bool) -> list[bytes]:
     chosen = small[np.linspace(0, len(small) - 1, min(PICTURES, len(small))).astype(int)].tolist()
     if len(large) and (larger or not chosen):
         chosen.append(int(large[np.argmin(sizes[large])]))
-    return list(_documents(split, chosen))
-
-
-def _documents(split: Split, numbers: list[int]) -> Iterator[bytes]:
-    """Documents of a marked split, without their markers."""
-    starts = [*split.document_starts().tolist(), len(split)]
-    for number in numbers:
-        yield split.read(starts[number] + 1, starts[number + 1]).astype(np.uint8).tobytes()
+    return list(split.contents(chosen))
 
 
 def whole_characters(data: bytes) -> bytes:

@@ -15,6 +15,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.lanes import Lanes, windows
 from pipeline.corpus.prefetch import Prefetch
 from pipeline.corpus.side_by_side import chunks, stretches
+from pipeline.corpus.split import Split
 from pipeline.prepare.manifest import command, fingerprint_of
 from pipeline.prepare.prepare import prepare
 from pipeline.prepare.sources import Source
@@ -49,10 +50,13 @@ def expected(split: str) -> list[int]:
 
 def test_symbols_are_markers_where_documents_begin_and_bytes_elsewhere(corpus: Corpus) -> None:
     for name, split in {"train": corpus.train, "valid": corpus.validation, "test": corpus.test}.items():
+        assert isinstance(split, Split)
         whole = split.read(0, len(split))
         assert whole.dtype == np.int16 and whole.tolist() == expected(name)
         assert np.flatnonzero(whole >= 256).tolist() == split.document_starts().tolist()
         assert np.concatenate(list(split.symbols())).tolist() == whole.tolist()
+        last = len(DOCUMENTS[name]) - 1
+        assert list(split.contents()) == DOCUMENTS[name] and list(split.contents([last])) == DOCUMENTS[name][-1:]
         assert np.concatenate(list(split.stream())).tolist() == np.where(whole < 256, whole, 0).tolist()
     assert len(corpus.train.shards) > 3 and corpus.train.alphabet == 260
     train = pickle.loads(pickle.dumps(corpus)).train

@@ -75,7 +75,7 @@ def test_training_cuts_lanes_between_documents_so_that_they_cost_nothing(
 
 def test_a_kind_is_its_documents_and_its_rate_is_over_their_content(corpus: Corpus) -> None:
     [of] = kinds_in(corpus.splits["test"])
-    assert of.kind == "bytes" and list(of.documents()) == DOCUMENTS
+    assert of.kind == "bytes" and list(of.split.contents()) == DOCUMENTS
     content = sum(map(len, DOCUMENTS))
     found = code_of(of, 2.0 * content, reference_sizes(of, lambda: False))
     assert (found.content, found.documents, found.bpb) == (content, 3, 2.0)
