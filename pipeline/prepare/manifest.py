@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from h2q.alphabet import BYTES
 from pipeline.config import CorpusConfig
 from pipeline.corpus.cache import Cache
 from pipeline.corpus.compressors import gzip_bytes, xz_bytes
@@ -89,13 +90,10 @@ def _entry(receipts: list[dict[str, Any]]) -> dict[str, Any]:
 def _measure(split: Split) -> dict[str, Any]:
     """The rest of it, from one reading of the split."""
     digest, sample = hashlib.sha256(), b""
-    for part in split.stream():
-        if split.marks is None:
-            digest.update(part.data)
-        sample += part[: SAMPLE - len(sample)].tobytes()
-    if split.marks is not None:
-        for symbols in split.symbols():
-            digest.update(symbols.astype("<u2").data)
+    for symbols in split.symbols():
+        digest.update((symbols if split.marks is None else symbols.astype("<u2")).data)
+        part = symbols[: SAMPLE - len(sample)]
+        sample += np.where(part < BYTES, part, 0).astype(np.uint8).tobytes()  # as it is stored
     measures: dict[str, Any] = {"sha256": digest.hexdigest()}
     if sample:
         blocks, size = [np.frombuffer(sample, np.uint8)], len(sample)

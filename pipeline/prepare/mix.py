@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from pipeline.config import CorpusConfig
-from pipeline.corpus.corpus import MANIFEST, MIX, VERSION, Corpus, open_corpus, read_manifest
+from pipeline.corpus.corpus import MANIFEST, MIX, VERSION, Corpus, CorpusPart, read_manifest
 from pipeline.corpus.mixed import digest_of
 from pipeline.prepare.manifest import command
 from pipeline.storage import uri as storage
@@ -23,12 +23,13 @@ def mixed(config: CorpusConfig, corpora: list[Corpus]) -> Corpus:
     ]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = locate(config.prepared) / f"mix-{fingerprint[:12]}"
-    manifest = _described(config, corpora, parts) | {"fingerprint": fingerprint, "parts": parts}
-    there = read_manifest(folder)
-    if there is None or there["parts"] != parts:  # Its folder's name says which they are: else it was changed.
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["parts"] != parts:  # Its folder's name says which they are: else it was changed.
+        manifest = _described(config, corpora, parts) | {"fingerprint": fingerprint, "parts": parts}
         storage.make_folder(folder)
         storage.write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    return open_corpus(folder, config)
+    mix = tuple(CorpusPart(part.kind, part.lanes, corpus) for part, corpus in zip(config.parts, corpora, strict=True))
+    return Corpus(folder, manifest, tuple(manifest["notes"]), config.verify, parts=mix)
 
 
 def _described(config: CorpusConfig, corpora: list[Corpus], parts: list[dict[str, Any]]) -> dict[str, Any]:
