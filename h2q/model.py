@@ -117,7 +117,7 @@ class ByteModel(nn.Module):
             before = self.new_state(len(x)) if state is None else state
             before, recent = before.tensor_split([self.config.depth], dim=1)
             stream, recent = self._embed(x, recent, reset)
-            stream, beside, recent = self._look(x, stream, recent, reset)
+            stream, beside, recent = self.look(x, stream, recent, reset)
             if self.pos_emb is not None:
                 stream = stream + self.pos_emb[:, : x.shape[1]]
             stream = stream if added is None else stream + added
@@ -151,10 +151,11 @@ class ByteModel(nn.Module):
             added, _ = self.tables(x, x.new_zeros(len(x), count), reset)
         return (stream.unflatten(-1, (-1, self.config.width)) + added.unsqueeze(-2)).flatten(-2), recent
 
-    def _look(
-        self, x: Tensor, stream: Tensor, recent: Tensor, reset: Tensor | None
+    def look(
+        self, x: Tensor, stream: Tensor, recent: Tensor, reset: Tensor | None = None
     ) -> tuple[Tensor, tuple[Neighbours, Tensor] | None, Tensor]:
-        """The stream with what stands beside the next bytes; that, and what it says; the rows as `_embed` has them."""
+        """Bytes (B, T), the stream (B, T, D), the rows of the state behind those of the blocks (B, n, size), none where
+        it is not carried → the stream with what stands beside the next bytes; that, and what it says; those rows."""
         if self.strides is None:
             return stream, None, recent
         first, rows = self.tables is not None, recent[:, self.tables is not None :].flatten(1)

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from h2q.alphabet import CARRIED
 from h2q.block import Block
 from h2q.decode.branches import (
     CachedAttention,
@@ -26,7 +25,7 @@ from h2q.decode.products import SharedMatrices
 from h2q.errors import require
 from h2q.mixers.attention import Attention
 from h2q.model import ByteModel
-from h2q.neighbours import Neighbours, look
+from h2q.neighbours import Neighbours
 
 AT_ONCE = 1 << 12
 """Bytes of a long text that go through the model at once."""
@@ -181,13 +180,11 @@ class Session:
         model = self._model
         if model.strides is None:
             return None
-        rows = self.state[model.config.depth + (model.tables is not None) :].view(1, -1)[:, :CARRIED]
-        neighbours, carried = look(torch.tensor([[byte]], device=model.device), rows, taps=model.strides.taps)
-        features = model.strides.features(neighbours)
-        self._stream += model.strides.inputs(neighbours, features).view_as(self._stream)
-        assert carried is not None
-        rows.copy_(carried)
-        return neighbours, features
+        x, recent = torch.tensor([[byte]], device=model.device), self.state[None, model.config.depth :]
+        stream, beside, after = model.look(x, self._stream.view(1, 1, -1), recent)
+        self._stream.copy_(stream.view_as(self._stream))
+        recent.copy_(after)
+        return beside
 
     def _read_at_once(self, data: Sequence[int]) -> Tensor:
         """Many bytes, by the model itself: of one with attention, whole chunks from the beginning of one."""
