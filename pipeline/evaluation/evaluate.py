@@ -57,8 +57,9 @@ def evaluate(options: EvaluationConfig, folder: RunFolder | None, progress: Eval
     Raises: UserError for whatever the user can mend, before anything is started.
     """
     setup = set_up(options, folder, progress)
-    with compressing(setup.data, setup.kinds, wanted=options.compressors) as sizes:
-        code = learn(setup, progress) if setup.options.mode == "prequential" else score(setup, progress)
+    learns = setup.options.mode == "prequential"
+    with compressing(setup.data, [] if learns else setup.kinds, wanted=options.compressors) as sizes:
+        code = learn(setup, progress) if learns else score(setup, progress)
         require(
             math.isfinite(code.bits),
             f"{setup.subject.name} has diverged: it gives {setup.data.name} no finite code length",

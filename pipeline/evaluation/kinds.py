@@ -4,9 +4,11 @@ A marked document is its marker, a header where its kind has one, and its conten
 the code; what it is divided by is the content: pixels, samples, text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+
+import numpy as np
 
 from h2q.alphabet import HEADER, Kind
 from pipeline.corpus.compressors import gzip_bytes, xz_bytes
@@ -14,6 +16,8 @@ from pipeline.corpus.mixed import MixedSplit
 from pipeline.corpus.split import Split
 from pipeline.evaluation.windows import Stream
 from pipeline.senses.codecs import codec_sizes
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,20 @@ def kinds_in(data: Stream) -> list[KindOf]:
     return []
 
 
+def blocks_of(data: Stream, stopped: Callable[[], bool]) -> Iterator[np.ndarray]:
+    """The data in blocks of 1 MiB at most, until `stopped` says so."""
+    for part in data.stream():
+        for start in range(0, len(part), _BLOCK):
+            if stopped():
+                return
+            yield part[start : start + _BLOCK]
+
+
 def reference_sizes(of: KindOf, stopped: Callable[[], bool]) -> dict[str, int]:
     """Bytes that others need for all of it, until `stopped` says so."""
     sizes = {
-        "gzip -9": gzip_bytes(of.split.stream()),
-        "xz -9e": xz_bytes(of.split.stream(), len(of.split)),
+        "gzip -9": gzip_bytes(blocks_of(of.split, stopped)),
+        "xz -9e": xz_bytes(blocks_of(of.split, stopped), len(of.split)),
     }
     if of.kind == "image" or of.kind == "audio":
         sizes |= codec_sizes(of.kind, takewhile(lambda _: not stopped(), of.split.contents()))

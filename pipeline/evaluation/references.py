@@ -5,15 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 
-import numpy as np
-
 from pipeline.corpus.compressors import compressors, xz_bytes
-from pipeline.evaluation.kinds import KindOf, reference_sizes
+from pipeline.evaluation.kinds import KindOf, blocks_of, reference_sizes
 from pipeline.evaluation.prequential import Point, coded, milestones
 from pipeline.evaluation.report import Milestone
 from pipeline.evaluation.windows import Stream
-
-_BLOCK = 1 << 20
 
 Sizes = Callable[[], tuple[dict[str, int], list[dict[str, int]]]]
 """Waits for the compressors; gives the bytes that each needs, by its name, and the same for each kind of documents."""
@@ -29,16 +25,11 @@ def compressing(data: Stream, kinds: list[KindOf], *, wanted: bool) -> Iterator[
         yield lambda: ({}, [{} for _ in kinds])
         return
     left = Event()
-
-    def blocks() -> Iterator[np.ndarray]:
-        for block in data.stream():
-            for start in range(0, len(block), _BLOCK):
-                if left.is_set():
-                    return
-                yield block[start : start + _BLOCK]
-
     with ThreadPoolExecutor(1) as pool:
-        waiting = {name: pool.submit(compress, blocks(), len(data)) for name, compress in compressors().items()}
+        waiting = {
+            name: pool.submit(compress, blocks_of(data, left.is_set), len(data))
+            for name, compress in compressors().items()
+        }
         of_kinds = [pool.submit(reference_sizes, of, left.is_set) for of in kinds]
         try:
             yield lambda: (

@@ -1,7 +1,9 @@
 """Marked documents are scored by themselves, and each kind's figure is its code over its content."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.side_by_side import stretches
 from pipeline.evaluation.carried import lanes_of, score_lane
-from pipeline.evaluation.kinds import code_of, kinds_in, reference_sizes
+from pipeline.evaluation.kinds import KindOf, code_of, kinds_in, reference_sizes
+from pipeline.evaluation.references import compressing
 from pipeline.evaluation.scoring import Tally
 from pipeline.prepare.prepare import prepare
 from pipeline.training.precision import setup_precision
@@ -80,6 +83,22 @@ def test_a_kind_is_its_documents_and_its_rate_is_over_their_content(corpus: Corp
     found = code_of(of, 2.0 * content, reference_sizes(of, lambda: False))
     assert (found.content, found.documents, found.bpb) == (content, 3, 2.0)
     assert list(found.references) == ["gzip -9", "xz -9e"] and min(found.references.values()) > 0
+
+
+def test_whoever_leaves_does_not_wait_for_what_others_make_of_each_kind(corpus: Corpus) -> None:
+    taken: list[int] = []
+
+    class Large:
+        def __len__(self) -> int:
+            return 64 << 20
+
+        def stream(self) -> Iterator[np.ndarray]:
+            yield from (taken.append(n) or np.zeros(1 << 20, np.uint8) for n in range(64))
+
+    large: Any = Large()
+    with pytest.raises(KeyboardInterrupt), compressing(corpus.test, [KindOf("text", large)], wanted=True):
+        raise KeyboardInterrupt
+    assert len(taken) < 64
 
 
 def test_what_has_no_markers_has_no_kinds(corpus: Corpus, tmp_path: Path) -> None:
