@@ -1,7 +1,6 @@
 """What pictures and sounds have in common: the libraries that read them, and how much of a file is read."""
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, BinaryIO, Literal
 
 from h2q.errors import UserError, require
@@ -22,6 +21,8 @@ def library(name: str) -> Any:
 
 def version_of(package: str) -> str:
     """Of a package of the extra `senses`, which is not loaded. Raises: UserError where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError as error:
