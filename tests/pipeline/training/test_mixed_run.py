@@ -13,6 +13,7 @@ from pipeline.comparison.compare import compare
 from pipeline.comparison.compared_run import from_folder
 from pipeline.comparison.table import grid
 from pipeline.config import CorpusConfig, RunConfig
+from pipeline.corpus.mixed import AnySplit, MixedSplit
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import list_checkpoints, newest_valid
 from pipeline.runs.folder import RunFolder
@@ -20,6 +21,7 @@ from pipeline.runs.journal import Record, read_journal
 from pipeline.storage.path import remove_whole
 from pipeline.training.plots import draw
 from pipeline.training.summary import Summary, read_summary
+from pipeline.training.validate import by_kind
 
 Make = Callable[..., RunConfig]
 Train = Callable[..., tuple[Summary, RunFolder, str]]
@@ -100,6 +102,27 @@ def test_a_short_evaluation_scores_its_share_of_each_kind(tmp_path: Path, mixed:
     assert last["validation/bpb"] == pytest.approx(
         (last["validation/text/bpb"] + last["validation/bytes/bpb"]) / 2, 1e-2
     )
+
+
+def test_a_share_goes_by_the_size_of_a_kind(tmp_path: Path, mixed: Make) -> None:
+    corpus = prepare(mixed(tmp_path).corpus, local=True)
+    train, validation = corpus.train, corpus.validation
+    assert isinstance(train, MixedSplit) and isinstance(validation, MixedSplit)
+    split = MixedSplit((train.parts[0], validation.parts[1]))
+    asked: list[int] = []
+    told: list[tuple[int, int]] = []
+
+    def score(split: AnySplit, *, size: int, on_progress: Callable[[int, int], object]) -> float:
+        asked.append(size)
+        on_progress(size, size)
+        return float(len(asked))
+
+    found = by_kind(score, split, 1000, lambda done, total: told.append((done, total)))
+    expected = [1000 * len(part.split) // len(split) for part in split.parts]
+    assert asked == expected and expected[0] > 2 * expected[1] > 4
+    assert told == [(asked[0], sum(asked)), (sum(asked), sum(asked))]
+    assert (found["text/bpb"], found["bytes/bpb"]) == (1, 2)
+    assert found["bpb"] == pytest.approx((asked[0] + 2 * asked[1]) / sum(asked))
 
 
 def test_two_workers_train_on_the_same_batches(tmp_path: Path, mixed: Make, train: Train, ray_cluster: None) -> None:
