@@ -48,8 +48,13 @@ def _bytes() -> Any:
     return FuncFormatter(lambda count, _: human_bytes(count))
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, to a disk or a URI."""
+def png_of(figure: Any) -> bytes:
+    """A figure as the bytes of a PNG."""
     picture = BytesIO()
     figure.savefig(picture, dpi=120, format="png")
-    path.write_bytes(picture.getvalue())
+    return picture.getvalue()
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, to a disk or a URI."""
+    path.write_bytes(png_of(figure))

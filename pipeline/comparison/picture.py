@@ -1,11 +1,10 @@
 """A comparison as a picture: the curves of all runs over one another."""
 
-import io
 from typing import Any
 
 from pipeline.comparison.compare import Comparison
 from pipeline.comparison.compared_run import ComparedRun
-from pipeline.figures import new_figure
+from pipeline.figures import new_figure, png_of
 from pipeline.runs.journal import Record, bytes_seen, series
 
 
@@ -39,9 +38,7 @@ def picture(comparison: Comparison) -> bytes:
             axis.xaxis.set_major_formatter(EngFormatter("B"))
     last.set_ylim(bottom=0)
     figure.legend(*train.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(comparison.runs)))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=120, format="png")
-    return drawn.getvalue()
+    return png_of(figure)
 
 
 def _by_bytes(run: ComparedRun, name: str) -> tuple[list[int], list[float]]:

@@ -14,6 +14,7 @@ import numpy as np
 from h2q.alphabet import HEADER, MARKERS
 from h2q.config import SamplingConfig
 from h2q.model import ByteModel
+from pipeline.figures import png_of
 from pipeline.senses.completion import completed
 from pipeline.senses.pictures import picture_of
 from pipeline.senses.sounds import Sound, sound_of, sound_shape, write_sound
@@ -61,7 +62,7 @@ def contact_sheet(documents: list[bytes], write: Writer) -> bytes:
             below.axhline(given - 0.5, color=_MARK, linewidth=1)
     for axis, name in zip(axes[:, 0], ("original", "completed"), strict=True):
         axis.set_ylabel(name, fontsize=8)
-    return _png(figure)
+    return png_of(figure)
 
 
 def completed_sound(document: bytes, write: Writer) -> tuple[Sound, int]:
@@ -93,16 +94,10 @@ def sound_and_spectrogram(document: bytes, write: Writer) -> tuple[bytes, bytes]
         axis.set_ylabel(f"{name}, Hz", fontsize=8)
     axes[1].axvline(given / sound.rate, color=_MARK)
     axes[1].set_xlabel("seconds", fontsize=8)
-    return file.getvalue(), _png(figure)
+    return file.getvalue(), png_of(figure)
 
 
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
