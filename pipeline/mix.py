@@ -28,7 +28,7 @@ class Part(NamedTuple):
         try:
             yield
         except UserError as error:
-            told = re.sub(r"--corpus\.(path|hub) ", f"--corpus.mix {self.kind}=", str(error))
+            told = re.sub(r"--corpus\.(path|source) ", f"--corpus.mix {self.kind}=", str(error))
             raise UserError(f"{self.kind} in corpus.mix: {told}") from error
 
 

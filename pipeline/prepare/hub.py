@@ -55,7 +55,7 @@ def fetch(data_set: HubName) -> dict[str, list[str]]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     silent = "HF_HUB_OFFLINE is set" if offline else _silence(endpoint)
-    remedy = "give --corpus.path PATH or --corpus.source manual"
+    remedy = "give --corpus.path PATH or --corpus.source embedded"
     if silent and not _anything_cached():
         raise HubUnreachable(_unanswered(endpoint, silent, data_set), remedy)
     settings = {"HF_HUB_ETAG_TIMEOUT": "5", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

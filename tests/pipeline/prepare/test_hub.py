@@ -173,6 +173,9 @@ def test_without_a_hub_one_line_says_so_and_the_manual_is_used(
 def test_a_hub_that_was_asked_for_and_is_silent_is_an_error(no_hub: None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did not answer"):
         prepare(CorpusConfig(source="wikitext", prepared=str(tmp_path / "data")), local=True)
+    said = r"^image in corpus.mix: .*: give --corpus.mix image=PATH or --corpus.mix image=embedded$"
+    with pytest.raises(UserError, match=said):
+        prepare(CorpusConfig(mix="image=hub:some/pictures@1", prepared=str(tmp_path / "data")), local=True)
     assert not (tmp_path / "data").exists()
 
 
