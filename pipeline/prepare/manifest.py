@@ -15,12 +15,12 @@ from h2q.alphabet import BYTES
 from pipeline.config import CorpusConfig
 from pipeline.corpus.cache import Cache
 from pipeline.corpus.compressors import gzip_bytes, xz_bytes
-from pipeline.corpus.corpus import VERSION
+from pipeline.corpus.corpus import SPLITS, VERSION
 from pipeline.corpus.split import Split
 from pipeline.corpus.verified import remember_verified
 from pipeline.mix import shown_mix
 from pipeline.prepare.sources import Source
-from pipeline.prepare.splits import SPLITS, Contents
+from pipeline.prepare.splits import Contents
 from pipeline.shown import without_secrets
 from pipeline.storage.path import AnyPath
 

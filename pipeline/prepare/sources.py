@@ -12,12 +12,13 @@ from typing import Any
 
 from h2q.errors import require
 from pipeline.config import CorpusConfig
+from pipeline.corpus.corpus import SPLITS
 from pipeline.prepare import hub, media, tables
 from pipeline.prepare.inputs import Format, InputPart
 from pipeline.prepare.manual import manual, topics
 from pipeline.prepare.packing import SUFFIXES
 from pipeline.prepare.plain import MakePlain, PlainFile, not_plain
-from pipeline.prepare.splits import SPLITS, Contents, cut, deal_rows, documents_of, few, merged
+from pipeline.prepare.splits import Contents, cut, deal_rows, documents_of, few, merged
 from pipeline.senses.embedded import LICENCES, embedded, made_with
 from pipeline.senses.media import Media
 from pipeline.shown import printable, without_secrets

@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 
 from h2q.errors import require
 from pipeline.config import CorpusConfig
+from pipeline.corpus.corpus import SPLITS
 from pipeline.prepare.cuts import line_start, reach
 from pipeline.prepare.inputs import InputPart
 from pipeline.prepare.readers import bytes_at
 from pipeline.prepare.texts import article_starts
-
-SplitName = Literal["train", "validation", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

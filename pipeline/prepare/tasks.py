@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.config import CorpusConfig
+from pipeline.corpus.corpus import SPLITS
 from pipeline.prepare.inputs import BY_BYTE, InputPart, Reading
-from pipeline.prepare.splits import SPLITS, Contents
+from pipeline.prepare.splits import Contents
 from pipeline.storage.path import AnyPath, locate, text_of
 
 
