@@ -26,36 +26,10 @@ def check_readable(kind: Media) -> None:
     library(LIBRARIES[kind])
 
 
-def picture(part: InputPart, reading: Reading) -> Iterator[Block]:
-    """A picture's file. Raises: UserError naming it."""
+def one_file(kind: Media, part: InputPart, reading: Reading) -> Iterator[Block]:
+    """A picture's or a sound's file. Raises: UserError naming it."""
     with storage.opened(part.path) as file:
-        yield _one(_document("image", file, part.shown, reading))
-
-
-def sound(part: InputPart, reading: Reading) -> Iterator[Block]:
-    """A sound's file. Raises: UserError naming it."""
-    with storage.opened(part.path) as file:
-        yield _one(_document("audio", file, part.shown, reading))
-
-
-def picture_rows(part: InputPart, reading: Reading) -> Iterator[Block]:
-    """Record batches [start, stop) of pictures, as `datasets` keeps them; a row is a document."""
-    return _rows("image", part, reading)
-
-
-def sound_rows(part: InputPart, reading: Reading) -> Iterator[Block]:
-    """The same of sounds."""
-    return _rows("audio", part, reading)
-
-
-def embedded_pictures(part: InputPart, reading: Reading) -> Iterator[Block]:
-    """Documents [start, stop) of those that are embedded."""
-    return _embedded("image", part, reading)
-
-
-def embedded_sounds(part: InputPart, reading: Reading) -> Iterator[Block]:
-    """The same of sounds."""
-    return _embedded("audio", part, reading)
+        yield _one(_document(kind, file, part.shown, reading))
 
 
 def embedded_parts(kind: Media, documents: tuple[Document, ...]) -> list[InputPart]:
@@ -67,13 +41,15 @@ def embedded_parts(kind: Media, documents: tuple[Document, ...]) -> list[InputPa
     ]
 
 
-def _embedded(kind: Media, part: InputPart, reading: Reading) -> Iterator[Block]:
+def embedded_documents(kind: Media, part: InputPart, reading: Reading) -> Iterator[Block]:
+    """Documents [start, stop) of those that are embedded."""
     documents, _ = embedded(kind, reading.samples)
     for document in documents[part.start : part.stop]:
         yield _one(document.document)
 
 
-def _rows(kind: Media, part: InputPart, reading: Reading) -> Iterator[Block]:
+def rows(kind: Media, part: InputPart, reading: Reading) -> Iterator[Block]:
+    """Record batches [start, stop) of files, as `datasets` keeps them; a row is a document."""
     number = 0
     for batch in record_batches(part, part.start, part.stop):
         column = batch.column(reading.column)

@@ -1,6 +1,7 @@
 """From a part of an input to bytes: which function reads which format."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from pipeline.prepare import jsonl, manual, media, tables, texts
 from pipeline.prepare.inputs import Block, Format, InputPart, Reading
@@ -16,12 +17,12 @@ _READERS: dict[Format, Callable[[InputPart, Reading], Iterator[Block]]] = {
     "csv": tables.csv,
     "arrow": tables.arrow,
     "wikitext-arrow": tables.wikitext_arrow,
-    "image": media.picture,
-    "audio": media.sound,
-    "image-arrow": media.picture_rows,
-    "audio-arrow": media.sound_rows,
-    "image-embedded": media.embedded_pictures,
-    "audio-embedded": media.embedded_sounds,
+    "image": partial(media.one_file, "image"),
+    "audio": partial(media.one_file, "audio"),
+    "image-arrow": partial(media.rows, "image"),
+    "audio-arrow": partial(media.rows, "audio"),
+    "image-embedded": partial(media.embedded_documents, "image"),
+    "audio-embedded": partial(media.embedded_documents, "audio"),
 }
 
 
