@@ -70,6 +70,8 @@ def test_a_uri_is_read_and_written_as_a_path_is(bucket: Path, tmp_path: Path) ->
             (place / "none").read_bytes()
         assert sorted(path.name for path in place.glob("*.txt")) == ["a b.txt", "c.txt"]
         assert [path.parent.name for path in place.glob("*/config.json")] == ["run"]
+        parts = [(path.name, path.stem, path.suffix) for path in (place / "a b.txt", place / "run" / "config.json")]
+        assert parts == [("a b.txt", "a b", ".txt"), ("config.json", "config", ".json")]
         assert (place / "a b.txt").read_text() == "é" and (place / "c.txt").stat().st_size == 1
         (place / "c.txt").unlink()
         (place / "c.txt").unlink(missing_ok=True)
