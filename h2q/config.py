@@ -329,6 +329,9 @@ class ProjectorConfig(FromDict):
     """Bytes behind the moment that it writes, as a task of its own."""
     order: Literal["newest-first", "in-order"] = "newest-first"
     """In which order it writes the bytes before the moment."""
+    given: Literal["moment", "stream"] = "moment"
+    """What it is given of a moment: the states of all blocks and the residual stream, or the `stream` alone: a control,
+    and all that there is of a core without a state."""
     rank: int = 192
     """Channels that it reads off a state; how much each counts is learned for every distance from the moment."""
     moments: int = 1
@@ -354,8 +357,9 @@ class BoundProjector(ProjectorConfig):
 
     @property
     def features(self) -> int:
-        """Numbers of a moment: the states of the core's blocks, and its residual stream."""
-        return self.core_model.depth * self.core_model.width + self.core_model.dim
+        """Numbers of a moment that it is given: states of the core's blocks, and its residual stream."""
+        states = self.core_model.depth * self.core_model.width if self.given == "moment" else 0
+        return states + self.core_model.dim
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

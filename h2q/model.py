@@ -99,6 +99,7 @@ class ByteModel(nn.Module):
         x: Tensor,
         *,
         energy: bool = False,
+        with_stream: bool = False,
         state: Tensor | None = None,
         reset: Tensor | None = None,
         added: Tensor | None = None,
@@ -106,6 +107,7 @@ class ByteModel(nn.Module):
         """Bytes (B, T), int64 → logits (B, T, V) in float32.
 
         With `energy` then (depth,), detached: the mean L2 norm of the residual stream over positions after each block.
+        With `with_stream` then that stream behind the last block, before the final norm, (B, T, D).
         With `state`, what is known of the bytes before (see `new_state`), then the state behind the last byte, through
         which gradients flow as through the first. Where `reset` (B, T) is true all before the byte is forgotten.
         `added` (B, T, D) is added to the embedded bytes: what else is known of them.
@@ -132,6 +134,7 @@ class ByteModel(nn.Module):
         results = (
             logits,
             *([torch.stack(energies)] if energy else []),
+            *([stream] if with_stream else []),
             *([] if state is None else [torch.cat((after, recent), dim=1)]),
         )
         return results if len(results) > 1 else logits

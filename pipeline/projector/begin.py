@@ -76,9 +76,9 @@ def bound_run(options: ProjectionConfig, core: RunFolder) -> tuple[RunConfig, st
         checkpoint, path = load_checkpoint(core)
         model, corpus_sha256 = config_of(checkpoint.state).model, checkpoint.state.get("corpus_sha256")
         require(
-            model.carries,
+            model.carries or options.projector.given == "stream",
             f"a projector reads a state, and the model of {core.name} carries none (model.mixer {model.mixer}): name a "
-            "run of --model.mixer state or both",
+            "run of --model.mixer state or both, or read its stream, as a control, with --projector.given stream",
         )
         about = {"core": text_of(path), "sha256": weights_sha256(path), "core_model": model}
         bound = BoundProjector(**asked, **about, untrained=options.untrained)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from h2q.config import BoundProjector
 from h2q.errors import UserError, require
+from h2q.mixers import MIXERS
 from h2q.model import ByteModel
 from pipeline.evaluation.subject import new_weights
 from pipeline.runs.checkpoint import DamagedCheckpoint, read_checkpoint, weights_sha256
@@ -19,6 +20,9 @@ from pipeline.storage.path import locate
 
 class Reader(Protocol):
     """What reads bytes and has states: a core, or a stand-in of which is known what it holds."""
+
+    attends: bool
+    """Whether what it is at a moment depends on how many bytes it reads at once."""
 
     def to(self, device: torch.device) -> object:
         """Move there."""
@@ -38,13 +42,12 @@ class Core:
     """A trained model that only reads.
 
     A moment is the states of all blocks and the residual stream that the head reads; not the symbols of the last bytes
-    which tables of n-grams carry along: those are the text itself.
+    which tables of n-grams carry along: those are the text itself. `given` the stream alone, the states are left out.
     """
 
-    def __init__(self, model: ByteModel) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self._stream: Tensor | None = None
-        model.norm.register_forward_pre_hook(self._keep)
+    def __init__(self, model: ByteModel, given: str = "moment") -> None:
+        self.model, self._given = model.eval().requires_grad_(False), given
+        self.attends = MIXERS[model.config.mixer].attends
 
     def to(self, device: torch.device) -> None:
         self.model.to(device)
@@ -54,12 +57,13 @@ class Core:
 
     @torch.no_grad()
     def moment(self, x: Tensor, state: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _, after = self.model(x, state=state, reset=reset)
-        assert self._stream is not None
-        return torch.cat((after[:, : self.model.config.depth].flatten(1), self._stream[:, -1]), dim=1), after
-
-    def _keep(self, module: Any, inputs: tuple[Tensor]) -> None:
-        self._stream = inputs[0]
+        if not self.model.config.carries:  # what lies before its window is nothing to it
+            x = x[:, -self.model.config.seq_len :]
+            reset = None if reset is None else reset[:, -x.shape[1] :]
+        _, stream, after = self.model(x, with_stream=True, state=state, reset=reset)
+        if self._given == "stream":
+            return stream[:, -1], after
+        return torch.cat((after[:, : self.model.config.depth].flatten(1), stream[:, -1]), dim=1), after
 
 
 def find_core(projector: BoundProjector) -> Core:
@@ -70,7 +74,7 @@ def find_core(projector: BoundProjector) -> Core:
         model, config = model_of(read_checkpoint(path))
     except DamagedCheckpoint as error:
         raise UserError(f"the core of the projector is damaged: {error}; train another projector") from error
-    return Core(new_weights("", config).model if projector.untrained else model)
+    return Core(new_weights("", config).model if projector.untrained else model, projector.given)
 
 
 def check_core(projector: BoundProjector, path: Any) -> None:

@@ -64,6 +64,7 @@ def judge(model: Projector, core: Reader, data: Bytes, autocast: Autocast, size:
         "last": asked.last,
         "ahead": asked.next,
         "stride": stride,
+        "at_once": model.config.seq_len,
         "device": model.device,
         "size": size,
     }

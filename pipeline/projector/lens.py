@@ -77,14 +77,11 @@ def _train(lens: nn.Linear, core: ByteModel, part: ByteModel, batches: list[Tens
 
 def _seen(lens: nn.Linear, core: ByteModel, part: ByteModel, windows: Tensor) -> tuple[Tensor, Tensor]:
     """The logits behind the part of the core, and the core's own, (B, T, V)."""
-    kept: list[Tensor] = []
-    hook = part.norm.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
     with torch.no_grad():
-        part(windows[:, :-1])
+        _, stream = part(windows[:, :-1], with_stream=True)
         wanted = core(windows[:, :-1])
-    hook.remove()
     assert isinstance(wanted, Tensor)
-    return core.head(core.norm(lens(kept[0]))), wanted
+    return core.head(core.norm(lens(stream))), wanted
 
 
 def _windows(text: Bytes, starts: np.ndarray, length: int, core: ByteModel) -> Tensor:

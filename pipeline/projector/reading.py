@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from rich.text import Text
+from torch import Tensor
 
 from h2q.errors import require
 from h2q.projector import Projector
@@ -85,13 +86,19 @@ def read_along(core: Reader, model: Projector, data: Bytes, offsets: list[int]) 
     for offset in offsets:
         check_offset(model, len(data), offset)
     model.eval()
-    state, at, features = core.new_state(1), max(0, offsets[0] - WARM), torch.empty(0)
+    length = model.config.seq_len
+    at_once = length if core.attends else 1
+    state, at = core.new_state(1), max(0, offsets[0] - WARM)
+
+    def read(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        return core.moment(torch.from_numpy(data.read(start, stop).copy()).to(model.device).long()[None], state)
+
     for offset in offsets:
-        while at < offset:
-            stop = min(offset, at + 1024)
-            x = torch.from_numpy(data.read(at, stop).copy()).to(model.device).long()[None]
-            features, state = core.moment(x, state)
+        while at < offset - at_once:
+            stop = min(offset - at_once, at + length)
+            _, state = read(at, stop)
             at = stop
+        features, _ = read(at, offset)
         was = data.read(max(0, offset - model.projector.last), offset).tobytes()
         came = data.read(offset, min(len(data), offset + model.projector.next)).tobytes()
         said = model.in_order(model.freely(features, model.projector.last))[0].tolist()

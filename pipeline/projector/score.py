@@ -43,19 +43,24 @@ def held_out(
     last: int,
     ahead: int,
     stride: int,
+    at_once: int,
     device: torch.device,
     size: int | None = None,
     window: int | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[Moments]:
     """Moments every `stride` bytes of the text, or of its first `size` bytes, in lanes side by side through which the
-    core's state is carried; with a `window` it starts at zero so many bytes before each moment. `share`: which of how
-    many workers this is.
+    core's state is carried; with a `window` it starts at zero so many bytes before each moment. A core that attends
+    reads `at_once` bytes before each moment at once, as in training, and for that goes through the text more than once.
+    `share`: which of how many workers this is.
 
     Raises: UserError for a text without a single moment.
     """
-    size, before = min(size or len(data), len(data)), max(last, window or 0)
-    need = before + stride + ahead
+    size = min(size or len(data), len(data))
+    if core.attends and stride > at_once:
+        stride = -(-stride // at_once) * at_once
+    piece = max(at_once, stride) if core.attends else stride
+    before, need = max(last, window or 0), max(last, window or 0) + piece + ahead
     require(
         size >= need,
         f"held-out text must have {need} bytes, for one moment with all that is written of it, found {size}: use more "
@@ -65,15 +70,16 @@ def held_out(
     starts = [start for start, _ in stretches(size, lanes)][
         share[0] * lanes // share[1] : (share[0] + 1) * lanes // share[1]
     ]
-    state = core.new_state(len(starts))
+    states = [core.new_state(len(starts))] * -(-piece // stride)
 
     def read(first: int, stop: int) -> Tensor:
         rows = np.stack([data.read(start + first, start + stop) for start in starts])
         return torch.from_numpy(rows).to(device).long()
 
-    for place in range(stride, size // lanes - ahead + 1 if starts else 0, stride):
+    for number, place in enumerate(range(piece, size // lanes - ahead + 1 if starts else 0, stride)):
         if window is None:
-            features, state = core.moment(read(place - stride, place), state)
+            state = states[number % len(states)]
+            features, states[number % len(states)] = core.moment(read(place - piece, place), state)
         if place >= before:
             if window is not None:
                 features, _ = core.moment(read(place - window, place), core.new_state(len(starts)))

@@ -63,8 +63,9 @@ def make_step(train_state: TrainState, forward: Any, core: Reader, run: RunConfi
 
     def step(x: Tensor, y: Tensor, *, detailed: bool, reset: Tensor | None = None) -> dict[str, Tensor]:
         text = torch.cat((x[:, :1], y), dim=1)
-        free = run.chunk - projector.last + 1
-        places = (projector.last + torch.randperm(free)[: projector.moments].sort().values).tolist()
+        grain = run.model.seq_len if core.attends else 1
+        free = torch.arange(-(-projector.last // grain), run.chunk // grain + 1) * grain
+        places = free[torch.randperm(len(free))[: projector.moments].sort().values].tolist()
         found, after = read_moments(
             core, text, places, train_state.carried, reset, last=projector.last, ahead=projector.next
         )

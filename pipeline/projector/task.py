@@ -46,8 +46,11 @@ class Projection:
         """Measure mean and spread of the core's numbers."""
         model, text = train_state.model, corpus.train
         self.core.to(model.device)
-        told = {"last": 1, "ahead": 1, "stride": STRIDE, "device": model.device, "size": CALIBRATION}
-        model.standardise(torch.cat([found.features for found in held_out(self.core, text, **told)]))
+        length = model.config.seq_len
+        moments = held_out(
+            self.core, text, last=1, ahead=1, stride=STRIDE, at_once=length, device=model.device, size=CALIBRATION
+        )
+        model.standardise(torch.cat([found.features for found in moments]))
 
     def step(self, train_state: TrainState, forward: Any, run: RunConfig, autocast: Autocast, *, graph: bool) -> Step:
         """Eager, whatever `graph` says: lengths differ from step to step."""
@@ -71,9 +74,10 @@ class Projection:
         training = model.training
         model.eval()
         share, chunk = (worker.world_rank, worker.world_size), model.config.seq_len
-        told = {"last": self.config.last, "ahead": self.config.next, "stride": chunk, "device": worker.device}
+        told: dict[str, Any] = {"last": self.config.last, "ahead": self.config.next, "device": worker.device}
+        told |= {"stride": chunk, "at_once": chunk, "size": size, "share": share}
         nats, count, read, cut, window = 0.0, 0, 0, False, None if carry else chunk
-        for found in held_out(self.core, split, size=size, window=window, share=share, **told):
+        for found in held_out(self.core, split, window=window, **told):
             nats += cost(model, found.features, found, autocast).last.sum()
             count += found.last.numel()
             read += len(found.features) * chunk * worker.world_size

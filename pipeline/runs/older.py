@@ -36,6 +36,7 @@ ADDED: tuple[tuple[str, Any], ...] = (
     ("corpus.mix", ""),
     ("corpus.samples", "ulaw"),
     ("model.strides", "off"),
+    ("projector.given", "moment"),
 )
 FORMAT = len(ADDED)
 

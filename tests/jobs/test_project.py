@@ -18,6 +18,7 @@ from pipeline.prepare.prepare import prepare
 from pipeline.runs.checkpoint import list_checkpoints, read_checkpoint
 from pipeline.runs.find import corpus_of
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.load import run_config
 from pipeline.training import prologue
 
 SMALL = [
@@ -177,6 +178,20 @@ def test_a_projector_refuses_another_core_and_a_core_without_a_state(
         done = call_job("project", tmp_path, str(core.path), "--name", "bound", *options)
         assert done.returncode == 2
         assert "a projector reads the core that it was trained on, whose sha256 is 0000000000000000" in done.stderr
+
+
+def test_the_stream_of_a_core_without_a_state_is_a_control(
+    core: RunFolder, make_run: Callable[..., None], call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    make_run(tmp_path / "runs", "attends")
+    corpus = run_config(core).corpus
+    options = [*SMALL, "--corpus.path", str(corpus.path), "--corpus.prepared", corpus.prepared]
+    options += ["--projector.given", "stream", "--training.steps", "2"]
+    done = call_job("project", tmp_path, "attends", *options)
+    assert done.returncode == 0, done.stderr
+    assert "the core is what it was" in done.stdout
+    done = call_job("project", tmp_path, "attends", "--read", __file__)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_projector_is_no_model_of_text(brief: Path, call_job: Callable[..., Any], tmp_path: Path) -> None:

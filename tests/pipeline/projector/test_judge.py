@@ -33,6 +33,8 @@ HELD = 4
 class ShiftRegister:
     """A core whose state is the last 4 bytes, and whose numbers are their bits."""
 
+    attends = False
+
     def to(self, device: torch.device) -> None:
         pass
 

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from h2q.config import BoundProjector, ModelConfig
 from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import config_of
@@ -18,6 +20,11 @@ from pipeline.storage.uri import DamagedFile
 OLDEST = json.loads((Path(__file__).parent / "options_of_format_0.json").read_text())
 """Every option that there was before the first of `ADDED`."""
 Options = dict[str, Any]
+ADDED_NAMES = [tuple(name.split(".")) for name, _ in ADDED]
+
+
+OF_PROJECTORS = ("projector", "given")
+"""Younger options that only the run of a projector has."""
 
 
 def names_of(options: Options) -> list[tuple[str, ...]]:
@@ -31,8 +38,9 @@ def names_of(options: Options) -> list[tuple[str, ...]]:
 def without(options: Options, *names: tuple[str, ...]) -> Options:
     copy = json.loads(json.dumps(options))
     for *parts, last in names:
-        holder = copy[parts[0]] if parts else copy
-        del holder[last]
+        holder = copy.get(parts[0]) if parts else copy
+        if holder is not None:  # a run that is no projector's
+            del holder[last]
     return copy
 
 
@@ -47,20 +55,26 @@ def noted(tmp_path: Path) -> Callable[..., RunFolder]:
 
 
 def test_whoever_adds_an_option_says_what_runs_did_before_it() -> None:
-    added = [tuple(name.split(".")) for name, _ in ADDED]
+    added = [name for name in ADDED_NAMES if name != OF_PROJECTORS]
     assert sorted(names_of(OLDEST) + added) == sorted(names_of(RunConfig().to_dict())), "pipeline/runs/older.py"
 
 
 def test_a_run_of_the_oldest_format_does_what_it_did(noted: Callable[..., RunFolder]) -> None:
     found = run_config(noted(OLDEST))
     assert found == config_of({"config": OLDEST}) == RunConfig.from_dict(found.to_dict())
-    assert without(found.to_dict(), *(tuple(name.split(".")) for name, _ in ADDED)) == OLDEST
+    assert without(found.to_dict(), *ADDED_NAMES) == OLDEST
     assert (found.graph, found.model.mixer, found.training.horizon) == ("auto", "attention", 1)
+
+
+def test_a_projector_that_is_older_than_what_it_is_given_was_given_all(noted: Callable[..., RunFolder]) -> None:
+    bound = BoundProjector(core="core", sha256="", core_model=ModelConfig())
+    whole = replace(RunConfig(), projector=bound).to_dict()
+    assert run_config(noted(without(whole, OF_PROJECTORS), format=FORMAT - 1)).projector == bound
 
 
 @pytest.mark.parametrize("made_in", range(FORMAT + 1))
 def test_a_file_of_any_format_lacks_only_what_is_younger(noted: Callable[..., RunFolder], made_in: int) -> None:
-    names = [tuple(name.split(".")) for name, _ in ADDED]
+    names = ADDED_NAMES
     older = without(RunConfig().to_dict(), *names[made_in:])
     assert run_config(noted(older, format=made_in)).to_dict().keys() == RunConfig().to_dict().keys()
     for name in names_of(older):
