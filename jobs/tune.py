@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> int:
         print("error: interrupted; --resume goes on with every trial from its last checkpoint", file=sys.stderr)
         return 130
     report.show(console, folder)
-    if stopping.signal is not None and report.counts["running"]:
+    if stopping.signal is not None and report.counts["interrupted"]:
         console.print(f"\nstopped; continue with {PROG} --resume --name {folder.name}", highlight=False)
         return stopping.exit_code
     if report.best is None:

@@ -16,6 +16,7 @@ from pipeline.sweep.configuration import Configuration, ranked
 from pipeline.sweep.folder import TABLE
 from pipeline.sweep.space import Value, configure, show
 from pipeline.sweep.sweep import Sweep, train_command
+from pipeline.sweep.trial import State
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.training.summary import read_summary
 
@@ -115,7 +116,7 @@ class Report:
             Column("B/s", _all(tried, "bytes_per_second", human_bytes), 93),
             Column("time", _all(tried, "seconds", human_seconds), 91),
             Column("step", [str(one.step) for one in tried], 3),
-            Column("state", [one.state for one in tried], 1, left=True),
+            Column("state", [_told(one.state) for one in tried], 1, left=True),
             Column("trial", [", ".join(f"{trial.number:02d}" for trial in one.trials) for one in tried], 2, left=True),
         ]
         styles = ["bold" if row.position == 1 else "" if row.position else "dim" for row in self.rows]
@@ -134,7 +135,7 @@ def report_on(sweep: Sweep) -> Report:
     front = pareto_front(finished, sweep.config.search.objectives)
     positions = {configuration.number: position for position, configuration in enumerate(finished, 1)}
     best = finished[0] if finished else None
-    states = [trial.state for trial in sweep.trials]
+    states = [_told(trial.state) for trial in sweep.trials]
     return Report(
         name=sweep.name,
         fields=list(dict.fromkeys(field for one in order for field in one.values)),
@@ -144,10 +145,15 @@ def report_on(sweep: Sweep) -> Report:
         command=best and train_command(configure(sweep.config.run, best.values), sweep.preset),
         registered=sweep.config.run.tracking.register is not None,
         objectives=sweep.config.search.objectives,
-        counts={state: states.count(state) for state in ("finished", "pruned", "failed", "running")},
+        counts={state: states.count(state) for state in ("finished", "pruned", "failed", "interrupted")},
         skipped=len(sweep.plan.skipped),
         errors=list(dict.fromkeys(trial.error for trial in sweep.trials if trial.error)),
     )
+
+
+def _told(state: State) -> str:
+    """A report is made once nothing runs: what its trial has as running is told as what it is."""
+    return "interrupted" if state == "running" else state
 
 
 def complete(configuration: Configuration, sweep: Sweep) -> bool:
@@ -186,7 +192,7 @@ def _cells(report: Report, row: Row) -> list[Any]:
     errors = "; ".join(trial.error for trial in tried.trials if trial.error)
     trials = " ".join(str(trial.number) for trial in tried.trials)
     values = [tried.values.get(field) for field in report.fields]
-    return [row.position, *values, *results, tried.step, tried.state, row.front, trials, errors]
+    return [row.position, *values, *results, tried.step, _told(tried.state), row.front, trials, errors]
 
 
 def _all(tried: list[Configuration], name: str, shown: Callable[[float], str]) -> list[str]:

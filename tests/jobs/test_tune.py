@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -264,6 +265,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text: Path) -> None:
     said, complaints = process.communicate()
     assert (process.returncode, complaints) == (130, "")
     assert "continue with python jobs/tune.py --resume --name s" in said
+    assert re.search(r"trials: (\d+ \w+, )*\d+ interrupted", said)
     assert list(text.glob("runs/s/*/checkpoints/step-*/commit.json"))
     states = [json.loads(path.read_text())["state"] for path in text.glob("runs/s/*/trial.json")]
     assert states and set(states) == {"running"}

@@ -135,7 +135,7 @@ def test_seeds_are_trials_of_one_configuration_and_a_pruned_one_is_not_tried_aga
     assert found.bpb == pytest.approx(2.2) and found.spread == pytest.approx(0.2)
     report = report_on(sweep)
     assert report.best is not None and report.best.number == 1
-    assert report.counts == {"finished": 3, "pruned": 1, "failed": 0, "running": 1}
+    assert report.counts == {"finished": 3, "pruned": 1, "failed": 0, "interrupted": 1}
 
 
 def test_the_ranking_puts_what_finished_before_what_was_pruned_before_what_failed(opened: Open) -> None:
