@@ -15,8 +15,9 @@ TEMPLATE = WASM.with_name("page.html")
 def write_page(model: ByteModel, told: dict[str, Any], precision: str, halves: frozenset[str]) -> bytes:
     """The page of a plain model, UTF-8."""
     values = {
-        "@MODEL@": packed(write_model(model, told, precision, halves)),
-        "@RUNTIME@": packed(WASM.read_bytes()),
+        # Compressed it would take less room, and a browser more time to begin.
+        "@MODEL@": letters(write_model(model, told, precision, halves)),
+        "@RUNTIME@": letters(gzip.compress(WASM.read_bytes(), mtime=0)),
         # Nothing in it ends the script.
         "@ABOUT@": json.dumps(told).replace("<", "\\u003c"),
     }
@@ -26,6 +27,6 @@ def write_page(model: ByteModel, told: dict[str, Any], precision: str, halves: f
     return page.encode()
 
 
-def packed(content: bytes) -> str:
-    """Compressed, as a browser unpacks it by itself, in letters. The same content gives the same letters."""
-    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
+def letters(content: bytes) -> str:
+    """Base64, as a browser reads it by itself."""
+    return base64.b64encode(content).decode()

@@ -57,7 +57,15 @@ const char *h2q_message(int error);
 
 /* ------------------------------------------------------------------------------------------------------- the contents */
 
-enum { VERSION = 2, STATE_VERSION = 1, MOST_TABLES = 64, MOST_ORDER = 64, TILE = 32, PART = 8, ROWS = 4 };
+enum { VERSION = 2, STATE_VERSION = 1, MOST_TABLES = 64, MOST_ORDER = 64 };
+/* Floats that one instruction takes, rows that a tile takes at once, numbers of int8 that are widened at once. */
+#ifdef __AVX__
+enum { VECTOR = 8 };
+enum { ROWS = 4, PANEL = 2048, LINE = 8 * VECTOR };
+#else
+enum { VECTOR = 4 };
+enum { ROWS = 4, PANEL = 2048, LINE = 8 * VECTOR };
+#endif
 enum { HALVES = 1, ATTENTION = 2, STATE = 4, PHASE_ROTATION = 8, FINAL_NORM = 16, TIED = 32, ALL_FLAGS = 63 };
 enum { ROTATION_NONE, ROTATION_PHASE, ROTATION_QUATERNION };
 enum { POSITIONS_NONE, POSITIONS_LEARNED, POSITIONS_RELATIVE };
@@ -101,8 +109,10 @@ struct h2q_model {
     uint32_t width, blocks, padded, table_count, history;
     uint32_t digest[2]; /* first bytes of the file's sha256: whose state a state is */
     table tables[MOST_TABLES];
-    matrix embedding, position, head; /* the head (width, V): its inner loop runs over symbols */
-    const float *bank, *final_norm, *head_bias;
+    matrix embedding, position;
+    const uint32_t *head_words; /* of an int8 head (D / 4, V), see multiply_words; else NULL */
+    const float *head;          /* else (D, V): its inner loop runs over symbols */
+    const float *head_scales, *head_bias, *bank, *final_norm;
     block *layers;
     struct owned *owned; /* what h2q_close frees */
     size_t allocated;
@@ -114,87 +124,85 @@ struct h2q_model {
     float *keys;         /* (depth, D, T padded) */
     float *values;       /* (depth, T, D) */
     /* where it computes */
-    float *hamilton, *stream, *normed, *inner, *outer, *wide, *attended, *scores, *logits, *energy;
+    float *hamilton, *stream, *final, *normed, *inner, *outer, *wide, *attended, *scores, *logits, *energy;
 };
 
 /* --------------------------------------------------------------------------------------------------------- arithmetic */
 
-/* out[m][n] (M, N) = Σ_i x[m][i] w[i][n], for constants M and N, so that a compiler keeps the sums in registers. */
-#define DEFINE_TILE(NAME, TYPE, M, N)                                                                                  \
-    static void NAME(const float *x, size_t x_stride, const void *weight, size_t w_stride, uint32_t count, float *out) \
+/* A tile of a product: out[m][n] += scales[n] Σ_i x[m][i] w[i][n] for constants M and N, so that a compiler keeps the
+ * sums in registers. */
+#define DEFINE_TILE(NAME, M, N)                                                                                        \
+    static void NAME(const float *restrict x, size_t x_stride, const float *restrict w, size_t w_stride,               \
+                     uint32_t count, const float *restrict scales, float *restrict out, size_t out_stride)             \
     {                                                                                                                  \
-        float sum[M][N], row[N];                                                                                       \
-        const TYPE *w = weight;                                                                                        \
+        float sum[M][N];                                                                                               \
         uint32_t i, m, n;                                                                                              \
-        for (m = 0; m < M; m++)                                                                                        \
-            for (n = 0; n < N; n++) sum[m][n] = 0.0f;                                                                  \
-        for (i = 0; i < count; i++, w += w_stride) {                                                                   \
-            for (n = 0; n < N; n++) row[n] = (float)w[n];                                                              \
-            for (m = 0; m < M; m++) {                                                                                  \
+        for (m = 0; m < (M); m++)                                                                                      \
+            for (n = 0; n < (N); n++) sum[m][n] = 0.0f;                                                                \
+        for (i = 0; i < count; i++, w += w_stride)                                                                     \
+            for (m = 0; m < (M); m++) {                                                                                \
                 const float factor = x[m * x_stride + i];                                                              \
-                for (n = 0; n < N; n++) sum[m][n] += factor * row[n];                                                  \
+                for (n = 0; n < (N); n++) sum[m][n] += factor * w[n];                                                  \
             }                                                                                                          \
-        }                                                                                                              \
-        for (m = 0; m < M; m++)                                                                                        \
-            for (n = 0; n < N; n++) out[m * N + n] = sum[m][n];                                                        \
+        if (scales)                                                                                                    \
+            for (m = 0; m < (M); m++)                                                                                  \
+                for (n = 0; n < (N); n++) sum[m][n] *= scales[n];                                                      \
+        for (m = 0; m < (M); m++)                                                                                      \
+            for (n = 0; n < (N); n++) out[m * out_stride + n] += sum[m][n];                                            \
     }
 
-/* The same for one row, where compilers do better without a place for the row of w. */
-#define DEFINE_LINE(NAME, TYPE, N)                                                                                     \
-    static void NAME(const float *x, size_t x_stride, const void *weight, size_t w_stride, uint32_t count, float *out) \
-    {                                                                                                                  \
-        float sum[N];                                                                                                  \
-        const TYPE *w = weight;                                                                                        \
-        uint32_t i, n;                                                                                                 \
-        (void)x_stride;                                                                                                \
-        for (n = 0; n < N; n++) sum[n] = 0.0f;                                                                         \
-        for (i = 0; i < count; i++, w += w_stride) {                                                                   \
-            const float factor = x[i];                                                                                 \
-            for (n = 0; n < N; n++) sum[n] += factor * (float)w[n];                                                    \
-        }                                                                                                              \
-        for (n = 0; n < N; n++) out[n] = sum[n];                                                                       \
-    }
+DEFINE_TILE(tile_1_1, 1, 1)
+DEFINE_TILE(tile_1_v, 1, VECTOR)
+DEFINE_TILE(tile_1_2v, 1, 2 * VECTOR)
+DEFINE_TILE(tile_1_3v, 1, 3 * VECTOR)
+DEFINE_TILE(tile_1_8v, 1, 8 * VECTOR)
+DEFINE_TILE(tile_4_v, ROWS, VECTOR)
+DEFINE_TILE(tile_4_2v, ROWS, 2 * VECTOR)
+DEFINE_TILE(tile_4_3v, ROWS, 3 * VECTOR)
 
-DEFINE_TILE(float_4_32, float, ROWS, TILE)
-DEFINE_TILE(float_4_8, float, ROWS, PART)
-DEFINE_LINE(float_1_32, float, TILE)
-DEFINE_LINE(float_1_8, float, PART)
-DEFINE_LINE(float_1_1, float, 1)
-DEFINE_TILE(int8_4_32, int8_t, ROWS, TILE)
-DEFINE_TILE(int8_4_8, int8_t, ROWS, PART)
-DEFINE_LINE(int8_1_32, int8_t, TILE)
-DEFINE_LINE(int8_1_8, int8_t, PART)
-DEFINE_LINE(int8_1_1, int8_t, 1)
+typedef void tile(const float *restrict, size_t, const float *restrict, size_t, uint32_t, const float *restrict,
+                  float *restrict, size_t);
 
-typedef void tile(const float *, size_t, const void *, size_t, uint32_t, float *);
-
-static void add_scaled(float *restrict out, const float *restrict found, const float *restrict scales, uint32_t count)
-{
-    uint32_t i;
-    if (scales)
-        for (i = 0; i < count; i++) out[i] += found[i] * scales[i];
-    else
-        for (i = 0; i < count; i++) out[i] += found[i];
-}
-
-/* out[m][n] += scales[n] Σ_i x[m][i] w[i][n]: x (rows, count), w (count, columns) of int8, or of fp32 (scales NULL). */
-static void multiply(const float *x, size_t x_stride, uint32_t rows, const void *w, size_t w_stride, uint32_t count,
+/* out[m][n] += scales[n] Σ_i x[m][i] w[i][n]: x (rows, count), w (count, columns); without scales, of ones. */
+static void multiply(const float *x, size_t x_stride, uint32_t rows, const float *w, size_t w_stride, uint32_t count,
                      uint32_t columns, const float *scales, float *out, size_t out_stride)
 {
-    static tile *const tiles[2][2][3] = {{{float_1_1, float_1_8, float_1_32}, {float_1_1, float_4_8, float_4_32}},
-                                         {{int8_1_1, int8_1_8, int8_1_32}, {int8_1_1, int8_4_8, int8_4_32}}};
-    const size_t size = scales ? sizeof(int8_t) : sizeof(float);
-    float found[ROWS * TILE];
-    uint32_t m, n, high, wide, i;
+    static tile *const tiles[2][9] = {{tile_1_1, tile_1_v, tile_1_2v, tile_1_3v, 0, 0, 0, 0, tile_1_8v},
+                                      {0, tile_4_v, tile_4_2v, tile_4_3v}};
+    uint32_t m, n, high, wide;
     for (n = 0; n < columns; n += wide) {
-        const char *from = (const char *)w + n * size;
-        wide = columns - n >= TILE ? TILE : columns - n >= PART ? PART : 1;
+        const uint32_t left = (columns - n) / VECTOR;
+        const uint32_t vectors = rows == 1 && left >= 8 ? 8 : left == 4 ? 2 : left > 3 ? 3 : left;
+        wide = vectors ? vectors * VECTOR : 1;
         for (m = 0; m < rows; m += high) {
-            high = wide > 1 && rows - m >= ROWS ? ROWS : 1;
-            tiles[scales != NULL][high > 1][(wide > 1) + (wide > PART)](x + m * x_stride, x_stride, from, w_stride,
-                                                                        count, found);
-            for (i = 0; i < high; i++)
-                add_scaled(out + (m + i) * out_stride + n, found + i * wide, scales ? scales + n : NULL, wide);
+            high = vectors && rows - m >= ROWS ? ROWS : 1;
+            tiles[high > 1][vectors](x + m * x_stride, x_stride, w + n, w_stride, count, scales ? scales + n : NULL,
+                                     out + m * out_stride + n, out_stride);
+        }
+    }
+}
+
+static void widen(const int8_t *restrict numbers, uint32_t count, float *restrict out)
+{
+    uint32_t i;
+    for (i = 0; i < count; i++) out[i] = (float)numbers[i];
+}
+
+/* The same with w of int8. */
+static void multiply_int8(const float *x, size_t x_stride, uint32_t rows, const int8_t *w, uint32_t count,
+                          uint32_t columns, const float *scales, float *out, size_t out_stride)
+{
+    float panel[PANEL];
+    uint32_t i, n, high, wide, k;
+    for (n = 0; n < columns; n += wide) {
+        wide = columns - n < PANEL ? columns - n : PANEL;
+        for (i = 0; i < count; i += high) {
+            high = count - i < PANEL / wide ? count - i : PANEL / wide;
+            if (wide == columns)
+                widen(w + (size_t)i * columns, high * wide, panel);
+            else
+                for (k = 0; k < high; k++) widen(w + (size_t)(i + k) * columns + n, wide, panel + k * wide);
+            multiply(x + i, x_stride, rows, panel, wide, high, wide, scales + n, out + n, out_stride);
         }
     }
 }
@@ -212,14 +220,25 @@ static void add_row(const matrix *table, uint32_t row, float *to)
 
 static float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-static void layer_norm(const float *x, uint32_t count, const float *weight_and_bias, float *out)
+static float sum_of(const float *x, uint32_t count)
 {
-    float mean = 0.0f, variance = 0.0f, scale;
+    float parts[VECTOR] = {0}, sum = 0.0f;
+    uint32_t i = 0, k;
+    for (; i + VECTOR <= count; i += VECTOR)
+        for (k = 0; k < VECTOR; k++) parts[k] += x[i + k];
+    for (; i < count; i++) sum += x[i];
+    for (k = 0; k < VECTOR; k++) sum += parts[k];
+    return sum;
+}
+
+static void layer_norm(const float *restrict x, uint32_t count, const float *restrict weight_and_bias,
+                       float *restrict out)
+{
+    const float mean = sum_of(x, count) / (float)count;
+    float scale;
     uint32_t i;
-    for (i = 0; i < count; i++) mean += x[i];
-    mean /= (float)count;
-    for (i = 0; i < count; i++) variance += (x[i] - mean) * (x[i] - mean);
-    scale = 1.0f / sqrtf(variance / (float)count + 1e-5f);
+    for (i = 0; i < count; i++) out[i] = (x[i] - mean) * (x[i] - mean);
+    scale = 1.0f / sqrtf(sum_of(out, count) / (float)count + 1e-5f);
     for (i = 0; i < count; i++) out[i] = (x[i] - mean) * scale * weight_and_bias[i] + weight_and_bias[count + i];
 }
 
@@ -243,17 +262,49 @@ static const float *mixed_of(const h2q_model *model, uint32_t ranks, const float
     return room;
 }
 
+/* The same for one row with w of int8, four of a column below one another in a word, the first in its lowest byte. */
+static void multiply_words(const float *restrict x, const uint32_t *restrict words, uint32_t count, uint32_t columns,
+                           const float *restrict scales, float *restrict out)
+{
+    const uint32_t lines = columns / LINE * LINE;
+    uint32_t i, k, n;
+#define NUMBER(word, place) ((float)((int32_t)((word) << (24 - 8 * (place))) >> 24))
+    for (n = 0; n < lines; n += LINE) {
+        const uint32_t *restrict from = words + n;
+        float sum[LINE];
+        for (k = 0; k < LINE; k++) sum[k] = 0.0f;
+        for (i = 0; i < count; i += 4, from += columns) /* x is zero behind its end */
+            for (k = 0; k < LINE; k++)
+                sum[k] += x[i] * NUMBER(from[k], 0) + x[i + 1] * NUMBER(from[k], 1) + x[i + 2] * NUMBER(from[k], 2) +
+                          x[i + 3] * NUMBER(from[k], 3);
+        for (k = 0; k < LINE; k++) out[n + k] += scales[n + k] * sum[k];
+    }
+    for (; n < columns; n++) {
+        float sum = 0.0f;
+        for (i = 0; i < count; i++) sum += x[i] * NUMBER(words[i / 4 * columns + n], i % 4);
+        out[n] += scales[n] * sum;
+    }
+#undef NUMBER
+}
+
+/* y += x w: x (rows, inputs), of w the matrix `number` of so many inputs. */
+static void multiply_matrix(const float *x, uint32_t rows, const matrix *w, uint32_t number, uint32_t inputs, float *y)
+{
+    const size_t first = (size_t)number * inputs * w->columns;
+    const float *scales = w->scales ? w->scales + (size_t)number * w->columns : NULL;
+    if (w->i8)
+        multiply_int8(x, inputs, rows, w->i8 + first, inputs, w->columns, scales, y, w->columns);
+    else
+        multiply(x, inputs, rows, w->f32 + first, w->columns, inputs, w->columns, NULL, y, w->columns);
+}
+
 /* y += W x + bias, from what `mixed_of` gives. */
 static void apply(const layer *one, const float *mixed, float *y)
 {
-    const size_t step = (size_t)one->inputs * one->outputs;
-    const matrix *w = &one->weight;
     uint32_t rank, i;
     for (i = 0; i < one->blocks * one->outputs; i++) y[i] += one->bias[i];
     for (rank = 0; rank < one->ranks; rank++, mixed += (size_t)one->blocks * one->inputs)
-        multiply(mixed, one->inputs, one->blocks,
-                 w->i8 ? (const void *)(w->i8 + rank * step) : (const void *)(w->f32 + rank * step), one->outputs,
-                 one->inputs, one->outputs, w->i8 ? w->scales + (size_t)rank * one->outputs : NULL, y, one->outputs);
+        multiply_matrix(mixed, one->blocks, &one->weight, rank, one->inputs, y);
 }
 
 /* y / sqrt(|y|² + 1e-6) · Re(y), of consecutive channels. */
@@ -270,7 +321,7 @@ static void attend_head(h2q_model *model, uint32_t head, const float *query, con
                         const float *log_slopes, float *y)
 {
     const uint32_t size = model->width / model->heads, count = model->at + 1;
-    const uint32_t columns = (model->at / PART + 1) * PART; /* whole vectors; what is beyond is not looked at */
+    const uint32_t columns = (model->at / VECTOR + 1) * VECTOR; /* whole vectors; what is beyond is not looked at */
     const float scale = 1.0f / sqrtf((float)size), slope = log_slopes ? expf(log_slopes[head]) : 0.0f;
     float *scores = model->scores, best = -INFINITY, sum = 0.0f;
     uint32_t i;
@@ -396,15 +447,16 @@ static void embed(h2q_model *model, uint32_t symbol)
 
 static void predict(h2q_model *model)
 {
-    const matrix *head = &model->head;
     const float *hidden = model->stream;
     if (model->flags & FINAL_NORM) {
-        layer_norm(model->stream, model->dim, model->final_norm, model->wide);
-        hidden = model->wide;
+        layer_norm(model->stream, model->dim, model->final_norm, model->final);
+        hidden = model->final;
     }
     memcpy(model->logits, model->head_bias, model->vocab * sizeof(float));
-    multiply(hidden, 0, 1, head->i8 ? (const void *)head->i8 : head->f32, head->columns, head->rows, head->columns,
-             head->scales, model->logits, head->columns);
+    if (model->head_words)
+        multiply_words(hidden, model->head_words, model->dim, model->vocab, model->head_scales, model->logits);
+    else
+        multiply(hidden, 0, 1, model->head, model->vocab, model->dim, model->vocab, NULL, model->logits, 0);
 }
 
 static void forward(h2q_model *model, uint32_t symbol, int wanted)
@@ -621,8 +673,8 @@ int h2q_state_restore(h2q_model *model, const void *data, size_t size)
 
 /* ------------------------------------------------------------------------------------------------------- opening a file */
 
-/* SHA-256 (FIPS 180-4) of data. */
-static void sha256(const uint8_t *data, size_t size, uint8_t digest[32])
+/* One block of 64 bytes of SHA-256 (FIPS 180-4). */
+static void sha256_block(const uint8_t *block, uint32_t h[8])
 {
     static const uint32_t K[64] = {
         0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -633,37 +685,38 @@ static void sha256(const uint8_t *data, size_t size, uint8_t digest[32])
         0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
         0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
         0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-    uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-    const size_t padded = (size + 8) / 64 * 64 + 64;
-    size_t at;
-    uint32_t i, j;
+    uint32_t w[64], v[8], i;
 #define TURN(x, n) ((x) >> (n) | (x) << (32 - (n)))
-    for (at = 0; at < padded; at += 64) {
-        uint32_t w[64], v[8];
-        for (i = 0; i < 16; i++) {
-            w[i] = 0;
-            for (j = 0; j < 4; j++) {
-                const size_t place = at + 4 * i + j;
-                const uint8_t byte = place < size ? data[place] : place == size ? 0x80
-                    : place >= padded - 8 ? (uint8_t)((uint64_t)size * 8 >> 8 * (padded - 1 - place)) : 0;
-                w[i] = w[i] << 8 | byte;
-            }
-        }
-        for (; i < 64; i++)
-            w[i] = w[i - 16] + (TURN(w[i - 15], 7) ^ TURN(w[i - 15], 18) ^ w[i - 15] >> 3) + w[i - 7] +
-                   (TURN(w[i - 2], 17) ^ TURN(w[i - 2], 19) ^ w[i - 2] >> 10);
-        memcpy(v, h, sizeof v);
-        for (i = 0; i < 64; i++) {
-            const uint32_t one = v[7] + (TURN(v[4], 6) ^ TURN(v[4], 11) ^ TURN(v[4], 25)) +
-                                 ((v[4] & v[5]) ^ (~v[4] & v[6])) + K[i] + w[i];
-            const uint32_t two = (TURN(v[0], 2) ^ TURN(v[0], 13) ^ TURN(v[0], 22)) +
-                                 ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
-            memmove(v + 1, v, 7 * sizeof *v);
-            v[4] += one, v[0] = one + two;
-        }
-        for (i = 0; i < 8; i++) h[i] += v[i];
+    for (i = 0; i < 16; i++, block += 4)
+        w[i] = (uint32_t)block[0] << 24 | (uint32_t)block[1] << 16 | (uint32_t)block[2] << 8 | block[3];
+    for (; i < 64; i++)
+        w[i] = w[i - 16] + (TURN(w[i - 15], 7) ^ TURN(w[i - 15], 18) ^ w[i - 15] >> 3) + w[i - 7] +
+               (TURN(w[i - 2], 17) ^ TURN(w[i - 2], 19) ^ w[i - 2] >> 10);
+    memcpy(v, h, sizeof v);
+    for (i = 0; i < 64; i++) {
+        const uint32_t one = v[7] + (TURN(v[4], 6) ^ TURN(v[4], 11) ^ TURN(v[4], 25)) +
+                             ((v[4] & v[5]) ^ (~v[4] & v[6])) + K[i] + w[i];
+        const uint32_t two = (TURN(v[0], 2) ^ TURN(v[0], 13) ^ TURN(v[0], 22)) +
+                             ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
+        v[7] = v[6], v[6] = v[5], v[5] = v[4], v[4] = v[3] + one;
+        v[3] = v[2], v[2] = v[1], v[1] = v[0], v[0] = one + two;
     }
 #undef TURN
+    for (i = 0; i < 8; i++) h[i] += v[i];
+}
+
+static void sha256(const uint8_t *data, size_t size, uint8_t digest[32])
+{
+    uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    const size_t rest = size % 64, last = rest < 56 ? 64 : 128;
+    uint8_t end[128] = {0}; /* what is left, a bit, and the number of bits */
+    size_t at;
+    uint32_t i;
+    for (at = 0; at + 64 <= size; at += 64) sha256_block(data + at, h);
+    memcpy(end, data + at, rest);
+    end[rest] = 0x80;
+    for (i = 0; i < 8; i++) end[last - 1 - i] = (uint8_t)((uint64_t)size * 8 >> 8 * i);
+    for (at = 0; at < last; at += 64) sha256_block(end + at, h);
     for (i = 0; i < 32; i++) digest[i] = (uint8_t)(h[i / 4] >> (24 - 8 * (i % 4)));
 }
 
@@ -761,25 +814,24 @@ static void take_matrix(reader *from, matrix *into, uint32_t rows, uint32_t colu
     }
 }
 
-/* The same numbers with rows for columns, which keep their scales. */
-static matrix turned(reader *from, const matrix *source)
+/* The head of a table (V, D): the same numbers with rows for columns. */
+static void turn_head(reader *from, const matrix *table)
 {
-    matrix found = {NULL, NULL, source->scales, source->columns, source->rows};
-    const uint64_t count = (uint64_t)source->rows * source->columns;
-    int8_t *small = source->i8 ? get(from, count, 1) : NULL;
-    float *wide = source->i8 ? NULL : get_floats(from, count);
+    h2q_model *model = from->model;
+    const uint32_t vocab = table->rows, width = table->columns;
+    uint32_t *words = table->i8 ? get(from, ((uint64_t)width + 3) / 4 * vocab, sizeof(uint32_t)) : NULL;
+    float *wide = table->i8 ? NULL : get_floats(from, (uint64_t)width * vocab);
     uint32_t i, j;
-    if (from->error) return found;
-    for (i = 0; i < source->rows; i++)
-        for (j = 0; j < source->columns; j++) {
-            const size_t to = (size_t)j * source->rows + i, at = (size_t)i * source->columns + j;
-            if (small)
-                small[to] = source->i8[at];
+    if (from->error) return;
+    for (i = 0; i < vocab; i++)
+        for (j = 0; j < width; j++) {
+            const size_t at = (size_t)i * width + j;
+            if (words)
+                words[(size_t)(j / 4) * vocab + i] |= (uint32_t)(uint8_t)table->i8[at] << j % 4 * 8;
             else
-                wide[to] = source->f32[at];
+                wide[(size_t)j * vocab + i] = table->f32[at];
         }
-    found.i8 = small, found.f32 = wide;
-    return found;
+    model->head_words = words, model->head = wide, model->head_scales = table->scales;
 }
 
 /* So many numbers, fp32 (or fp16). */
@@ -812,7 +864,7 @@ static void build(reader *from, layer *one)
                                                      : one->weight.f32[row * factor + f]);
                 }
             }
-    one->weight.f32 = built, one->weight.i8 = NULL, one->weight.scales = NULL;
+    one->weight = (matrix){built, NULL, NULL, width, width};
     one->ranks = one->blocks = 1, one->inputs = one->outputs = width;
 }
 
@@ -930,7 +982,7 @@ static void take_weights(reader *from)
     for (i = 0; i < m->depth && !from->error; i++) take_block(from, &m->layers[i]);
     if (m->flags & FINAL_NORM) m->final_norm = take_vector(from, 2, m->dim);
     if (!(m->flags & TIED)) take_matrix(from, &head, m->vocab, m->dim, m->vocab);
-    m->head = turned(from, m->flags & TIED ? &m->embedding : &head);
+    turn_head(from, m->flags & TIED ? &m->embedding : &head);
     m->head_bias = take_vector(from, 1, m->vocab);
     if (from->at != from->end && !from->error) from->error = H2Q_TRUNCATED;
 }
@@ -940,7 +992,7 @@ static void make_room(reader *from)
     h2q_model *m = from->model;
     const uint64_t width = m->width, all = m->depth * width;
     const uint64_t ranks = m->mixer_rank > m->ffn_rank ? m->mixer_rank : m->ffn_rank;
-    m->padded = (m->window + TILE - 1) / TILE * TILE;
+    m->padded = (m->window + VECTOR - 1) / VECTOR * VECTOR;
     if (m->flags & ATTENTION) {
         m->symbols = get(from, m->window, sizeof(uint32_t));
         m->keys = get_floats(from, all * m->padded);
@@ -951,7 +1003,8 @@ static void make_room(reader *from)
     if (m->flags & STATE) m->state = get_floats(from, all);
     if (m->history) m->recent = get(from, m->history, sizeof(uint32_t));
     if (m->hamilton) m->inner = get_floats(from, ranks * width), m->outer = get_floats(from, ranks * width);
-    m->stream = get_floats(from, m->dim);
+    m->stream = get_floats(from, (uint64_t)m->dim + 3); /* three zeros behind them, for multiply_words */
+    m->final = get_floats(from, (uint64_t)m->dim + 3);
     m->normed = get_floats(from, width);
     m->wide = get_floats(from, width * (m->hidden > 3 ? m->hidden : 3));
     m->logits = get_floats(from, m->vocab);

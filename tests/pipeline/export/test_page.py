@@ -12,7 +12,7 @@ import pytest
 
 from h2q.generate import generate
 from pipeline.export.model_file import write_model
-from pipeline.export.page import packed, write_page
+from pipeline.export.page import letters, write_page
 from pipeline.export.wasm import EXPORTS, SOURCE, WASM, compile_wasm, source_of
 
 TOLD: dict[str, Any] = {"name": "a </script> run", "parameters": 12345, "corpus": "tests", "licence": "MIT"}
@@ -111,6 +111,16 @@ def test_the_page_scores_what_is_pasted_and_obeys_the_keyboard(
     assert page.wrong == []
 
 
+def test_typing_while_it_writes_begins_anew(new_model: Callable, open_page: Callable) -> None:
+    page = open_page(write_page(new_model(), TOLD, "int8", frozenset()))
+    page.focus("#prompt")
+    page.keyboard.type("abcdef", delay=5)
+    page.wait_for_function("() => document.getElementById('write').textContent === 'Write on'")
+    counted = "new TextEncoder().encode(document.getElementById('written').textContent).length"
+    assert page.evaluate(counted) >= 2000
+    assert page.wrong == []
+
+
 @pytest.mark.parametrize("screen", [{"width": 360, "height": 740}, {"width": 1440, "height": 900}], ids=str)
 def test_the_page_fits_the_screen(screen: dict, new_model: Callable, open_page: Callable) -> None:
     page = open_page(write_page(new_model(), TOLD, "int8", frozenset()), **screen)
@@ -121,7 +131,7 @@ def test_a_page_with_a_damaged_model_says_so(new_model: Callable, open_page: Cal
     content = write_model(new_model(), TOLD, "int8")
     spoilt = content[:300] + bytes((content[300] ^ 1,)) + content[301:]
     whole = write_page(new_model(), TOLD, "int8", frozenset())
-    page = open_page(whole.replace(packed(content).encode(), packed(spoilt).encode()))
+    page = open_page(whole.replace(letters(content).encode(), letters(spoilt).encode()))
     assert "altered" in page.inner_text("#about")
 
 
