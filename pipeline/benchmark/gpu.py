@@ -12,7 +12,7 @@ from pipeline.benchmark.gpu_inference import backward_memory, decoding, scoring
 from pipeline.benchmark.gpu_learning import learning
 from pipeline.benchmark.gpu_measure import Bench
 from pipeline.benchmark.gpu_train import device_floors, kernels, training_cases
-from pipeline.config import PRESETS
+from pipeline.config import PUBLISHED_SIZES
 from pipeline.training.precision import check_precision
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -25,8 +25,8 @@ class Options:
     CUDA graph, of a dense twin and of one with a state; floors; bytes written and scored a second; memory of the
     backward passes; where the time goes; whether bf16 and the graph learn the same."""
 
-    model: ModelConfig = PRESETS["h2q"].model
-    """The model; its preset `h2q` by default."""
+    model: ModelConfig = PUBLISHED_SIZES
+    """The model; by default H2Q at its published sizes, with attention."""
     lanes: int = 24
     """Lanes of the batch."""
     times: tuple[int, ...] = (1, 8, 32)

@@ -20,7 +20,7 @@ from h2q.model import ByteModel
 from h2q.reversible import run_reversible_ref
 from pipeline.benchmark.model import PRECISIONS
 from pipeline.benchmark.timing import interleave, ratio
-from pipeline.config import PRESETS
+from pipeline.config import PUBLISHED_SIZES
 from pipeline.training.peak import peak_bytes
 
 
@@ -30,8 +30,8 @@ class Options:
 
     Drift is the relative distance of the gradients from those of plain autograd through the same forward pass."""
 
-    model: ModelConfig = PRESETS["h2q"].model
-    """The model; its preset `h2q` by default."""
+    model: ModelConfig = PUBLISHED_SIZES
+    """The model; by default H2Q at its published sizes, with attention."""
     lanes: int = 24
     """Lanes of the batch."""
     depths: tuple[int, ...] = (2, 12, 48)

@@ -21,7 +21,7 @@ from h2q.layers.hamilton import HamiltonLinear, hamilton_linear_ref
 from h2q.mixers.attention import rotate_phase_ref
 from h2q.model import ByteModel
 from pipeline.benchmark.timing import interleave, ratio
-from pipeline.config import PRESETS
+from pipeline.config import PUBLISHED_SIZES
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.peak import peak_bytes
 
@@ -32,8 +32,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Options:
     """Time a training step of the model against the published formulation, a dense twin and the bare products."""
 
-    model: ModelConfig = PRESETS["h2q"].model
-    """The model; its preset `h2q` by default."""
+    model: ModelConfig = PUBLISHED_SIZES
+    """The model; by default H2Q at its published sizes, with attention."""
     lanes: int = 24
     """Lanes of the batch."""
     precisions: tuple[str, ...] = ("fp32", "bf16")

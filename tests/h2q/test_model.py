@@ -172,7 +172,18 @@ def test_the_published_sizes_have_the_published_number_of_parameters():
     assert sum(parameter.numel() for parameter in ByteModel(config).parameters()) == 1_127_968
 
 
-@pytest.mark.parametrize("changes", [{}, {"memory": "reversible"}, {"mixer": "both"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"memory": "reversible"},
+        {"mixer": "both"},
+        {"mixer": "state", "ngrams": "2:50x4,4:60x8", "feed_forward": False},
+        {"factors": "per-block"},
+        *({"kind": kind} for kind in ("phm", "btt", "monarch", "low_rank", "dense")),
+    ],
+    ids=str,
+)
 def test_gradients_through_distributed_data_parallel(changes, tmp_path):
     model = lively(small(**changes))
     x = torch.randint(256, (2, 16))

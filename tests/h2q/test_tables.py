@@ -46,16 +46,23 @@ def test_a_table_with_all_rows_has_no_collisions():
     assert table.rows == SYMBOLS**2 and len(found[..., 0].flatten().unique()) == len(pairs)
 
 
-@pytest.mark.parametrize("changes", MODELS)
-def test_probabilities_of_all_bytes_sum_to_one_and_no_later_byte_changes_an_earlier_one(lively, changes):
+@pytest.mark.parametrize("carried", [False, True], ids=["from nothing", "carried"])
+@pytest.mark.parametrize("changes", MODELS, ids=str)
+def test_probabilities_of_all_bytes_sum_to_one_and_no_later_byte_changes_an_earlier_one(lively, changes, carried):
+    """Also behind a chunk whose state is carried, where the model has one."""
     model, x = lively(seq_len=16, **changes).eval(), torch.randint(256, (2, 16))
     with torch.no_grad():
-        logits = model(x)
+        before = model(torch.randint(256, (2, 16)), state=model.new_state(2))[1] if carried else None
+
+        def read(x):
+            return model(x, state=before)[0] if carried else model(x)
+
+        logits = read(x)
         torch.testing.assert_close(logits.double().softmax(-1).sum(-1), torch.ones(2, 16, dtype=torch.float64))
         for place in (1, 7, 15):
             other = x.clone()
             other[:, place:] = (x[:, place:] + 1 + torch.randint(255, (2, 16 - place))) % 256
-            changed = model(other)
+            changed = read(other)
             assert torch.equal(changed[:, :place], logits[:, :place])
             assert not torch.equal(changed[:, place:], logits[:, place:])
 

@@ -43,6 +43,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "per block": {"factors": "per-block"},
     "low rank": {"kind": "low_rank", "mixer": "both"},
     "btt": {"kind": "btt"},
+    "phm": {"kind": "phm", "mixer": "state"},
+    "monarch": {"kind": "monarch", "factor": 8},
 }
 
 

@@ -121,8 +121,10 @@ def test_every_metric_is_in_mlflow_once(tracked: Trained) -> None:
         ({"model": {"memory": "reversible"}}, (4,)),
         ({"model": {"mixer": "state"}, "training": {"cold_starts": 0.3, "reset_at": "document", "horizon": 2}}, (4,)),
         ({"model": {"mixer": "both", "memory": "reversible"}, "growing": True, "accumulate": 2}, (4, 6)),
+        ({"model": {"factors": "per-block"}, "growing": True}, (4,)),
+        ({"model": {"kind": "btt", "mixer": "state", "ngrams": "2:9x4"}}, (4,)),  # each core at a rate of its own
     ],
-    ids=["plain", "growing", "accumulate-random", "bf16", "fp16", "reversible", "state", "both"],
+    ids=["plain", "growing", "accumulate-random", "bf16", "fp16", "reversible", "state", "both", "per-block", "btt"],
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(
     tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any], steps: tuple[int, ...]
