@@ -1,4 +1,4 @@
-"""An export from its options to its file: found, made, measured, written, noted in MLflow."""
+"""An export from its options to its file: found, made, measured, written, noted in MLflow, registered."""
 
 import hashlib
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from pipeline.export.model_file import read_content, write_model
 from pipeline.export.onnx_file import check_packages, write_onnx
 from pipeline.export.page import write_page
 from pipeline.export.parts import parts, plain
+from pipeline.export.registered import Registry
 from pipeline.runs.checkpoint import MODEL, Checkpoint
 from pipeline.runs.find import corpus_of
 from pipeline.runs.folder import RunFolder
@@ -60,6 +61,7 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
         check_packages()
     progress.stage("loading the model")
     folder = find_run(options.run, storage=options.storage, tracking=options.tracking)
+    registry = Registry(folder, options.tracking) if options.tracking.register else None
     checkpoint, place = load_checkpoint(folder)
     trained, config = model_of(checkpoint)
     model, notes, cost = plain(trained), [], None
@@ -81,6 +83,8 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
     reason = log_evaluation(folder, options.tracking, metrics, checkpoint.state["step"], [path], under="export")
     notes += [reason] if options.tracking.enabled and reason else []
     digest = hashlib.sha256(content).hexdigest()
+    if registry is not None:
+        notes.append(registry.take(path, options.format, digest))
     of = f"{folder.name} at step {checkpoint.state['step']}"
     return Outcome(path=path, model=of, bytes=len(content), sha256=digest, cost=cost, notes=notes)
 
