@@ -57,7 +57,7 @@ def write_onnx(model: ByteModel, told: dict[str, Any], precision: str, halves: f
     made = helper.make_model(
         builder.graph.made("h2q", inputs, outputs),
         opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=8,
+        ir_version=7,
         producer_name="h2q",
         doc_string=__doc__,
     )
@@ -291,10 +291,14 @@ class _Builder:
         return g.constant(flat.numpy())
 
     def _norm(self, x: str, name: str) -> str:
-        gain, bias = (view.detach().numpy() for view in self._parts[name].views)
-        return self.graph.op(
-            "LayerNormalization", x, self.graph.constant(gain), self.graph.constant(bias), epsilon=1e-5, axis=-1
-        )
+        """The pattern of nodes that ONNX Runtime computes as one."""
+        g = self.graph
+        gain, bias = (g.constant(view.detach().numpy()) for view in self._parts[name].views)
+        centred = g.op("Sub", x, g.op("ReduceMean", x, axes=[-1], keepdims=1))
+        square = g.op("Pow", centred, g.constant(2.0, np.float32))
+        variance = g.op("ReduceMean", square, axes=[-1], keepdims=1)
+        deviation = g.op("Sqrt", g.op("Add", variance, g.constant(1e-5, np.float32)))
+        return g.op("Add", g.op("Mul", g.op("Div", centred, deviation), gain), bias)
 
     def _add_tables(self) -> tuple[str, str]:
         """What tables add to a half (n, D), and the symbols behind the last byte. See `h2q.tables`."""
@@ -312,8 +316,8 @@ class _Builder:
         for number, table in enumerate(tables.tables):
             row = keys[table.order]
             if not table.exact:
-                row = g.op("Mod", g.op("Mul", row, g.constant(MULTIPLIER, np.int64)), g.constant(PRIME, np.int64))
-                row = g.op("Mod", row, g.constant(table.rows, np.int64))
+                row = g.modulo(g.op("Mul", row, g.constant(MULTIPLIER, np.int64)), PRIME)
+                row = g.modulo(row, table.rows)
             added.append(g.op("Gather", self._weight(f"tables.{number}"), row, axis=0))
         left = self._config.width - sum(table.width for table in tables.tables)
         wide = g.op("Pad", g.op("Concat", *added, axis=1), g.numbers(0, 0, 0, left))

@@ -47,4 +47,6 @@ class Registry:
                 f"{path} is written, but not registered as {self._name} ({first_line(error)}): repeat it with --force"
             ) from error
         at = f"models:/{self._name}/{number}/{UNDER}/{path.name}"
-        return f"registered; fetch it with {mlflow_command(self._store.uri, f'artifacts download -u {shlex.quote(at)}')}"
+        return (
+            f"registered; fetch it with {mlflow_command(self._store.uri, f'artifacts download -u {shlex.quote(at)}')}"
+        )
