@@ -36,8 +36,8 @@ MOBILE = (
     "Sqrt Squeeze Sub Sum Tanh ThresholdedRelu Tile TopK Transpose Unique Unsqueeze Where"
 )
 """Of opset 13 in ONNX Runtime's package for phones: `ai.onnx;13` in
-tools/ci_build/github/android/mobile_package.required_operators.config of microsoft/onnxruntime at 3de3fc0. Its builds of
-today, onnxruntime-android and the WebAssembly of onnxruntime-web, have all operators of the CPU."""
+tools/ci_build/github/android/mobile_package.required_operators.config of microsoft/onnxruntime at 3de3fc0.
+Its builds of today, onnxruntime-android and the WebAssembly of onnxruntime-web, have all operators of the CPU."""
 
 TEXT = bytes(range(5, 250, 16))
 

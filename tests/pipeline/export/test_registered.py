@@ -23,7 +23,7 @@ from pipeline.tracking.store import MLflowStore
 def test_a_file_is_registered_with_the_version_of_its_weights(
     tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlflow
+    from mlflow.artifacts import download_artifacts
 
     config = tiny(tmp_path, tracking={"enabled": True})
     _, folder, _ = train(config)
@@ -43,7 +43,7 @@ def test_a_file_is_registered_with_the_version_of_its_weights(
     assert version.tags["export.h2q"] == f"export/m.h2qm sha256 {hashlib.sha256(content).hexdigest()}"
     assert version.tags["export.page"].startswith("export/m.html sha256 ")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", config.tracking.uri or "")
-    fetched = mlflow.artifacts.download_artifacts("models:/edge/1/export/m.h2qm", dst_path=str(tmp_path / "fetched"))
+    fetched = download_artifacts("models:/edge/1/export/m.h2qm", dst_path=str(tmp_path / "fetched"))
     assert Path(fetched).read_bytes() == content
     assert read_content(content, "it")[1]["name"] == folder.name
     logged = {file.path for file in client.list_artifacts(tracked["run_id"], "export")}
