@@ -1,6 +1,8 @@
 """Bits per byte: the code length of every byte of a split, whoever computes it."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.prepare.prepare import prepare
 from pipeline.training import validate as evaluate
 from pipeline.training.precision import setup_precision
-from pipeline.training.validate import bits_per_byte
+from pipeline.training.validate import EvaluationStopped, bits_per_byte
 from pipeline.training.worker import Worker
 
 CPU = torch.device("cpu")
@@ -63,6 +65,7 @@ def test_dropout_is_off_and_the_mode_is_given_back(corpus: Corpus, model: ByteMo
 def test_the_batch_does_not_matter(corpus: Corpus, model: ByteModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bits_per_byte(model, corpus.test, one(), AUTOCAST)
     monkeypatch.setitem(evaluate.ROWS, "cpu", 3)
+    monkeypatch.setitem(evaluate.POSITIONS, "cpu", 0)
     assert bits_per_byte(model, corpus.test, one(), AUTOCAST) == pytest.approx(whole, rel=1e-6)
 
 
@@ -73,6 +76,32 @@ def test_workers_share_the_split(corpus: Corpus, model: ByteModel, monkeypatch: 
     for rank in range(3):
         shares.append(bits_per_byte(model, corpus.test, one(3, rank), AUTOCAST) - 8 / len(corpus.test))
     assert sum(shares) + 8 / len(corpus.test) == pytest.approx(whole, rel=1e-6)
+
+
+def test_all_workers_stop_where_one_is_told_to(
+    corpus: Corpus, model: ByteModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[torch.Tensor] = []
+    both = threading.Barrier(2)
+
+    def exchange(_: Worker, tensor: torch.Tensor) -> torch.Tensor:
+        given.append(tensor)
+        both.wait(60)
+        return given[0] + given[1]
+
+    monkeypatch.setattr(Worker, "sum", exchange)
+    monkeypatch.setitem(evaluate.ROWS, "cpu", 3)
+    monkeypatch.setitem(evaluate.POSITIONS, "cpu", 0)
+    with ThreadPoolExecutor(2) as threads:
+        ends = [
+            threads.submit(
+                bits_per_byte, model, corpus.test, one(2, rank), AUTOCAST, stopped=lambda rank=rank: rank == 1
+            )
+            for rank in range(2)
+        ]
+        for end in ends:
+            with pytest.raises(EvaluationStopped):
+                end.result()
 
 
 def test_a_bound_scores_the_first_bytes_alone(corpus: Corpus, model: ByteModel) -> None:
