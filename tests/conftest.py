@@ -7,8 +7,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,9 +18,9 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from pipeline.runs.folder import RunFolder
 
-# A busy machine is no failure: no example is timed.
+# A busy machine is no failure: no example is timed. The quick loop tries a quarter of the examples.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+settings.register_profile("quick", settings.get_profile("untimed"), max_examples=25)
 
 # Small models compute best on one thread; more of them, in several processes, spin against each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,10 +30,26 @@ SERVERS = {"ray_cluster", "cluster", "tracking_server", "server"}
 """Fixtures that start Ray, a cluster or a server: a test that uses one is marked `ray`."""
 
 LONGEST = ("test_submit.py", "test_faults.py", "test_driver.py", "test_tune.py", "test_readmes.py", "test_train.py")
-"""Files that take a minute or more: they come first, so that the end does not wait for one."""
+LONGEST += ("test_registry.py", "test_exposure.py", "test_fuzz.py")
+"""Files that take half a minute or more: they come first, so that the end does not wait for one."""
 
 ON_REQUEST = ("slow", "gpu")
 """Marks of tests that run only where `-m` names the mark."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples hypothesis tries, unless `--hypothesis-profile` did."""
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("quick" if "not ray" in config.option.markexpr else "untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """The source of a class, in which tyro looks for docstrings, is read once, not for every command line."""
+    from tyro._docstrings import _ClassTokenization
+
+    with patch.object(_ClassTokenization, "make", cache(_ClassTokenization.make)):
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest itself chooses by -m afterwards

@@ -21,10 +21,10 @@ VARIANTS = [
     {},
     {"mixer": "both", "ngrams": "2:50x4"},
     {"kind": "dense", "halves": False, "phase_rotation": False, "ngrams": "3:50x4,2:allx1"},
-    {"kind": "btt", "feed_forward": False, "depth": 3, "final_norm": False},
+    pytest.param({"kind": "btt", "feed_forward": False, "depth": 3, "final_norm": False}, marks=pytest.mark.ray),
     {"kind": "phm", "rotation": "quaternion", "tied_embeddings": False},
-    {"kind": "monarch", "dim": 32, "factor": 4},
-    {"kind": "low_rank"},
+    pytest.param({"kind": "monarch", "dim": 32, "factor": 4}, marks=pytest.mark.ray),
+    pytest.param({"kind": "low_rank"}, marks=pytest.mark.ray),
     {"factors": "per-block", "memory": "reversible"},
 ]
 

@@ -5,9 +5,11 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+from unittest.mock import patch
 
 import pytest
 
@@ -29,20 +31,28 @@ def load_job(name: str) -> ModuleType:
     return module
 
 
+def _save_nothing(_: object, to: Path | io.BytesIO, **__: object) -> None:
+    (to.write_bytes if isinstance(to, Path) else to.write)(b"")
+
+
 @pytest.fixture
 def call_job(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Done]:
     """`call_job(name, folder, *options)`: the job's exit code, output and errors, in the folder. As text, or as bytes.
 
-    What a user's screen shows beside that (warnings, a traceback at exit) needs a process of its own.
+    With `pictures` those are drawn; else their files are empty, which saves a second for each. What a user's screen
+    shows beside that (warnings, a traceback at exit) needs a process of its own.
     """
 
-    def call(name: str, folder: Path, *options: str, given: bytes = b"", text: bool = True) -> Done:
+    def call(
+        name: str, folder: Path, *options: str, given: bytes = b"", text: bool = True, pictures: bool = False
+    ) -> Done:
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
         monkeypatch.setattr("pipeline.threads._LOOK_SECONDS", 0.01)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
         capfdbinary.readouterr()
-        with pytest.raises(SystemExit) as stop:
+        drawn = nullcontext() if pictures else patch("matplotlib.figure.Figure.savefig", _save_nothing)
+        with drawn, pytest.raises(SystemExit) as stop:
             run(load_job(name).main)
         said = capfdbinary.readouterr()
         out, err = (part.decode() if text else part for part in said)

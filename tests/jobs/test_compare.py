@@ -16,7 +16,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path
     path = tmp_path_factory.mktemp("compare")
     empty_store(path)
     (path / "text.txt").write_text(
-        "".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(900))
+        "".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(300))
     )
     tiny = (
         "--local --corpus.path text.txt --model.dim 32 --model.depth 2 --model.heads 2 --model.factor 4 "
@@ -33,7 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path
 
 
 def test_runs_side_by_side(folder: Path, call_job: Callable) -> None:
-    done = call_job("compare", folder, "first", "runs/second", "--html", "page.html", "--plot", "curves.png")
+    done = call_job(
+        "compare", folder, "first", "runs/second", "--html", "page.html", "--plot", "curves.png", pictures=True
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for word in ("first", "second", "seed", "validation", "bpb", "bytes/s"):
         assert word in done.stdout

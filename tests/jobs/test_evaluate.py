@@ -31,8 +31,8 @@ def evaluate(place: Path, monkeypatch: pytest.MonkeyPatch, call_job: Callable) -
     """The same in this process: exit code, output, errors."""
     monkeypatch.setenv("COLUMNS", "120")
 
-    def call(*options: str, folder: Path = place) -> tuple[int, str, str]:
-        done = call_job("evaluate", folder, *options)
+    def call(*options: str, folder: Path = place, pictures: bool = False) -> tuple[int, str, str]:
+        done = call_job("evaluate", folder, *options, pictures=pictures)
         return done.returncode, done.stdout, done.stderr
 
     return call
@@ -92,7 +92,8 @@ def test_side_by_side_it_finds_the_figure_of_training_and_logs_it_once(place: Pa
 
 def test_a_window_slides_over_a_file_and_the_rest_is_left_alone(place: Path, evaluate: Call) -> None:
     before = sorted(path.name for path in place.iterdir())
-    code, said, wrong = evaluate("one", "--local", "--data", "note.txt", "--stride", "4", "--tracking.no-enabled")
+    options = ("--local", "--data", "note.txt", "--stride", "4", "--tracking.no-enabled")
+    code, said, wrong = evaluate("one", *options, pictures=True)
     assert code == 0 and wrong == ""
     assert "multi-byte UTF-8" in said and "every 4" in said and "MLflow" not in said
     [path] = (place / "runs" / "one" / "evaluation").glob("note.txt-*-sliding-window-16-stride-4.json")

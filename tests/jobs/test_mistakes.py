@@ -98,7 +98,13 @@ def test_a_folder_made_but_not_filled_has_one_way_out(
     folder.mkdir(parents=True)
     if held:
         (folder / held).write_text("{}")
-    options = ["--name", "one", "--corpus.path", "T.txt", *(["--local"] if job == "train" else [])]
+    options = [
+        "--name",
+        "one",
+        "--corpus.path",
+        "T.txt",
+        *(["--local", "--tracking.no-enabled"] if job == "train" else []),
+    ]
     start, resume = (call_job(job, place, *options, *more) for more in (["--model.vocab", "100"], ["--resume"]))
     assert (start.returncode, resume.returncode) == (2, 2)
     if held:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from rich.console import Console
@@ -19,6 +20,7 @@ from pipeline.runs.checkpoint import list_checkpoints, read_checkpoint
 from pipeline.runs.find import corpus_of
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import run_config
+from pipeline.storage.path import remove_whole
 from pipeline.training import prologue
 
 SMALL = [
@@ -48,7 +50,8 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         training=TrainingConfig(steps=4, lanes=4, evaluate_every=4, save_every=4),
         tracking=TrackingConfig(enabled=False),
     )
-    return train(config, preset="laptop", command="a test", console=Console(file=StringIO())).folder
+    with patch("pipeline.training.driver.draw"):
+        return train(config, preset="laptop", command="a test", console=Console(file=StringIO())).folder
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,8 @@ def brief(core: RunFolder) -> Path:
     """Its projector `brief`, trained for one step and not judged."""
     from jobs.project import main
 
-    assert not main([str(core.path), *SMALL, "--name", "brief", "--training.steps", "1", "--no-judge"])
+    with patch("pipeline.training.driver.draw"):
+        assert not main([str(core.path), *SMALL, "--name", "brief", "--training.steps", "1", "--no-judge"])
     return core.path / "projectors" / "brief"
 
 
@@ -65,6 +69,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.ray  # whole jobs
 def test_a_projector_is_trained_judged_and_read_with_and_its_core_stays_as_it_is(
     core: RunFolder, call_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +80,7 @@ def test_a_projector_is_trained_judged_and_read_with_and_its_core_stays_as_it_is
         return prepare(*args, sha256=sha256, **options)
 
     monkeypatch.setattr(prologue, "prepare", spy)
+    monkeypatch.setattr("pipeline.projector.lens.STEPS", 5)
     before = digests(core.checkpoints)
     done = call_job("project", tmp_path, str(core.path), *SMALL, "--training.steps", "4")
     assert done.returncode == 0, done.stderr
@@ -104,18 +110,21 @@ def test_a_projector_that_is_resumed_is_the_one_that_was_not_interrupted(
 ) -> None:
     options = [*SMALL, "--no-judge", "--training.schedule", "constant", "--training.warmup", "0"]
     options += ["--model.dropout", "0.2"]  # which no evaluation and no sample on the way may leave off
-    for name, steps in (("whole", "6"), ("cut", "4")):
-        done = call_job("project", tmp_path, str(core.path), "--name", name, *options, "--training.steps", steps)
-        assert done.returncode == 0, done.stderr
+    done = call_job("project", tmp_path, str(core.path), "--name", "whole", *options, "--training.steps", "6")
+    assert done.returncode == 0, done.stderr
+    folder = core.path / "projectors"
+    cut = RunFolder(shutil.copytree(folder / "whole", folder / "cut"))  # as a kill behind step 4 leaves it
+    remove_whole(list_checkpoints(cut.checkpoints)[0], "commit.json")
+    cut.summary_file.unlink()
     resumed = ["--name", "cut", "--resume", "--no-judge"]
     done = call_job("project", tmp_path, str(core.path), *resumed, "--training.steps", "6")
     assert done.returncode == 0, done.stderr
-    folder = core.path / "projectors"
-    whole, cut = (read_checkpoint(list_checkpoints(folder / name / "checkpoints")[0]) for name in ("whole", "cut"))
-    assert whole.state["step"] == cut.state["step"] == 6
-    for name in whole.model:
-        assert whole.model[name].equal(cut.model[name]), name
-    assert whole.carried["carried"].equal(cut.carried["carried"]) and whole.carried["carried"].any()
+    assert "continuing at step 4" in done.stdout
+    one, other = (read_checkpoint(list_checkpoints(folder / name / "checkpoints")[0]) for name in ("whole", "cut"))
+    assert one.state["step"] == other.state["step"] == 6
+    for name in one.model:
+        assert one.model[name].equal(other.model[name]), name
+    assert one.carried["carried"].equal(other.carried["carried"]) and one.carried["carried"].any()
 
     done = call_job("project", tmp_path, str(core.path), *resumed, "--projector.order", "in-order")
     assert done.returncode == 2

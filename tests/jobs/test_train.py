@@ -137,7 +137,11 @@ def test_help_is_told_from_the_docstrings_without_torch(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("local", [True, False], ids=["local", "ray"])
-def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(tmp_path: Path, text: Path, local: bool) -> None:
+def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(
+    tmp_path: Path, text: Path, local: bool, empty_store: Callable[[Path], str]
+) -> None:
+    if not local:
+        empty_store(tmp_path)  # which the other one makes
     done = job(tmp_path, *TINY, "--corpus.path", "text.txt", "--name", "first", *(["--local"] if local else []))
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "noise on a user's screen is a defect"
@@ -150,7 +154,10 @@ def test_a_run_says_what_a_person_wants_to_know_and_nothing_else(tmp_path: Path,
 
 
 @pytest.mark.ray
-def test_a_killed_run_is_resumed_by_one_word(tmp_path: Path, text: Path, call_job: Callable) -> None:
+def test_a_killed_run_is_resumed_by_one_word(
+    tmp_path: Path, text: Path, call_job: Callable, empty_store: Callable[[Path], str]
+) -> None:
+    empty_store(tmp_path)
     often = {"training.steps": 200, "training.log-every": 50, "training.evaluate-every": 400, "training.save-every": 50}
     long = [*TINY, *(word for name, value in often.items() for word in (f"--{name}", str(value)))]
     with subprocess.Popen(command(*long, "--local", "--corpus.path", "text.txt"), cwd=tmp_path) as running:

@@ -15,6 +15,7 @@ from pipeline.benchmark.model import training_step
 TINY = ModelConfig(dim=64, depth=2, heads=2, factor=8, fixed_rank=2, seq_len=16, dropout=0.0)
 
 
+@pytest.mark.ray  # a whole benchmark
 def test_every_part_gives_rows_on_a_cpu_and_says_what_it_leaves_out():
     options = Options(
         model=TINY,

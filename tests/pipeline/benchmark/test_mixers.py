@@ -12,6 +12,7 @@ from pipeline.benchmark.mixers import MIXERS, SIZES, Options, run
 TINY = ModelConfig(dim=64, depth=3, heads=2, factor=8, fixed_rank=2, seq_len=16, dropout=0.0)
 
 
+@pytest.mark.ray  # two whole trainings
 def test_every_mixer_is_trained_and_scored(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("".join(f"Sentence {n} of a text about nothing in particular.\n" for n in range(300)))

@@ -25,7 +25,7 @@ Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
 
 
 def test_what_differs_and_what_was_reached(tmp_path: Path, tiny: Make, train: Train) -> None:
-    small = tiny(tmp_path, tracking={"enabled": True})
+    small = tiny(tmp_path, tracking={"enabled": True}, training={"steps": 4})
     large = replace(small, name="large", model=replace(small.model, fixed_rank=4))
     large = replace(large, training=replace(large.training, learning_rate=3e-3))
     (one, first, _), (two, second, _) = train(small), train(large)
@@ -83,7 +83,7 @@ def test_looking_makes_no_store(tmp_path: Path) -> None:
 
 
 def test_bits_per_byte_of_different_corpora_are_not_ranked(tmp_path: Path, tiny: Make, train: Train) -> None:
-    config = tiny(tmp_path)
+    config = tiny(tmp_path, training={"steps": 1})
     other = tmp_path / "other.txt"
     other.write_text("A text about something else, line after line after line.\n" * 400)
     _, first, _ = train(config)
@@ -95,7 +95,7 @@ def test_bits_per_byte_of_different_corpora_are_not_ranked(tmp_path: Path, tiny:
 
 
 def test_a_run_that_has_not_ended_is_read_from_journal_and_checkpoint(tmp_path: Path, tiny: Make, train: Train) -> None:
-    summary, folder, _ = train(tiny(tmp_path))
+    summary, folder, _ = train(tiny(tmp_path, training={"steps": 1}))
     (folder.path / "summary.json").unlink()
     stored = folder.read("config.json") or {}
     del stored["config"]["model"]["init"]
@@ -107,7 +107,7 @@ def test_a_run_that_has_not_ended_is_read_from_journal_and_checkpoint(tmp_path: 
 
 
 def test_a_corpus_that_nobody_noted_is_not_another_one(tmp_path: Path, tiny: Make, train: Train) -> None:
-    _, folder, _ = train(tiny(tmp_path))
+    _, folder, _ = train(tiny(tmp_path, training={"steps": 1}))
     run = from_folder(folder)
     killed = replace(run, name="killed", corpus=None, corpus_sha256=None)
     for comparison in (compare([run, killed]), compare([killed, killed])):

@@ -40,7 +40,7 @@ def test_what_was_coded_is_decoded(size: int, lanes: int, changes: dict) -> None
 
 
 def test_the_code_of_a_state_is_as_long_as_the_model_says() -> None:
-    byte_model, data = model(**STATE), np.frombuffer((b"The same words, again and again. " * 200)[:1000], np.uint8)
+    byte_model, data = model(**STATE), np.frombuffer((b"The same words, again and again. " * 200)[:500], np.uint8)
     encoder = Encoder(data)
     follow(byte_model, len(data), encoder, stride=8, lanes=1)
     x = torch.from_numpy(data.astype(np.int64))
@@ -51,7 +51,7 @@ def test_the_code_of_a_state_is_as_long_as_the_model_says() -> None:
 
 
 def test_the_code_is_as_long_as_the_model_says(tmp_path: Path) -> None:
-    byte_model, size = model(), 1000
+    byte_model, size = model(), 500
     (tmp_path / "file").write_bytes((b"The same words, again and again. " * 200)[:size])
     file = RawFile(tmp_path / "file")
     encoder = Encoder(file.read(0, size))

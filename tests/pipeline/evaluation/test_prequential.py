@@ -57,6 +57,7 @@ def code(
 def test_no_code_depends_on_bytes_that_come_later(
     config: RunConfig, text: bytes, tmp_path: Path, stride: int, lanes: int
 ) -> None:
+    text = text if lanes > 3 else text[:131]  # three chunks of a lane, or some more
     data = file(tmp_path, text)
     points, tally = code(config, data, stride, lanes)
     seen = np.frombuffer(text, np.uint8)
@@ -76,11 +77,12 @@ def test_no_code_depends_on_bytes_that_come_later(
 
 
 def test_the_same_again_is_the_same_bit_for_bit(config: RunConfig, text: bytes, tmp_path: Path) -> None:
-    data = file(tmp_path, text)
+    data = file(tmp_path, text[:131])
     assert config.model.dropout > 0
-    assert code(config, data, 16, 2)[0] == code(config, data, 16, 2)[0]
+    points, _ = code(config, data, 16, 2)
+    assert points == code(config, data, 16, 2)[0]
     other = replace(config, training=replace(config.training, seed=1))
-    assert code(config, data, 16, 2)[0] != code(other, data, 16, 2)[0]
+    assert points != code(other, data, 16, 2)[0]
 
 
 def test_who_does_not_learn_is_merely_scored_and_who_learns_needs_fewer_bits(
@@ -93,7 +95,7 @@ def test_who_does_not_learn_is_merely_scored_and_who_learns_needs_fewer_bits(
     for windows in plan(len(data), window=WINDOW, stride=5):
         still.add(score(model, windows.read(data), windows.skip, WINDOW, AUTOCAST))
     assert points[-1].bits == pytest.approx(still.bits + 8, rel=1e-6)
-    assert code(config, data, 5, 1, updates=1)[0][-1].bits < 0.9 * points[-1].bits
+    assert code(config, data, 16, 1)[0][-1].bits < 0.9 * points[-1].bits
 
 
 def test_more_steps_on_what_was_coded_need_fewer_bits(config: RunConfig, text: bytes, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ MODELS = (
 def fuzz(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runtime and what tries it, under the address and the undefined-behaviour sanitizer."""
     out = tmp_path_factory.mktemp("fuzz") / "fuzz"
-    options = ["-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    options = ["-std=c99", "-g", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     made = subprocess.run([compiler, *options, HERE / "fuzz.c", "-o", out, "-lm"], capture_output=True, check=False)
     if made.returncode:
         pytest.skip(f"the C compiler has no sanitizers: {made.stderr.decode().splitlines()[-1:]}")

@@ -48,6 +48,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+MORE, FEW = ("relative", "dense"), ("attention", "both", "low rank", "tables")
+
+
 def logits_of(model: ByteModel) -> Callable[[bytes], torch.Tensor]:
     """The logits after a text that is read from its beginning, whatever the mixer."""
     if model.config.carries:
@@ -56,8 +59,13 @@ def logits_of(model: ByteModel) -> Callable[[bytes], torch.Tensor]:
     return decoder(model)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, "fp32") for name in MODELS),
+        *(pytest.param(name, "int8", marks=() if name in FEW else pytest.mark.ray) for name in MODELS),
+    ],
+)
 def test_logits_are_those_of_python(
     name: str, precision: str, new_model: Callable, open_c: Callable, tmp_path: Any
 ) -> None:
@@ -86,7 +94,9 @@ def test_a_file_is_read_back_as_it_was_written(name: str, new_model: Callable, t
     assert again == (tmp_path / "m").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["attention", "relative", "state", "both, turning", "dense"])
+@pytest.mark.parametrize(
+    "name", ["attention", "state", "both, turning", *(pytest.param(name, marks=pytest.mark.ray) for name in MORE)]
+)
 def test_a_thousand_greedy_bytes_are_those_of_python(name: str, new_model: Callable, open_c: Callable) -> None:
     model = new_model(**MODELS[name])
     wanted = generate(model, b"The ", 1000, temperature=0)

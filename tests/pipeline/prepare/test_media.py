@@ -26,6 +26,7 @@ from pipeline.prepare.inputs import InputPart, Reading
 from pipeline.prepare.prepare import prepare
 from pipeline.prepare.readers import blocks
 from pipeline.prepare.sources import check_places
+from pipeline.senses import embedded
 from pipeline.senses.pictures import picture_of
 from pipeline.senses.sounds import from_ulaw, sound_of, to_ulaw
 
@@ -213,11 +214,16 @@ def test_a_data_set_of_files_is_read_row_by_row(tmp_path: Path, kind: Kind) -> N
 def test_what_is_embedded_needs_no_file_and_is_made_once(
     tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for sounds in ("STRINGS", "CHIRPS", "SENTENCES"):
+        monkeypatch.setattr(embedded, sounds, 8)
+    monkeypatch.setattr(embedded, "_SCIKIT_IMAGE", {"moon.png": "BSD-3-Clause (scikit-image)"})
+    embedded.embedded.cache_clear()
     corpus = prepare(CorpusConfig(kind=kind, prepared=str(tmp_path)), local=True)
+    embedded.embedded.cache_clear()
     monkeypatch.setattr(sources, "embedded", None)
     again = prepare(CorpusConfig(mix=f"{kind}=embedded@2", prepared=str(tmp_path)), local=True)
     assert again.parts[0].corpus.folder == corpus.folder and corpus.manifest["licence"]
-    assert all(len(documents(split)) > 5 for split in corpus.splits.values())
+    assert all(documents(split) for split in corpus.splits.values())
 
 
 @pytest.mark.parametrize(

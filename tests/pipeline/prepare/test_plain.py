@@ -26,7 +26,7 @@ from pipeline.prepare.plain import not_plain, run_unpacking, unpackings
 from pipeline.prepare.prepare import prepare
 from pipeline.storage.listing import find
 
-TEXT = "".join(f"line {number} of text, é and \U0001f642\n" for number in range(2000)).encode()
+TEXT = "".join(f"line {number} of text, é and \U0001f642\n" for number in range(500)).encode()
 
 
 def by_arrow(codec: str) -> Callable[[bytes], bytes]:
@@ -117,7 +117,7 @@ def test_what_is_cut_off_is_named_and_nothing_is_left(tmp_path: Path, folder: Pa
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zip", "zst"])
 def test_a_bomb_takes_room_on_the_disk_not_in_memory(tmp_path: Path, folder: Path, kind: str) -> None:
-    size = 48 << 20
+    size, allowed = 24 << 20, 12 << 20
     (folder / f"bomb.{kind}").write_bytes(PACKED[kind](b"\n" * size))
     (work,) = unpackings(find(str(folder)), tmp_path / "out", "text", "error", 1)
     before = pa.default_memory_pool().max_memory()
@@ -126,7 +126,7 @@ def test_a_bomb_takes_room_on_the_disk_not_in_memory(tmp_path: Path, folder: Pat
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert result["files"][0][0]["size"] == size
-    assert peak < size / 4 and pa.default_memory_pool().max_memory() < max(before, size / 4)
+    assert peak < allowed and pa.default_memory_pool().max_memory() < max(before, allowed)
 
 
 def test_xz_that_would_look_back_further_than_is_allowed_is_refused(tmp_path: Path, folder: Path) -> None:
@@ -269,9 +269,10 @@ def test_plain_text_is_taken_for_nothing_else(text: bytes) -> None:
     assert encoding_of(text) is None and packing_of(text) is None
 
 
-@pytest.mark.parametrize("indent", [None, 2])
-@pytest.mark.parametrize("rows", [3, 600])  # of 1 MiB, the block that is read at a time, and more
-def test_a_json_array_is_a_table(tmp_path: Path, folder: Path, indent: int | None, rows: int) -> None:
+@pytest.mark.parametrize(  # the last of 1 MiB, the block that is read at a time, and more
+    ("rows", "indent"), [(3, None), (3, 2), (600, None), pytest.param(600, 2, marks=pytest.mark.ray)]
+)
+def test_a_json_array_is_a_table(tmp_path: Path, folder: Path, rows: int, indent: int | None) -> None:
     texts = [f'[{number}] é, "quoted"\n' + "x" * (90_000 if number == 1 else 3 * rows) for number in range(rows)]
     array = [{"id": number, "text": text} for number, text in enumerate(texts)]
     (folder / "train.json").write_text(json.dumps(array, indent=indent, ensure_ascii=rows == 3))

@@ -26,7 +26,8 @@ class Text:
 
 @pytest.mark.parametrize("changes", [{"feed_forward": False}, {"halves": False}, {"mixer": "both", "ngrams": "2:9x4"}])
 def test_the_last_block_says_what_the_core_says(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.projector.lens.STEPS", 2)
+    for size, small in (("STEPS", 2), ("LENGTH", 32), ("SCORED", 8)):
+        monkeypatch.setattr(f"pipeline.projector.lens.{size}", small)
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"dim": 32, "depth": 3, "heads": 2, "factor": 4, "seq_len": 16, "dropout": 0.0}
     sizes |= {"mixer": "state"} | changes
@@ -48,8 +49,8 @@ def test_the_maps_of_the_lens_are_trained(monkeypatch: pytest.MonkeyPatch) -> No
     for parameter in core.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
     text = Text(b"over and over again, " * 40)
-    monkeypatch.setattr("pipeline.projector.lens.STEPS", 30)
-    monkeypatch.setattr("pipeline.projector.lens.LENGTH", 32)
+    for size, small in (("STEPS", 30), ("LENGTH", 32), ("SCORED", 8)):
+        monkeypatch.setattr(f"pipeline.projector.lens.{size}", small)
     trained = tuned_lens(core, text, text)[0]
     monkeypatch.setattr("pipeline.projector.lens._train", lambda *_: None)
     assert trained.divergence < 0.8 * tuned_lens(core, text, text)[0].divergence

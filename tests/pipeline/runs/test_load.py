@@ -24,7 +24,7 @@ def runs(tiny: Callable[..., RunConfig], train: Callable, tmp_path_factory: pyte
     """Two real runs, the second of which trained longer."""
     storage = tmp_path_factory.mktemp("runs")
     folders = []
-    for name, steps in (("short", 2), ("long", 12)):
+    for name, steps in (("short", 2), ("long", 4)):
         config = tiny(storage, name=name, training={"steps": steps}, tracking={"enabled": True})
         _, folder, _ = train(config)
         folders.append(folder)

@@ -250,6 +250,7 @@ def stateful(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., RunCo
     config = tiny(
         tmp_path_factory.mktemp("stateful"),
         tracking={"enabled": True, "register": "remembering"},
+        training={"steps": 2},
         model={"mixer": "both"},
     )
     _, folder, _ = train(config)

@@ -29,6 +29,11 @@ Make = Callable[..., RunConfig]
 Trained = tuple[Summary, RunFolder, str]
 Train = Callable[..., Trained]
 
+ALL: dict[str, Any] = {
+    "model": {"mixer": "both", "memory": "reversible"},
+    "growing": True,
+    "accumulate": 2,
+}
 TIMES = {"time", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes", "mfu"}
 
 
@@ -114,17 +119,21 @@ def test_every_metric_is_in_mlflow_once(tracked: Trained) -> None:
     ("changes", "steps"),
     [
         ({}, (4, 6)),  # before the first evaluation and growth, and behind them
-        ({"growing": True}, (4,)),
+        pytest.param({"growing": True}, (4,), marks=pytest.mark.ray),
         ({"accumulate": 2, "training": {"windows": "random", "save_every": 3}}, (4,)),
-        ({"precision": "bf16"}, (4,)),
+        pytest.param({"precision": "bf16"}, (4,), marks=pytest.mark.ray),
         ({"precision": "fp16"}, (4,)),
-        ({"model": {"memory": "reversible"}}, (4,)),
+        pytest.param({"model": {"memory": "reversible"}}, (4,), marks=pytest.mark.ray),
         ({"model": {"mixer": "state"}, "training": {"cold_starts": 0.3, "reset_at": "document", "horizon": 2}}, (4,)),
-        ({"model": {"mixer": "both", "memory": "reversible"}, "growing": True, "accumulate": 2}, (4, 6)),
-        ({"model": {"factors": "per-block"}, "growing": True}, (4,)),
+        (ALL, (4,)),
+        pytest.param(ALL, (6,), marks=pytest.mark.ray),
+        pytest.param({"model": {"factors": "per-block"}, "growing": True}, (4,), marks=pytest.mark.ray),
         ({"model": {"kind": "btt", "mixer": "state", "ngrams": "2:9x4"}}, (4,)),  # each core at a rate of its own
     ],
-    ids=["plain", "growing", "accumulate-random", "bf16", "fp16", "reversible", "state", "both", "per-block", "btt"],
+    ids=[
+        *("plain", "growing", "accumulate-random", "bf16", "fp16", "reversible", "state", "both", "both-later"),
+        *("per-block", "btt"),
+    ],
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(
     tmp_path: Path, tiny: Make, train: Train, changes: dict[str, Any], steps: tuple[int, ...]
@@ -358,11 +367,19 @@ def test_a_stop_before_the_first_step_leaves_a_run_that_can_go_on(
 def test_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     tmp_path: Path, tiny: Make, train: Train, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    monkeypatch.setattr("pipeline.runs.stop._SECONDS", 0.01)
     evaluations = {"steps": 4, "log_every": 1, "evaluate_every": at, "save_every": 99}
-    corpus = text_to_validate_on(tmp_path, 800)
-    config = tiny(tmp_path, training=evaluations, corpus=corpus)
-    folder = assert_stops_while_it_evaluates(config, at, train)
+    config = tiny(tmp_path, training=evaluations)
+    folder = RunFolder(Path(config.storage) / "run")
+
+    def ask(*_: object) -> None:
+        request_stop(folder.path)
+        time.sleep(0.02)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("pipeline.runs.stop._SECONDS", 0.01)
+        meanwhile.setattr("pipeline.runs.stage.StageNote.show", ask)  # behind every batch
+        meanwhile.setattr("pipeline.training.validate.batch_rows", lambda *_: 1)
+        assert_stopped(at, *train(config))
     resumed, _, _ = train(replace(config, resume=True))
     assert resumed.status == "finished" and resumed.validation_bpb and resumed.test_bpb
     _, whole, _ = train(replace(config, name="whole"))
@@ -370,14 +387,19 @@ def test_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     assert {path.name for path in folder.samples.iterdir()} == {path.name for path in whole.samples.iterdir()}
 
 
+@pytest.mark.slow  # that all workers stop where one is told to, tests/pipeline/training/test_validate.py holds
 @pytest.mark.usefixtures("ray_cluster")
 def test_under_ray_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     tmp_path: Path, tiny: Make, train: Train
 ) -> None:
     """Stopped as two workers, it ends in this process as a run that never left it, but for rounding."""
-    corpus = text_to_validate_on(tmp_path, 6000)
+    corpus = text_to_validate_on(tmp_path, 30_000)
     alone = tiny(tmp_path, training={"steps": 4}, model={"dropout": 0.0}, corpus=corpus, threads=1)
-    assert_stops_while_it_evaluates(replace(alone, local=False, workers=2), 4, train)
+    folder = RunFolder(Path(alone.storage) / "run")
+    # What was trained is saved before the evaluations at the end.
+    asking = stop_when(folder, checkpoint_folder(folder.checkpoints, 4).exists)
+    assert_stopped(4, *train(replace(alone, local=False, workers=2)))
+    asking.join()
     resumed, _, _ = train(replace(alone, resume=True))
     whole, _, _ = train(replace(alone, name="whole"))
     assert resumed.status == "finished"
@@ -385,21 +407,9 @@ def test_under_ray_a_stop_during_an_evaluation_cuts_it_short_and_loses_nothing(
     assert resumed.test_bpb == pytest.approx(whole.test_bpb, rel=1e-4)
 
 
-def assert_stops_while_it_evaluates(config: RunConfig, at: int, train: Train) -> RunFolder:
-    """A run that is told to stop in its evaluation of a step stops there."""
-    folder = RunFolder(Path(config.storage) / "run")
-
-    def evaluates() -> bool:
-        if at == 4:  # what was trained is saved before the evaluations at the end
-            return checkpoint_folder(folder.checkpoints, 4).exists()
-        return any(record["step"] == at - 1 for record in read_journal(folder.journal))
-
-    asking = stop_when(folder, evaluates)
-    stopped, _, said = train(config)
-    asking.join()
+def assert_stopped(at: int, stopped: Summary, _: RunFolder, said: str) -> None:
     assert (stopped.status, stopped.steps, stopped.validation_bpb) == ("stopped", at, None)
     assert f"stopped at step {at}; continue with --resume --name run" in said
-    return folder
 
 
 def test_a_profile_is_a_trace_of_some_steps(tmp_path: Path, tiny: Make, train: Train) -> None:

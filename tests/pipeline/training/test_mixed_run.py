@@ -1,6 +1,7 @@
 """A run over a mix: a figure for each kind wherever results are told, and the laws of any run."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,12 +84,12 @@ def test_a_run_over_a_mix_tells_of_each_kind(tmp_path: Path, mixed: Make, train:
 def test_a_run_over_a_mix_that_goes_on_is_one_that_was_not_interrupted(
     tmp_path: Path, mixed: Make, train: Train
 ) -> None:
-    _, whole, _ = train(mixed(tmp_path / "whole"))
-    _, again, _ = train(mixed(tmp_path / "again"))
+    _, whole, _ = train(mixed(tmp_path))
+    again = RunFolder(shutil.copytree(whole.path, whole.path.with_name("again")))
     for path in list_checkpoints(again.checkpoints)[:-1]:  # as if it had been killed behind its first
         remove_whole(path, "commit.json")
     again.summary_file.unlink()
-    _, again, said = train(replace(mixed(tmp_path / "again"), resume=True))
+    _, again, said = train(replace(mixed(tmp_path), name="again", resume=True))
     assert "continuing at step 4" in said and history(whole) == history(again)
     ours, theirs = weights(whole), weights(again)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

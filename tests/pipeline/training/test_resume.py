@@ -120,9 +120,9 @@ def test_a_finished_run_is_left_untouched_and_says_so(tmp_path: Path, tiny: Make
 
 
 def test_a_finished_run_is_sent_to_the_store_that_a_resume_names(
-    tmp_path: Path, finished: RunFolder, train: Train
+    tmp_path: Path, finished: RunFolder, train: Train, empty_store: Callable[[Path], str]
 ) -> None:
-    config, elsewhere = resumed(finished), TrackingConfig(uri=f"sqlite:///{tmp_path}/other.db")
+    config, elsewhere = resumed(finished), TrackingConfig(uri=empty_store(tmp_path / "other"))
     train(replace(config, tracking=elsewhere))
     store = MLflowStore(elsewhere)
     run_id = store.ended_run(finished)
