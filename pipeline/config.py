@@ -521,8 +521,9 @@ PRESETS: dict[str, RunConfig] = {
         training=replace(_LAPTOP_RECIPE, steps=1000, lanes=24, warmup=100, cold_starts=0.0, reset_at="document"),
     ),
     "h2q": RunConfig(
-        model=PUBLISHED_SIZES,
-        training=TrainingConfig(steps=200_000, learning_rate=1.5e-3, factor_lr=0.5, warmup=1000),
+        model=ModelConfig(mixer="state", ngrams="2:4096x8,3:8192x8,4:8192x8,5:8192x8", feed_forward=False, dropout=0.0),
+        growth=GrowthConfig(where="all"),
+        training=replace(_LAPTOP_RECIPE, steps=200_000, lanes=24, learning_rate=3e-3, warmup=1000, log_every=10),
     ),
     "qrlm": RunConfig(
         model=ModelConfig(
@@ -549,9 +550,9 @@ _PRESET_HELP = {
     "laptop": "a small H2Q with a state and tables of n-grams: minutes on two cores (the default)",
     "dense": "ordinary weight matrices instead, as many parameters, the same mixer and rates, other tables",
     "senses": "text, pictures and sounds in one stream, from what is installed: minutes on two cores",
-    "h2q": "H2Q at its published sizes, corrected: proper heads, unit-gain initialisation, final norm, other rates",
+    "h2q": "H2Q at its published width, depth and rank, with what laptop has: a state, tables of n-grams, its rates",
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
-    "h2q-published": "H2Q with the published initialisation, schedule and no final norm",
+    "h2q-published": "H2Q with attention, and the published initialisation, schedule and no final norm",
 }
 
 
