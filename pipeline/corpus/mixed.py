@@ -76,10 +76,11 @@ class MixedSplit:
         """Its bytes in order as they are stored (uint8)."""
         return chain.from_iterable(part.split.stream() for part in self.parts)
 
-    def document_starts(self) -> np.ndarray:
-        """The offsets in it at which documents begin (int64)."""
-        starts = [part.split.document_starts() + first for part, first in zip(self.parts, self._edges[:-1])]
-        return np.concatenate(starts)
+    def document_starts(self, stop: int | None = None) -> np.ndarray:
+        """The offsets in it at which documents begin (int64), as those of a `Split`."""
+        stop = len(self) if stop is None else stop
+        parts = zip(self.parts, self._edges[:-1], strict=True)
+        return np.concatenate([part.split.document_starts(max(0, stop - first)) + first for part, first in parts])
 
     def _mean(self, rates: list[float | None]) -> float | None:
         """Of a rate of each part, by its bytes."""

@@ -134,11 +134,14 @@ class Split:
             yield self.read(end - entry["bytes"], end)
             self._maps.clear()
 
-    def document_starts(self) -> np.ndarray:
-        """The offsets in the split at which its documents begin (int64)."""
+    def document_starts(self, stop: int | None = None) -> np.ndarray:
+        """The offsets in the split at which its documents begin (int64); `stop`: of those before it, for which no more
+        shards are opened than it needs."""
+        stop = len(self) if stop is None else stop
         bases = [end - entry["bytes"] for end, entry in zip(self._ends, self._entries, strict=True)]
-        starts = [self._mapped(number).starts + base for number, base in enumerate(bases)]
-        return np.concatenate(starts) if starts else np.empty(0, np.int64)
+        starts = [self._mapped(number).starts + base for number, base in enumerate(bases) if base < stop]
+        found = np.concatenate(starts) if starts else np.empty(0, np.int64)
+        return found[: np.searchsorted(found, stop)]
 
     def contents(self, numbers: Iterable[int] | None = None) -> Iterator[bytes]:
         """What stands behind the marker of each document of a marked split, in order; `numbers`: of these alone."""

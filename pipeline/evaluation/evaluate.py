@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,7 @@ from pipeline.evaluation.learner import Learner
 from pipeline.evaluation.machine import Machine, find_workers
 from pipeline.evaluation.prequential import Point, online
 from pipeline.evaluation.progress import EvaluationProgress
-from pipeline.evaluation.ray_scoring import OnProgress, Plan, Weights, score_here, score_on_ray
+from pipeline.evaluation.ray_scoring import Plan, Weights, score_here, score_on_ray
 from pipeline.evaluation.references import compressing, learning_curve
 from pipeline.evaluation.report import Evaluation, Milestone
 from pipeline.evaluation.scoring import Tally
@@ -75,33 +74,25 @@ def evaluate(options: EvaluationConfig, folder: RunFolder | None, progress: Eval
 
 def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
     """Score every window, or every lane through which a state is carried, by this process or by Ray's; of marked data
-    kind by kind."""
+    each kind is a stream of its own."""
     began = time.perf_counter()
     windowing, options, machine, path = setup.windowing, setup.options, setup.machine, setup.subject.path
     streams: list[Stream] = [of.split for of in setup.kinds] or [setup.data]
     plans = [plan_of(setup, stream) for stream in streams]
     assert path is not None
-    weights = Weights(setup.subject.config.model, path / MODEL)
-    on_progress, total, tallies = progress.through(len(setup.data)), Tally.empty(windowing.window), []
-
-    def each(scored: Callable[[Stream, Plan, OnProgress], Tally]) -> None:
-        for stream, windows in zip(streams, plans, strict=True):
-            tallies.append(scored(stream, windows, lambda tally: on_progress(Tally(total.table + tally.table))))
-            total.add(tallies[-1].table)
-
+    scored = Weights(setup.subject.config.model, path / MODEL), streams, plans, windowing.window
+    on_progress, total = progress.through(len(setup.data)), Tally.empty(windowing.window)
     if options.here:
         progress.stage("scoring")
-        each(lambda stream, windows, on: score_here(weights, stream, windows, windowing.window, machine, on))
+        tallies = score_here(*scored, machine, on_progress)
     else:
         progress.stage("starting Ray")
         with ray_session(verbose=options.verbose):
-            workers, machine = find_workers(options, machine, max(map(len, plans)))
+            workers, machine = find_workers(options, machine, sum(map(len, plans)))
             progress.stage(f"starting {workers} worker{'s' if workers > 1 else ''}")
-            each(
-                lambda stream, windows, on: score_on_ray(
-                    weights, stream, windows, windowing.window, machine, workers, on
-                )
-            )
+            tallies = score_on_ray(*scored, machine, workers, on_progress)
+    for tally in tallies:
+        total.add(tally.table)
     # What nothing predicts is charged the bits of a uniform guess.
     bits = [tally.bits + math.log2(stream.alphabet) for tally, stream in zip(tallies, streams, strict=True)]
     return CodeLength(

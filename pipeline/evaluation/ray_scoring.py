@@ -1,4 +1,4 @@
-"""Scoring a whole stream: by actors on Ray Data, or in this process. Every figure is the same, bit for bit."""
+"""Scoring whole streams: by actors on Ray Data, or in this process. Every figure is the same, bit for bit."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +18,10 @@ from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import ROWS, Stream, Windows
 from pipeline.training.precision import setup_precision
 
-OnProgress = Callable[[Tally], None]
+OnProgress = Callable[[Tally], object]
 OnPart = Callable[[np.ndarray], object]
 Plan = Sequence[Windows] | Sequence[Lane]
+"""What is scored of one stream."""
 
 _GROUP = 4
 """Batches of windows that an actor is handed at a time."""
@@ -39,23 +40,26 @@ class ScoringFailed(Exception):
 
 
 class Scorer:
-    """A model and a stream, ready to score windows: one a process."""
+    """A model and streams, ready to score windows of them: one a process."""
 
-    def __init__(self, model: Weights, data: Stream, window: int, machine: Machine, *, carry: bool = False) -> None:
+    def __init__(
+        self, model: Weights, streams: Sequence[Stream], window: int, machine: Machine, *, carry: bool = False
+    ) -> None:
         """`carry`: it will be given lanes, through which a state is carried, instead of windows."""
         torch.set_num_threads(machine.threads)
         self._autocast = setup_precision(machine.precision, machine.device)
         self._model = ByteModel(model.config)
         self._model.load_state_dict(load(model.path.read_bytes()))
         self._model.to(machine.device).eval()
-        self._data, self._window, self._carry = data, window, carry
+        self._streams, self._window, self._carry = streams, window, carry
         self._replayed = ReplayedScore(self._model, window, self._autocast) if machine.gpu else None
 
-    def table(self, windows: Windows | Lane, on_part: OnPart = lambda table: None) -> np.ndarray:
-        """The table of one batch, or of a lane, see Tally. `on_part`: see `score_lane`."""
+    def table(self, stream: int, windows: Windows | Lane, on_part: OnPart = lambda table: None) -> np.ndarray:
+        """The table of one batch of a stream, or of a lane, see Tally. `on_part`: see `score_lane`."""
+        data = self._streams[stream]
         if isinstance(windows, Lane):
-            return score_lane(self._model, self._data, windows, self._autocast, on_part)
-        rows = windows.read(self._data)
+            return score_lane(self._model, data, windows, self._autocast, on_part)
+        rows = windows.read(data)
         # The plan's full batches have one shape.
         if self._replayed and len(rows) == ROWS:
             return self._replayed(rows, windows.skip)
@@ -64,32 +68,39 @@ class Scorer:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A block of numbered batches, as Ray Data hands it over."""
         made = Lane if self._carry else Windows
-        tables = [self.table(made(*(int(value) for value in row))) for row in batch["windows"]]
+        rows = [[int(value) for value in row] for row in batch["windows"]]
+        tables = [self.table(stream, made(*values)) for stream, *values in rows]
         return {"number": batch["number"], "table": np.stack(tables)}
 
 
 def score_here(
-    model: Weights, data: Stream, plan: Plan, window: int, machine: Machine, on_progress: OnProgress
-) -> Tally:
-    """The tally of all windows, or lanes, by this process."""
-    scorer, tally = Scorer(model, data, window, machine), Tally.empty(window)
-    for windows in plan:
-        tally.add(scorer.table(windows, lambda part: on_progress(Tally(tally.table + part))))
-        on_progress(tally)
-    return tally
+    model: Weights,
+    streams: Sequence[Stream],
+    plans: Sequence[Plan],
+    window: int,
+    machine: Machine,
+    on_progress: OnProgress,
+) -> list[Tally]:
+    """For each stream the tally of all its windows, or lanes, by this process. `on_progress` is given what there is of
+    all together."""
+    scorer, tallies, whole = Scorer(model, streams, window, machine), _none(plans, window), Tally.empty(window)
+    for stream, windows in _pieces(plans):
+        table = scorer.table(stream, windows, lambda part: on_progress(Tally(whole.table + part)))
+        _add(table, tallies[stream], whole, on_progress)
+    return tallies
 
 
 def score_on_ray(
     model: Weights,
-    data: Stream,
-    plan: Plan,
+    streams: Sequence[Stream],
+    plans: Sequence[Plan],
     window: int,
     machine: Machine,
     workers: int,
     on_progress: OnProgress,
-) -> Tally:
-    """The tally of all windows, or lanes, by so many actors of the Ray that is already initialised. They read
-    weights and data themselves: on several nodes the paths must be ones that all of them see.
+) -> list[Tally]:
+    """The same by so many actors of the Ray that is already initialised, which share out the pieces of all streams.
+    They read weights and data themselves: on several nodes the paths must be ones that all of them see.
 
     Raises: ScoringFailed when a worker is lost.
     """
@@ -99,13 +110,14 @@ def score_on_ray(
     from pipeline.prepare.spread import quiet_ray_data
 
     quiet_ray_data()
-    rows = [{"number": number, "windows": list(astuple(windows))} for number, windows in enumerate(plan)]
-    carry = isinstance(plan[0], Lane)
+    pieces = _pieces(plans)
+    rows = [{"number": number, "windows": [at, *astuple(windows)]} for number, (at, windows) in enumerate(pieces)]
+    carry = isinstance(pieces[0][1], Lane)
     groups = len(rows) if carry else -(-len(rows) // _GROUP)
     with warnings.catch_warnings(action="ignore"):  # `max_restarts` has no other way in yet, says Ray.
         tables = ray.data.from_items(rows, override_num_blocks=groups).map_batches(
             Scorer,  # type: ignore[arg-type]
-            fn_constructor_args=(model, data, window, machine),
+            fn_constructor_args=(model, streams, window, machine),
             fn_constructor_kwargs={"carry": carry},
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=min(workers, groups)),
@@ -115,19 +127,29 @@ def score_on_ray(
             max_restarts=0,
         )
     numbered = ((int(row["number"]), row["table"]) for row in tables.iter_rows())
+    tallies, whole = _none(plans, window), Tally.empty(window)
     try:
-        return _added(numbered, window, on_progress)
+        for (stream, _), table in zip(pieces, _in_order(numbered), strict=True):
+            _add(table, tallies[stream], whole, on_progress)
     except RayError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ScoringFailed(f"{type(error).__name__}: {reason}; run it again, or with --local") from error
+    return tallies
 
 
-def _added(tables: Iterable[tuple[int, np.ndarray]], window: int, on_progress: OnProgress) -> Tally:
-    tally = Tally.empty(window)
-    for table in _in_order(tables):
-        tally.add(table)
-        on_progress(tally)
-    return tally
+def _pieces(plans: Sequence[Plan]) -> list[tuple[int, Windows | Lane]]:
+    """The pieces of all streams, each with the number of its stream."""
+    return [(stream, windows) for stream, plan in enumerate(plans) for windows in plan]
+
+
+def _none(plans: Sequence[Plan], window: int) -> list[Tally]:
+    return [Tally.empty(window) for _ in plans]
+
+
+def _add(table: np.ndarray, to: Tally, whole: Tally, on_progress: OnProgress) -> None:
+    to.add(table)
+    whole.add(table)
+    on_progress(whole)
 
 
 def _in_order(numbered: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:

@@ -127,7 +127,7 @@ def _carried(model: ByteModel, split: AnySplit, worker: "Worker", autocast: Auto
     rank, workers = worker.world_rank, worker.world_size
     # Half a picture without its header is not what the model has learned.
     marked = split.alphabet > BYTES
-    lanes = stretches(size, count, split.document_starts() if marked else None)
+    lanes = stretches(size, count, split.document_starts(size) if marked else None)
     mine = lanes[rank * len(lanes) // workers : (rank + 1) * len(lanes) // workers]
     state = model.new_state(len(mine))
     for rows, counts in chunks(split, mine, length):

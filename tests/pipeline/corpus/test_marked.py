@@ -65,6 +65,16 @@ def test_symbols_are_markers_where_documents_begin_and_bytes_elsewhere(corpus: C
             assert train.read(start, stop).tolist() == expected("train")[start:stop]
 
 
+def test_of_the_beginning_no_more_shards_are_opened_than_it_needs(corpus: Corpus) -> None:
+    starts = corpus.train.document_starts().tolist()
+    for stop in range(0, len(corpus.train) + 1, 11):
+        train = pickle.loads(pickle.dumps(corpus)).train
+        assert train.document_starts(stop).tolist() == [start for start in starts if start < stop]
+        needed = sum(end - shard.bytes < stop for end, shard in zip(train._ends, train.shards, strict=True))
+        assert len(train._maps) == needed
+    assert needed > 3
+
+
 def test_what_reads_bytes_reads_symbols(corpus: Corpus) -> None:
     train, symbols = corpus.train, np.array(expected("train"))
     lanes = Lanes(train, lanes=3, seq_len=16)

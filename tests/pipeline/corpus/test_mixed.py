@@ -59,6 +59,8 @@ def test_a_mix_is_its_corpora_end_to_end(corpus: Corpus, mix: Mix) -> None:
         assert whole.dtype == np.int16 and whole.tolist() == alone.tolist() and len(split) == len(alone)
         assert np.concatenate(list(split.stream())).tolist() == np.where(alone < 256, alone, 0).tolist()
         assert np.flatnonzero(whole >= 256).tolist() == split.document_starts().tolist()
+        for stop in (0, 1, len(whole) // 2, len(whole)):
+            assert np.flatnonzero(whole[:stop] >= 256).tolist() == split.document_starts(stop).tolist()
         for start in range(0, len(split), 97):
             for stop in (start, min(start + 200, len(split)), len(split)):
                 assert split.read(start, stop).tolist() == alone[start:stop].tolist()

@@ -80,9 +80,10 @@ def test_workers_change_nothing(data: RawFile, tmp_path: Path) -> None:
     weights = Weights(SIZES, tmp_path / "model.safetensors")
     machine, lanes = Machine(precision="fp32", gpu=False, threads=1), lanes_of(len(data), 3)
     shown: list[int] = []
-    here = score_here(weights, data, lanes, 8, machine, lambda tally: shown.append(tally.scored))
+    [here] = score_here(weights, [data], [lanes], 8, machine, lambda tally: shown.append(tally.scored))
     assert shown == sorted(shown) and shown[-1] == here.scored == 3000
-    assert np.array_equal(score_on_ray(weights, data, lanes, 8, machine, 2, lambda tally: None).table, here.table)
+    [found] = score_on_ray(weights, [data], [lanes], 8, machine, 2, lambda tally: None)
+    assert np.array_equal(found.table, here.table)
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 7])

@@ -32,14 +32,31 @@ def test_workers_give_what_this_process_gives_bit_for_bit(weights: Weights, text
     data = RawFile(text_folder / "wiki.train.raw")
     machine = Machine(precision="fp32", gpu=False, threads=1)
     windows = plan(len(data), window=WINDOW, stride=12)
-    wanted = score_here(weights, data, windows, WINDOW, machine, lambda tally: None)
+    [wanted] = score_here(weights, [data], [windows], WINDOW, machine, lambda tally: None)
     assert wanted.scored == len(data) - 1
+    other = RawFile(text_folder / "wiki.test.raw")
+    streams, plans = [other, data], [plan(len(other), window=WINDOW, stride=12), windows]
     shown: list[int] = []
     for workers in (1, 2):
         shown.clear()
-        found = score_on_ray(weights, data, windows, WINDOW, machine, workers, lambda tally: shown.append(tally.scored))
+        first, found = score_on_ray(
+            weights, streams, plans, WINDOW, machine, workers, lambda tally: shown.append(tally.scored)
+        )
         assert np.array_equal(found.table, wanted.table), f"{workers} workers"
-        assert shown == sorted(shown) and shown[-1] == wanted.scored
+        assert first.scored == len(other) - 1
+        assert shown == sorted(shown) and shown[-1] == first.scored + wanted.scored
+
+
+def test_streams_side_by_side_give_what_each_gives_by_itself(weights: Weights, text_folder: Path) -> None:
+    streams = [RawFile(text_folder / f"wiki.{split}.raw") for split in ("test", "valid")]
+    plans = [plan(len(data), window=WINDOW, stride=16) for data in streams]
+    machine = Machine(precision="fp32", gpu=False, threads=1)
+    shown: list[int] = []
+    together = score_here(weights, streams, plans, WINDOW, machine, lambda tally: shown.append(tally.scored))
+    for data, windows, found in zip(streams, plans, together, strict=True):
+        [alone] = score_here(weights, [data], [windows], WINDOW, machine, lambda tally: None)
+        assert np.array_equal(found.table, alone.table)
+    assert shown[-1] == sum(len(data) - 1 for data in streams)
 
 
 def test_tables_are_added_in_order_however_they_arrive() -> None:
