@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from h2q.alphabet import ALPHABET, MARKERS
 from h2q.block import Block, prepare_weights
 from h2q.config import GrowthConfig, ModelConfig
 from h2q.errors import UserError
@@ -41,6 +42,8 @@ MODES: list[dict[str, Any]] = [
     {"phase_rotation": False, "halves": False},
     {"mixer": "state", "ngrams": "2:64x8,3:64x8"},
     {"mixer": "both", "rotation": "quaternion", "feed_forward": False},
+    {"mixer": "state", "strides": "auto", "vocab": ALPHABET, "ngrams": "2:64x8"},
+    {"mixer": "state", "factors": "per-block"},
 ]
 STATE: dict[str, Any] = {"mixer": "state", "ngrams": "2:64x8"}
 
@@ -156,7 +159,7 @@ class Run:
             self.train_state.counters.step = number
             set_learning_rate(self.train_state.optimizer, 1e-2 * (1 - number / 100))
             torch.manual_seed(number)
-            x, y = batch(number, lanes, self.config.model.seq_len)
+            x, y = batch(number, lanes, self.config.model.seq_len, marked=self.config.model.vocab == ALPHABET)
             measured = self.step(x, y, detailed=number % 5 == 0, reset=resets(x, number) if self.carries else None)
             losses.append(measured["loss"])
             if self.train_state.growth.config.enabled:
@@ -172,10 +175,14 @@ class Run:
         return snapshot.model | snapshot.optimizer | counts | {"carried": self.train_state.carried.cpu()}
 
 
-def batch(number: int, lanes: int, length: int) -> tuple[Tensor, Tensor]:
+def batch(number: int, lanes: int, length: int, *, marked: bool = False) -> tuple[Tensor, Tensor]:
+    """Ramps of bytes; if `marked` a picture of 2 × 2 pixels, header and all, stands in each lane."""
     generator = torch.Generator().manual_seed(number)
     starts = torch.randint(200, (lanes, 1), generator=generator)
-    data = ((starts + 3 * torch.arange(length + 1)) % 200).cuda()
+    data = (starts + 3 * torch.arange(length + 1)) % 200
+    if marked:
+        data[:, 2:8] = torch.tensor((MARKERS["image"], 0, 2, 0, 2, 1))
+    data = data.cuda()
     return data[:, :-1].contiguous(), data[:, 1:].contiguous()
 
 
