@@ -48,6 +48,18 @@ def test_a_corpus_on_an_object_store_becomes_shards_on_it(store, text, tmp_path:
     assert [name for name in store.read if name.endswith(".arrow")] == []
 
 
+def test_a_mix_on_an_object_store_is_the_mix_on_a_disk(store, text, tmp_path: Path) -> None:
+    mix = f"text={store.uri('bucket/text')}@2,bytes={store.uri('bucket/text')}@1"
+    there, here = (
+        prepare(CorpusConfig(mix=mix, prepared=place, shard_bytes=5000, cache=str(tmp_path / "cache")), local=True)
+        for place in (store.uri("bucket/mix"), str(tmp_path / "data"))
+    )
+    assert there.sha256 == here.sha256 and len(there.train.shards) > 3
+    lanes = [Lanes(corpus.train, lanes=3, seq_len=50) for corpus in (there, here)]
+    for step in (0, 7, 1500):
+        assert np.array_equal(*(each.rows(step) for each in lanes))
+
+
 def test_the_cache_never_grows_beyond_its_limit(store, text, tmp_path: Path) -> None:
     config = CorpusConfig(
         path=store.uri("bucket/text"),

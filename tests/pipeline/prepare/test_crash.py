@@ -62,6 +62,38 @@ def test_killed_midway_and_run_again(tmp_path: Path, how: str, request: pytest.F
     assert list(made.glob(".*.tmp")) == []
 
 
+PREPARE_MIX = """
+import sys
+from pipeline.config import CorpusConfig
+from pipeline.prepare.prepare import prepare
+prepare(CorpusConfig(mix=sys.argv[1], prepared=sys.argv[2], shard_bytes=30000), local=True)
+"""
+
+
+@pytest.mark.ray  # a whole job, in a process of its own that is killed
+def test_a_mix_killed_midway_keeps_the_kinds_that_are_finished(tmp_path: Path) -> None:
+    text = b"some text\n" * 500
+    (tmp_path / "text.txt").write_bytes(text)
+    (tmp_path / "bytes").write_bytes(np.random.default_rng(0).bytes(6_000_000))
+    mix, folder = f"text={tmp_path / 'text.txt'}@1,bytes={tmp_path / 'bytes'}@1", tmp_path / "data"
+    killed = subprocess.Popen([sys.executable, "-c", PREPARE_MIX, mix, str(folder)], stderr=subprocess.DEVNULL)
+    while len(list(folder.glob("bytes-*/.receipt-*.json"))) < 5 and killed.poll() is None:
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "it was killed before it had finished"
+    [finished] = folder.glob("*/manifest.json")
+    made, told = finished.stat().st_mtime_ns, []
+    corpus = prepare(
+        CorpusConfig(mix=mix, prepared=str(folder), shard_bytes=30000),
+        local=True,
+        on_event=lambda event: told.append(event.text),
+    )
+    assert any("already prepared" in text for text in told) and any(text.startswith("continuing") for text in told)
+    assert finished.stat().st_mtime_ns == made
+    fresh = prepare(CorpusConfig(mix=mix, prepared=str(tmp_path / "fresh"), shard_bytes=30000), local=True)
+    assert corpus.sha256 == fresh.sha256 and len(corpus.train) + len(corpus.validation) + len(corpus.test) > 6_000_000
+
+
 def test_a_failure_in_a_worker_is_the_same_line_and_can_be_mended(tmp_path: Path, ray_cluster: None) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
