@@ -1,6 +1,7 @@
 """An evaluation before it starts: model and data found and checked, and what the options leave open filled in."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,7 +83,7 @@ def set_up(options: EvaluationConfig, folder: RunFolder | None, progress: Evalua
     counts = sum((histogram(block) for block in data.stream()), np.zeros(256, np.int64))
     check_alphabet(counts, subject.config.model.vocab, data.name)
     require(len(data) >= 2, f"{data.name} must hold at least 2 bytes to be scored, found {len(data)}: use more text")
-    return Setup(
+    setup = Setup(
         options=options,
         subject=subject,
         windowing=windowing,
@@ -91,6 +92,17 @@ def set_up(options: EvaluationConfig, folder: RunFolder | None, progress: Evalua
         byte_counts=counts,
         kinds=kinds_in(data),
     )
+    for line in remarks(setup):
+        progress.say(line)
+    return setup
+
+
+def remarks(setup: Setup) -> Iterator[str]:
+    """What to know of a figure of marked documents, or of a model of them."""
+    if setup.options.data and setup.subject.config.corpus.marked:
+        yield f"{setup.data.name} is scored as it is: no marker says what it is, as before a document of the corpus"
+    if setup.options.mode == "prequential" and setup.kinds:
+        yield "prequential is one code of all kinds together: each by itself is what --mode carried or sliding gives"
 
 
 def find_mode(options: EvaluationConfig, subject: Subject) -> EvaluationConfig:

@@ -95,6 +95,16 @@ def test_each_kind_is_judged_beside_its_codecs_in_table_json_and_mlflow(place: P
         assert data.startswith({"png": b"\x89PNG", "wav": b"RIFF", "txt": "⟦".encode()}[name[-3:]])
 
 
+def test_what_is_no_figure_of_a_kind_is_said(place: Path, call_job: Callable) -> None:
+    for options, said in (
+        (["--data", "texts/0.txt"], "0.txt is scored as it is: no marker says what it is"),
+        (["--mode", "prequential"], "prequential is one code of all kinds together"),
+    ):
+        done = call_job("evaluate", place, "one", "--local", "--tracking.no-enabled", "--output", "apart", *options)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+
+
 def test_a_picture_is_completed_below_the_rows_of_its_prompt(place: Path, generate: Call) -> None:
     options = ("--kind", "image", "--prompt", "half.png", "--seed", "3", "--top-k", "40")
     code, said, errors = generate(*options, "--out", "full.png")

@@ -7,11 +7,13 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from h2q.alphabet import ALPHABET, MARKERS
 from h2q.block import Block, prepare_weights
@@ -271,6 +273,25 @@ def test_a_run_that_goes_back_to_a_snapshot_of_its_own_goes_the_same_way_again()
         run.train_state.check_divergence(4)
     run.train_state.restore(snapshot)
     assert torch.equal(run.go(6, 12), losses)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, STATE], ids=str)
+def test_one_worker_of_a_group_steps_as_one_without(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Gradients exchanged by NCCL among one are those that were there."""
+    alone, grouped = (Run(graph=False, precision="bf16", **changes) for _ in range(2))
+    group: Any = torch.distributed
+    group.init_process_group(
+        {"cuda": "nccl", "cpu": "gloo"}[grouped.device.type], init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    try:
+        forward = DistributedDataParallel(grouped.train_state.model)
+        autocast = setup_precision("bf16", grouped.device)
+        grouped.step = make_step(grouped.train_state, forward, grouped.config, autocast)
+        assert torch.equal(grouped.go(0, 10), alone.go(0, 10))
+        assert_equal(grouped.tensors(), alone.tensors())
+    finally:
+        group.destroy_process_group()
 
 
 @pytest.mark.gpu
