@@ -15,6 +15,9 @@ from pipeline.projector.core import Reader
 WARM = 1 << 14
 """Bytes before a moment from which on the core reads: it has forgotten what lies before them."""
 
+WRITTEN = 256
+"""Moments of which is written at once."""
+
 ROW = 64
 """Bytes in a row of what is shown."""
 
@@ -86,6 +89,19 @@ def read_along(core: Reader, model: Projector, data: Bytes, offsets: list[int]) 
     for offset in offsets:
         check_offset(model, len(data), offset)
     model.eval()
+    for at in range(0, len(offsets), WRITTEN):
+        some = offsets[at : at + WRITTEN]
+        features = torch.cat(list(_moments(core, model, data, some)))
+        last = model.in_order(model.freely(features, model.projector.last)).tolist()
+        ahead = model.freely(features, model.projector.next, ahead=True).tolist()
+        for offset, said, expected in zip(some, last, ahead, strict=True):
+            was = data.read(max(0, offset - model.projector.last), offset).tobytes()
+            came = data.read(offset, min(len(data), offset + model.projector.next)).tobytes()
+            yield Reading(offset, was, bytes(said)[-len(was) :], came, bytes(expected)[: len(came)])
+
+
+def _moments(core: Reader, model: Projector, data: Bytes, offsets: list[int]) -> Iterator[Tensor]:
+    """The numbers of each moment, (1, F)."""
     length = model.config.seq_len
     at_once = length if core.attends else 1
     state, at = core.new_state(1), max(0, offsets[0] - WARM)
@@ -99,11 +115,7 @@ def read_along(core: Reader, model: Projector, data: Bytes, offsets: list[int]) 
             _, state = read(at, stop)
             at = stop
         features, _ = read(at, offset)
-        was = data.read(max(0, offset - model.projector.last), offset).tobytes()
-        came = data.read(offset, min(len(data), offset + model.projector.next)).tobytes()
-        said = model.in_order(model.freely(features, model.projector.last))[0].tolist()
-        expected = model.freely(features, model.projector.next, ahead=True)[0].tolist()
-        yield Reading(offset, was, bytes(said)[-len(was) :], came, bytes(expected)[: len(came)])
+        yield features
 
 
 def check_offset(model: Projector, size: int, offset: int) -> None:
