@@ -106,7 +106,9 @@ def _draw(found: Judgement, named: dict[str, list[float]], path: Path, title: st
     figure, axes = new_figure(1, 2, title)
     horizon, freely = axes.flat
     for name, curve in named.items():
-        style: dict[str, Any] = {} if name in ("carried", "reset") else {"linestyle": "--", "alpha": 0.7}
+        style: dict[str, Any] = {"linestyle": "--", "alpha": 0.7}
+        if name in ("carried", "reset"):  # often the same: both are to be seen
+            style = {"linewidth": 3.0} if name == "carried" else {"color": "black", "linestyle": ":"}
         horizon.plot(range(1, len(curve) + 1), curve, label=name, **style)
     if found.half_point:
         horizon.axvline(
