@@ -13,18 +13,18 @@ from torch import Tensor
 
 from h2q.alphabet import BYTES, CARRIED, HEADER, LONGEST, MARKERS
 
-_PIXEL = (
+PIXEL = (
     *((0, 1, 0), (1, 0, 0), (1, 1, 0), (1, -1, 0), (0, 2, 0), (2, 0, 0), (1, -2, 0), (1, 2, 0)),
     *((0, 0, 1), (0, 1, 1), (1, 0, 1), (0, 0, 2), (0, 1, 2), (1, 0, 2)),
 )
 """The taps of a picture: rows up, pixels to the left, channels back."""
-_SAMPLE = (
+SAMPLE = (
     *((0, back, 0) for back in range(1, 9)),
     *((0, 0, 1), (0, 1, 1), (0, 2, 1), (0, 9, 0), (0, 10, 0), (0, 11, 0)),
 )
 """The taps of a sound: none up, samples back, channels back."""
-TAPS = len(_PIXEL)
-_INSTEAD = (1, 0, 1, 1, 0, 1, 3, 2, 0, 8, 9, 0, 11, 12)
+TAPS = len(PIXEL)
+INSTEAD = (1, 0, 1, 1, 0, 1, 3, 2, 0, 8, 9, 0, 11, 12)
 """The tap that stands for one outside of the document; of the first two the one for the other, or both are `MIDDLE`."""
 MIDDLE = 128
 """Of the values of a byte."""
@@ -34,9 +34,9 @@ NONE, GREY, RED, SOUND, HIGH, LOW, END = 0, 1, 2, 5, 6, 7, 8
 the low byte of one; behind the last pixel."""
 ROLES = END + 1
 
-_KEPT = 16
+KEPT = 16
 """Periods after which an offset is counted in whole periods no longer: more than any tap reaches back."""
-_OWN = CARRIED - LONGEST
+OWN = CARRIED - LONGEST
 """Numbers that are carried beside the symbols: the marker, bytes since then, rows not counted in those, the header."""
 
 
@@ -67,7 +67,7 @@ class _Place(NamedTuple):
 
 def new_taps() -> Tensor:
     """Where the taps of sounds and of pictures are, (2, P, 3)."""
-    return torch.tensor((_SAMPLE, _PIXEL))
+    return torch.tensor((SAMPLE, PIXEL))
 
 
 def look(
@@ -77,9 +77,9 @@ def look(
     what is carried on. Where `reset` (B, T) is true all before the symbol is forgotten: there are no neighbours up to
     the next marker. `taps`: `new_taps()`, there already on the device of the symbols."""
     taps = new_taps().to(x.device) if taps is None else taps
-    before = x.new_zeros(len(x), _OWN) if carried is None else carried[:, :_OWN].long()
+    before = x.new_zeros(len(x), OWN) if carried is None else carried[:, :OWN].long()
     place, own = _places(x, before, reset)
-    symbols = x if carried is None else torch.cat((carried[:, _OWN:].long(), x), dim=1)
+    symbols = x if carried is None else torch.cat((carried[:, OWN:].long(), x), dim=1)
     neighbours = Neighbours(_values(place, taps, symbols, x.shape[1]), _roles(place))
     if carried is None:
         return neighbours, None
@@ -111,7 +111,7 @@ def _places(x: Tensor, before: Tensor, reset: Tensor | None) -> tuple[_Place, Te
     row = row * (row <= LONGEST)
     rows = skipped + offset.clamp(min=0) // row.clamp(min=1)
     period = torch.where(row > 0, row, frame).clamp(min=1)
-    counted = torch.where(offset < _KEPT * period, offset, _KEPT * period + offset % period)
+    counted = torch.where(offset < KEPT * period, offset, KEPT * period + offset % period)
     skipped = (skipped + (offset - counted) // row.clamp(min=1) * (row > 0)).clamp(max=1 << 17)
     own = torch.stack((kind, counted + HEADER, skipped, *header), dim=-1)[:, -1]
     return _Place(counted, row, frame, unit, picture, (row > 0) & (rows >= height)), own
@@ -152,7 +152,7 @@ def _filled(values: tuple[Tensor, ...], there: tuple[Tensor, ...]) -> Tensor:
     nearest = torch.where(there[0], values[0], torch.where(there[1], values[1], MIDDLE))
     filled = [nearest]
     for number in range(1, TAPS):
-        filled.append(torch.where(there[number], values[number], filled[_INSTEAD[number]]))
+        filled.append(torch.where(there[number], values[number], filled[INSTEAD[number]]))
     return torch.stack(filled, dim=-1)
 
 
@@ -181,7 +181,7 @@ def _beside_ref(document: list[int]) -> tuple[list[float], int]:
     column, channel, low = at // frame % max(1, pixels), at % frame // unit, at % unit
 
     def tap(number: int) -> float | None:
-        up, left, back = (_PIXEL if picture else _SAMPLE)[number]
+        up, left, back = (PIXEL if picture else SAMPLE)[number]
         distance = up * pixels * frame + left * frame + back * unit
         inside = back <= channel and (0 <= column - left < pixels if pixels else up == 0)
         if not (inside and distance <= min(at, LONGEST)):
@@ -198,7 +198,7 @@ def _beside_ref(document: list[int]) -> tuple[list[float], int]:
         if value is None and number == 0:
             value = tap(1)
             value = float(MIDDLE) if value is None else value
-        taps.append(taps[_INSTEAD[number]] if value is None else value)
+        taps.append(taps[INSTEAD[number]] if value is None else value)
     if pixels and at // (pixels * frame) >= header[2] * 256 + header[3]:
         return taps, END
     if picture:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from h2q.alphabet import CARRIED
 from h2q.block import Block
 from h2q.decode.branches import (
     CachedAttention,
@@ -21,11 +22,11 @@ from h2q.decode.branches import (
     normaliser,
 )
 from h2q.decode.cache import factored
+from h2q.decode.neighbours import SteppedNeighbours
 from h2q.decode.products import SharedMatrices
 from h2q.errors import require
 from h2q.mixers.attention import Attention
 from h2q.model import ByteModel
-from h2q.neighbours import Neighbours
 
 AT_ONCE = 1 << 12
 """Bytes of a long text that go through the model at once."""
@@ -76,6 +77,10 @@ class Session:
         self._stream = torch.empty_like(self._token[0])
         self._halves = self._stream[0], self._stream[-1]
         self._tables = None if model.tables is None else SteppedTables(model.tables, self._stream)
+        self._neighbours = None
+        if model.strides is not None:
+            rows = self.state[config.depth + (model.tables is not None) :]
+            self._neighbours = SteppedNeighbours(model.strides, rows.view(-1)[:CARRIED])
         self._logits = weight.new_zeros(config.vocab)
 
     @torch.inference_mode()
@@ -154,7 +159,7 @@ class Session:
             symbols = [*map(int, recent.tolist()), byte + 1]
             self._tables.add(symbols)
             recent.copy_(torch.tensor(symbols[1:]))
-        beside = self._look(byte)
+        beside = None if self._neighbours is None else self._neighbours.add(byte, self._stream.view(-1))
         first, second = self._halves
         views = self._cache.at(self._position) if self._attends else [()] * len(self._blocks)
         for (norm, attending, stepping, ffn), view in zip(self._blocks, views):
@@ -174,17 +179,6 @@ class Session:
         if beside is None or self._model.strides is None:
             return logits
         return self._model.strides.raise_near(logits[None, None], hidden[None, None], *beside)[0, 0]
-
-    def _look(self, byte: int) -> tuple[Neighbours, Tensor] | None:
-        """What stands beside the byte behind this one, added to the stream; none without strides."""
-        model = self._model
-        if model.strides is None:
-            return None
-        x, recent = torch.tensor([[byte]], device=model.device), self.state[None, model.config.depth :]
-        stream, beside, after = model.look(x, self._stream.view(1, 1, -1), recent)
-        self._stream.copy_(stream.view_as(self._stream))
-        recent.copy_(after)
-        return beside
 
     def _read_at_once(self, data: Sequence[int]) -> Tensor:
         """Many bytes, by the model itself: of one with attention, whole chunks from the beginning of one."""

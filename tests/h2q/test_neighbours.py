@@ -3,12 +3,14 @@
 from itertools import chain, pairwise
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from h2q.alphabet import ALPHABET, BYTES, CARRIED, LONGEST, MARKERS
+from h2q.decode.neighbours import SteppedNeighbours
 from h2q.neighbours import END, GREY, HIGH, LOW, MIDDLE, NONE, RED, SOUND, Neighbours, look, look_ref
+from h2q.strides import Strides
 
 
 @st.composite
@@ -48,6 +50,29 @@ def read(symbols: list[int], cuts: list[int], reset: list[bool] | None = None) -
         neighbours, carried = look(x, carried, None if flags is None else flags[:, begin:end])
         found.append(neighbours)
     return Neighbours(*(torch.cat(part, dim=1) for part in zip(*found))), carried
+
+
+def far(marker: int, header: list[int], size: int) -> list[int]:
+    """A document whose neighbours lie as far back as they may."""
+    return [marker, *header, *torch.randint(BYTES, (size,), generator=torch.Generator().manual_seed(0)).tolist()]
+
+
+@settings(max_examples=60)
+@given(symbols=streams)
+@example(symbols=far(MARKERS["image"], [5, 85, 0, 2, 3], 8300))  # rows of 4,095 bytes, and an end
+@example(symbols=far(MARKERS["image"], [0, 2, 16, 0, 1], 600))
+@example(symbols=far(MARKERS["audio"], [0, 31, 64, 255, 2], 5300))
+@torch.inference_mode()
+def test_one_symbol_at_a_time_gives_what_many_give(symbols):
+    wanted, after = read(symbols, [])
+    carried = torch.zeros(CARRIED)
+    stepped = SteppedNeighbours(Strides(4), carried)
+    for at, symbol in enumerate(symbols):
+        values, role = stepped.read(symbol)
+        assert role == wanted.role[0, at]
+        if role not in (NONE, END):
+            assert values == wanted.values[0, at].tolist()
+    assert after is not None and torch.equal(carried, after[0])
 
 
 @settings(deadline=None, max_examples=60)

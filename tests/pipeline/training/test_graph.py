@@ -282,7 +282,10 @@ def test_one_worker_of_a_group_steps_as_one_without(changes: dict[str, Any], tmp
     alone, grouped = (Run(graph=False, precision="bf16", **changes) for _ in range(2))
     group: Any = torch.distributed
     group.init_process_group(
-        {"cuda": "nccl", "cpu": "gloo"}[grouped.device.type], init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+        {"cuda": "nccl", "cpu": "gloo"}[grouped.device.type],
+        init_method=f"file://{tmp_path}/group",
+        rank=0,
+        world_size=1,
     )
     try:
         forward = DistributedDataParallel(grouped.train_state.model)
