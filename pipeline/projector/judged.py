@@ -1,7 +1,6 @@
 """A projector that is trained: judged on the test split of its corpus, shown, written down, told to MLflow."""
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -50,10 +49,10 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
         "order": bound.order,
         "corpus": corpus.name,
         "split": "test",
-        "lens": [asdict(depth) for depth in depths],
     }
     local = core.path / FOLDER / name
-    files = report.write(found, untrained, about, local if isinstance(local, Path) else Path(FOLDER).absolute() / name)
+    local = local if isinstance(local, Path) else Path(FOLDER).absolute() / name
+    files = report.write(found, untrained, depths, about, local)
     for path in files:
         console.print(printable(str(path)), markup=False, soft_wrap=True)
     if config.tracking.enabled:

@@ -82,14 +82,15 @@ def metrics(found: Judgement, untrained: list[float] | None, name: str) -> dict[
     return named | exact | errors | half
 
 
-def write(found: Judgement, untrained: list[float] | None, about: dict[str, Any], folder: Path) -> list[Path]:
-    """judgement.json, horizon.csv and horizon.png in the folder."""
+def write(
+    found: Judgement, untrained: list[float] | None, depths: list[Depth], about: dict[str, Any], folder: Path
+) -> list[Path]:
+    """judgement.json, and tables and pictures of the horizon and of the lens, in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in (JUDGEMENT, "horizon.csv", "horizon.png")]
-    named = curves(found, untrained)
-    files[0].write_text(
-        json.dumps(about | asdict(found) | {"half_point": found.half_point, "recovered": named}, indent=1)
-    )
+    files = [folder / name for name in (JUDGEMENT, "horizon.csv", "horizon.png", "lens.csv", "lens.png")]
+    named, lens = curves(found, untrained), [asdict(depth) for depth in depths]
+    more = {"lens": lens, "half_point": found.half_point, "recovered": named}
+    files[0].write_text(json.dumps(about | asdict(found) | more, indent=1))
     with files[1].open("w", newline="") as table:
         rows = csv.writer(table)
         rows.writerow(
@@ -99,7 +100,27 @@ def write(found: Judgement, untrained: list[float] | None, about: dict[str, Any]
             recovered = [curve[at] if at < len(curve) else "" for curve in named.values()]
             rows.writerow([at + 1, *recovered, *(bits[at] for bits in found.last.values()), found.exact[at]])
     _draw(found, named, files[2], about["name"])
+    with files[3].open("w", newline="") as table:
+        lines = csv.DictWriter(table, list(lens[0]))
+        lines.writeheader()
+        lines.writerows(lens)
+    _draw_lens(depths, files[4], about["name"])
     return files
+
+
+def _draw_lens(depths: list[Depth], path: Path, title: str) -> None:
+    figure, axes = new_figure(1, 2, f"{title}: the next byte, by a tuned lens")
+    blocks = [str(depth.block) for depth in depths]
+    for axis, name, values in zip(
+        axes.flat,
+        ("bits per byte", "bits from the core's output"),
+        ([depth.bpb for depth in depths], [depth.divergence for depth in depths]),
+        strict=True,
+    ):
+        axis.bar(blocks, values, width=0.5)
+        axis.set_xlabel("behind block")
+        axis.set_ylabel(name)
+    figure.savefig(path, dpi=120)
 
 
 def _draw(found: Judgement, named: dict[str, list[float]], path: Path, title: str) -> None:

@@ -91,7 +91,7 @@ def test_a_projector_is_trained_judged_and_read_with_and_its_core_stays_as_it_is
     judged = json.loads((folder / "judgement.json").read_text())
     assert len(judged["recovered"]["carried"]) == len(judged["exact"]) == 16
     assert len((folder / "horizon.csv").read_text().splitlines()) == 17
-    assert (folder / "horizon.png").exists()
+    assert (folder / "horizon.png").exists() and (folder / "lens.png").exists()
 
     text = tmp_path / "text.txt"
     text.write_bytes(b"A text that it reads.\nHere is more of it, \xc3\xa9.\n" * 3)

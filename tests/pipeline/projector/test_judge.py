@@ -17,6 +17,7 @@ from pipeline.config import RunConfig, TrainingConfig
 from pipeline.projector import report
 from pipeline.projector.judge import Judgement, edits, judge
 from pipeline.projector.judged import earlier
+from pipeline.projector.lens import Depth
 from pipeline.projector.step import make_step
 from pipeline.runs.folder import RunFolder
 from pipeline.training.optimizer import build_optimizer
@@ -130,9 +131,11 @@ def test_a_state_that_says_nothing_has_no_horizon(judged: Judgement) -> None:
 
 def test_the_control_is_shown_as_its_judgement_has_it(judged: Judgement, tmp_path: Path) -> None:
     assert earlier(RunFolder(tmp_path)) is None
-    first, table, _ = report.write(judged, judged.recovered("reset"), {"name": "control"}, tmp_path)
+    depths = [Depth(1, 2.5, 0.25), Depth(2, 2.0, 0.0)]
+    first, table, _, lens, _ = report.write(judged, judged.recovered("reset"), depths, {"name": "control"}, tmp_path)
     assert earlier(RunFolder(tmp_path)) == judged.recovered()
     assert "recovered: untrained core" in table.read_text()
+    assert lens.read_text().splitlines() == ["block,bpb,divergence", "1,2.5,0.25", "2,2.0,0.0"]
     first.write_text('{"recovered": {"carried": "much"}}')
     assert earlier(RunFolder(tmp_path)) is None
 
