@@ -56,6 +56,7 @@ class Outcome:
 def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
     """Export as the options say. Raises: UserError for whatever the user can mend; nothing is written then."""
     path = Path(options.to)
+    require(not options.to.endswith("/"), f"{options.to} is a folder: name a file in it")
     _check_target(path, force=options.force)
     if options.format == "onnx":
         check_packages()

@@ -65,7 +65,7 @@ def plain(model: ByteModel) -> ByteModel:
     require(
         config.vocab <= BYTES and config.strides == "off",
         f"models of bytes alone can be exported, not of markers or strides: got model.vocab {config.vocab}, "
-        f"model.strides {config.strides}",
+        f"model.strides {config.strides}; such a model writes in Python alone, by jobs/generate.py",
     )
     together = sum(table.width for table in config.tables)
     require(

@@ -1161,9 +1161,9 @@ static int score(h2q_model *model)
     return 0;
 }
 
-static int write_text(h2q_model *model, long length, float temperature, uint64_t seed)
+static int write_text(h2q_model *model, double length, float temperature, uint64_t seed)
 {
-    for (; length > 0; length--) {
+    for (; length >= 1.0; length--) {
         const int byte = h2q_sample(model, temperature, &seed);
         if (byte < 0) return fail("the model", h2q_message(-byte));
         if (byte > 255) return fail("the model", "its alphabet is not one of bytes: it cannot write");
@@ -1174,12 +1174,18 @@ static int write_text(h2q_model *model, long length, float temperature, uint64_t
     return 0;
 }
 
+/* A number from 0 on that a double holds exactly if it is whole, and nothing behind it. */
+static int parse(const char *text, double *number)
+{
+    char *end;
+    *number = strtod(text, &end);
+    return end != text && !*end && *number >= 0.0 && *number <= 9007199254740992.0;
+}
+
 int main(int count, char **words)
 {
     const char *prompt = NULL, *before = NULL, *behind = NULL;
-    float temperature = 1.0f;
-    uint64_t seed = 0;
-    long length = 400;
+    double temperature = 1.0, seed = 0.0, length = 400.0, *number;
     int scores = 0, error, code = 0, i;
     size_t size;
     void *data;
@@ -1191,13 +1197,15 @@ int main(int count, char **words)
             continue;
         }
         if (!value) break;
-        if (!strcmp(name, "--prompt")) prompt = value;
-        else if (!strcmp(name, "--length")) length = strtol(value, NULL, 10);
-        else if (!strcmp(name, "--temperature")) temperature = strtof(value, NULL);
-        else if (!strcmp(name, "--seed")) seed = strtoul(value, NULL, 10);
+        number = NULL;
+        if (!strcmp(name, "--length")) number = &length;
+        else if (!strcmp(name, "--temperature")) number = &temperature;
+        else if (!strcmp(name, "--seed")) number = &seed;
+        else if (!strcmp(name, "--prompt")) prompt = value;
         else if (!strcmp(name, "--from")) before = value;
         else if (!strcmp(name, "--to")) behind = value;
         else break;
+        if (number && !parse(value, number)) return fail(name, "must be followed by a number from 0 on");
         i++;
     }
     if (count < 2 || i < count) {
@@ -1216,7 +1224,7 @@ int main(int count, char **words)
     if (!code && scores) code = score(model);
     else if (!code) {
         error = prompt ? h2q_read(model, (const uint8_t *)prompt, strlen(prompt)) : 0;
-        code = error ? fail("the prompt", h2q_message(error)) : write_text(model, length, temperature, seed);
+        code = error ? fail("the prompt", h2q_message(error)) : write_text(model, length, (float)temperature, (uint64_t)seed);
     }
     if (!code && behind) code = store_state(model, behind);
     h2q_close(model);

@@ -22,6 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None
     make_run(folder / "runs", "published", head_layout="published")
     make_run(folder / "runs", "wide", ngrams="2:9x200")
     make_run(folder / "runs", "few", vocab=100)
+    make_run(folder / "runs", "marked", vocab=260)
     make_run(folder / "runs", "empty")
     shutil.rmtree(folder / "runs" / "empty" / "checkpoints")
     (folder / "text").write_bytes(TEXT)
@@ -93,9 +94,11 @@ def test_a_file_is_replaced_where_that_is_asked_for(place: Path, call_job: Calla
         (["nobody", "--to", "x"], "no run is called 'nobody'"),
         (["empty", "--to", "x"], "has no checkpoint yet"),
         (["published", "--to", "x"], "published head layout cannot be exported"),
+        (["marked", "--to", "x", "--format", "page"], "models of bytes alone can be exported, not of markers"),
         (["wide", "--to", "x"], "tables side by side can be exported up to the width"),
         (["one", "--to", "there"], "there exists already"),
         (["one", "--to", "runs"], "runs is a folder"),
+        (["one", "--to", "x/"], "x/ is a folder: name a file in it"),
         (["one", "--to", "nowhere/x"], "the folder of nowhere/x does not exist"),
         (["one", "--to", "x", "--data", "nothing"], "no file"),
         (["one", "--to", "x", "--half", "head"], "half must name parts of the model, got head"),

@@ -222,6 +222,8 @@ def test_the_program_writes_leaves_off_goes_on_and_scores(
         (("nothing",), b"cannot be read"),
         (("state",), b"not a model"),
         (("m", "--x", "1"), b"h2q MODEL"),
+        (("m", "--length", "many"), b"--length: must be followed by a number from 0 on"),
+        (("m", "--temperature", "-1"), b"--temperature: must be followed by a number from 0 on"),
     ):
         done = subprocess.run([program, *options], cwd=tmp_path, capture_output=True, check=False)
         assert done.returncode == 2 and why in done.stderr
