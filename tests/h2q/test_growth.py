@@ -150,6 +150,7 @@ def test_a_full_storage_and_a_dense_model_are_refused():
         grow(grown_model(kind="dense"))
 
 
+@pytest.mark.ray  # a training of seconds: the tests before and behind it show the same of a layer
 def test_a_model_learns_by_growing_what_its_first_rank_could_not_hold():
     """Sixteen bytes and what follows each, to be kept in the feed-forward layers alone: `grow` makes room for them."""
     torch.manual_seed(0)

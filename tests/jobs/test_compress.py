@@ -12,24 +12,24 @@ import pytest
 
 from pipeline.compression.archive import read_archive
 
-TEXT = "Wörter, words, mots: over and over, and over again.\n".encode() * 5
+TEXT = "Wörter, words, mots: over and over, and over again.\n".encode() * 3
 
 
 def tone() -> bytes:
-    """A third of a second of a sine in 8 bits, as a WAV file."""
+    """A tenth of a second of a sine in 8 bits, as a WAV file."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(1)
         sound.setframerate(1000)
-        sound.writeframes((128 + 100 * np.sin(np.arange(333) / 5)).astype(np.uint8).tobytes())
+        sound.writeframes((128 + 100 * np.sin(np.arange(100) / 5)).astype(np.uint8).tobytes())
     return file.getvalue()
 
 
 FILES = {
     "text": TEXT,
     "sound.wav": tone(),
-    "random": np.random.default_rng(0).bytes(300),
+    "random": np.random.default_rng(0).bytes(120),
     "empty": b"",
     "single": b"x",
 }
@@ -81,7 +81,7 @@ def test_an_archive_is_as_long_as_the_evaluation_says(
     place: Path, tmp_path: Path, run: str, call_job: Callable
 ) -> None:
     """By a run with a state, and by a new model that learns in several steps a chunk."""
-    (tmp_path / "text").write_bytes(TEXT * 2)
+    (tmp_path / "text").write_bytes(TEXT * 3)
     model = ["--preset", "laptop", "--updates", "3"] if run == "new" else ["--run", run]
     mode = ["--mode", "prequential", "--threads", "1"] if run == "new" else ["--local", "--threads", "1"]
     storage = ["--storage", str(place / "runs")]

@@ -38,7 +38,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
     storage = tmp_path_factory.mktemp("core")
     text = "".join(pydoc_data.topics.topics.values()).encode()
-    for name, start, stop in (("train", 0, 24_000), ("valid", 24_000, 25_000), ("test", 25_000, 26_000)):
+    for name, start, stop in (("train", 0, 24_000), ("valid", 24_000, 24_600), ("test", 24_600, 25_200)):
         (storage / f"wiki.{name}.raw").write_bytes(text[start:stop])
     sizes: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_rank": 2, "seq_len": 16}
     config = RunConfig(
@@ -64,6 +64,12 @@ def brief(core: RunFolder) -> Path:
     return core.path / "projectors" / "brief"
 
 
+@pytest.fixture(autouse=True)
+def short_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its maps are trained for five steps, not for 150."""
+    monkeypatch.setattr("pipeline.projector.lens.STEPS", 5)
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -80,7 +86,6 @@ def test_a_projector_is_trained_judged_and_read_with_and_its_core_stays_as_it_is
         return prepare(*args, sha256=sha256, **options)
 
     monkeypatch.setattr(prologue, "prepare", spy)
-    monkeypatch.setattr("pipeline.projector.lens.STEPS", 5)
     before = digests(core.checkpoints)
     done = call_job("project", tmp_path, str(core.path), *SMALL, "--training.steps", "4")
     assert done.returncode == 0, done.stderr
@@ -189,6 +194,7 @@ def test_a_projector_refuses_another_core_and_a_core_without_a_state(
         assert "a projector reads the core that it was trained on, whose sha256 is 0000000000000000" in done.stderr
 
 
+@pytest.mark.ray  # whole jobs; the streams themselves are scored in tests/pipeline/projector/test_score.py
 def test_the_stream_of_a_core_without_a_state_is_a_control(
     core: RunFolder, make_run: Callable[..., None], call_job: Callable[..., Any], tmp_path: Path
 ) -> None:
