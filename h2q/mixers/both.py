@@ -30,6 +30,17 @@ class Both(nn.Module):
 
     def forward(self, x: Tensor, matrices: Source, state: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, D), state (B, D) → (B, T, D), the state behind the last byte."""
-        chunks = [self.attention(chunk, matrices)[0] for chunk in x.split(self.chunk, dim=1)]
+        attended = self._attended(x, matrices)
         remembered, state = self.state(x, matrices, state, keep)
-        return torch.cat(chunks, dim=1) + remembered, state
+        return attended + remembered, state
+
+    def _attended(self, x: Tensor, matrices: Source) -> Tensor:
+        """Whole chunks all at once, one below the other, and what is left behind them."""
+        whole = x.shape[1] - x.shape[1] % self.chunk
+        parts = []
+        if whole:
+            chunks = x[:, :whole].unflatten(1, (-1, self.chunk)).flatten(0, 1)
+            parts.append(self.attention(chunks, matrices)[0].unflatten(0, (len(x), -1)).flatten(1, 2))
+        if whole < x.shape[1]:
+            parts.append(self.attention(x[:, whole:], matrices)[0])
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
