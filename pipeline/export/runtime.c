@@ -58,14 +58,12 @@ const char *h2q_message(int error);
 /* ------------------------------------------------------------------------------------------------------- the contents */
 
 enum { VERSION = 2, STATE_VERSION = 1, MOST_TABLES = 64, MOST_ORDER = 64 };
-/* Floats that one instruction takes, rows that a tile takes at once, numbers of int8 that are widened at once. */
 #ifdef __AVX__
-enum { VECTOR = 8 };
-enum { ROWS = 4, PANEL = 2048, LINE = 8 * VECTOR };
+enum { VECTOR = 8 }; /* floats that one instruction takes */
 #else
 enum { VECTOR = 4 };
-enum { ROWS = 4, PANEL = 2048, LINE = 8 * VECTOR };
 #endif
+enum { ROWS = 4, LINE = 8 * VECTOR, PANEL = 2048 }; /* rows and columns of a tile, numbers of int8 widened at once */
 enum { HALVES = 1, ATTENTION = 2, STATE = 4, PHASE_ROTATION = 8, FINAL_NORM = 16, TIED = 32, ALL_FLAGS = 63 };
 enum { ROTATION_NONE, ROTATION_PHASE, ROTATION_QUATERNION };
 enum { POSITIONS_NONE, POSITIONS_LEARNED, POSITIONS_RELATIVE };

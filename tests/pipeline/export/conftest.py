@@ -97,23 +97,29 @@ def build(compiler: str) -> Callable[..., Path]:
     return compiled
 
 
-@pytest.fixture(scope="session")
-def library(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The runtime as a library."""
-    loaded = ctypes.CDLL(str(build(tmp_path_factory.mktemp("runtime") / "runtime.so", "-shared", "-fPIC")))
+def load(path: Path) -> Callable[[bytes], CModel]:
+    """The runtime as a library: opens the bytes of a model's file."""
+    loaded = ctypes.CDLL(str(path))
     loaded.h2q_open.restype = ctypes.c_void_p
     loaded.h2q_message.restype = ctypes.c_char_p
     loaded.h2q_logits.restype = loaded.h2q_energy.restype = ctypes.POINTER(ctypes.c_float)
     loaded.h2q_state_size.restype = ctypes.c_size_t
     loaded.h2q_state_save.restype = None
     loaded.h2q_bits.restype = ctypes.c_double
-    return loaded
+    return lambda content: CModel(loaded, content)
 
 
 @pytest.fixture(scope="session")
-def open_c(library: ctypes.CDLL) -> Callable[[bytes], CModel]:
-    """Opens the bytes of a model's file by the runtime."""
-    return lambda content: CModel(library, content)
+def open_c(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], CModel]:
+    """Opens the bytes of a model's file by the runtime, compiled for any processor of this kind."""
+    return load(build(tmp_path_factory.mktemp("runtime") / "runtime.so", "-shared", "-fPIC"))
+
+
+@pytest.fixture(scope="session")
+def open_native(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], CModel]:
+    """The same, compiled for this processor, as README.md has it."""
+    options = ("-shared", "-fPIC", "-O3", "-march=native")
+    return load(build(tmp_path_factory.mktemp("native") / "runtime.so", *options))
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,18 @@ def test_logits_are_those_of_python(
             assert np.ptp(wanted) > 0.5
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ["both", "dense", "built", "odd sizes"])
+def test_this_processor_computes_what_any_does(
+    name: str, precision: str, new_model: Callable, open_c: Callable, open_native: Callable
+) -> None:
+    model = new_model(**MODELS[name])
+    content, symbols = write_model(model, {}, precision), [byte % model.config.vocab for byte in PLACE]
+    with open_c(content) as one, open_native(content) as other:
+        for symbol in symbols:
+            np.testing.assert_allclose(other.step(symbol), one.step(symbol), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_is_read_back_as_it_was_written(name: str, new_model: Callable, tmp_path: Any) -> None:
     model = plain(new_model(**MODELS[name]))
