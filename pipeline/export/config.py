@@ -45,3 +45,7 @@ class ExportConfig:
             self.precision == "int8" or not self.half,
             f"half names parts that int8 would spoil, got {' '.join(self.half)} with --precision fp32: leave it out",
         )
+        require(
+            self.data is None or (self.measure and self.precision == "int8"),
+            f"data says what int8 costs, which is not measured here: got {self.data}; leave it out",
+        )

@@ -80,9 +80,7 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
     progress.stage("writing")
     content = WRITERS[options.format](model, told, options.precision, frozenset(options.half))
     write_atomic(path, content)
-    metrics = {} if cost is None else {"export/bpb": cost.after}
-    reason = log_evaluation(folder, options.tracking, metrics, checkpoint.state["step"], [path], under="export")
-    notes += [reason] if options.tracking.enabled and reason else []
+    notes += _logged(folder, path, checkpoint.state["step"], cost, options)
     digest = hashlib.sha256(content).hexdigest()
     if registry is not None:
         notes.append(registry.take(path, options.format, digest))
@@ -90,10 +88,22 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
     return Outcome(path=path, model=of, bytes=len(content), sha256=digest, cost=cost, notes=notes)
 
 
+def _logged(folder: RunFolder, path: Path, step: int, cost: Cost | None, options: ExportConfig) -> list[str]:
+    """What MLflow took, for people. No metric is kept of a file that was named: it says little of the run."""
+    if not options.tracking.enabled:
+        return []
+    metrics = {"export/bpb": cost.after} if cost and options.data is None else {}
+    refused = log_evaluation(folder, options.tracking, metrics, step, [path], under="export")
+    return [refused or f"logged to MLflow, on the run, as export/{path.name}"]
+
+
 def _check_target(path: Path, *, force: bool) -> None:
     require(not path.is_dir(), f"{path} is a folder: name a file in it")
+    require(
+        not path.exists() or path.is_file(), f"{path} is no regular file: name one, which cannot be a device or a pipe"
+    )
     require(force or not path.exists(), f"{path} exists already: give --to another file, or replace it with --force")
-    require(path.absolute().parent.is_dir(), f"the folder of {path} does not exist: make it, or name another file")
+    require(path.resolve().parent.is_dir(), f"{path.resolve().parent} is no folder: make it, or name another file")
 
 
 def _check_halves(model: ByteModel, options: ExportConfig) -> None:

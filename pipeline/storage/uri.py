@@ -127,7 +127,7 @@ def _check_size(path: "AnyPath", size: int, limit: int | None) -> None:
 def write_atomic(path: "AnyPath", data: Any) -> None:
     """Write bytes (any buffer) so that `path` is absent or complete, never between: beside, to disk, renamed.
 
-    Raises: UserError when the folder cannot be written.
+    Raises: UserError when the folder cannot be written, or `path` is a device, a pipe or a folder.
     """
     try:
         if isinstance(path, Path):
@@ -174,6 +174,9 @@ def _writing(path: "AnyPath") -> Iterator[None]:
 
 
 def _write_local(path: Path, data: Any) -> None:
+    path = path.resolve() if path.is_symlink() else path  # a link goes on pointing to what is written
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is no regular file, and would be replaced by one; name another file")
     beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(beside, "wb") as file:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None
     shutil.rmtree(folder / "runs" / "empty" / "checkpoints")
     (folder / "text").write_bytes(TEXT)
     (folder / "there").write_text("a file of mine")
+    os.mkfifo(folder / "pipe")
+    (folder / "astray").symlink_to("gone/file")
     return folder
 
 
@@ -34,7 +37,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., None
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_run_becomes_a_file(place: Path, run: str, precision: str, call_job: Callable) -> None:
     path = place / f"{run}.{precision}"
-    done = call_job("export", place, run, "--to", path.name, "--precision", precision, "--data", "text")
+    data = ["--data", "text"] if precision == "int8" else []
+    done = call_job("export", place, run, "--to", path.name, "--precision", precision, *data)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     model, told = read_model(path)
     assert f"{path.stat().st_size:,} bytes" in done.stdout
@@ -86,6 +90,11 @@ def test_a_file_is_replaced_where_that_is_asked_for(place: Path, call_job: Calla
     assert read_model(place / "old")[1]["name"] == "one"
 
 
+def test_an_export_that_is_not_to_be_tracked_is_not(place: Path, call_job: Callable) -> None:
+    done = call_job("export", place, "one", "--to", "quiet", "--no-measure", "--tracking.no-enabled")
+    assert done.returncode == 0 and "MLflow" not in done.stdout and (place / "quiet").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
@@ -99,7 +108,10 @@ def test_a_file_is_replaced_where_that_is_asked_for(place: Path, call_job: Calla
         (["one", "--to", "there"], "there exists already"),
         (["one", "--to", "runs"], "runs is a folder"),
         (["one", "--to", "x/"], "x/ is a folder: name a file in it"),
-        (["one", "--to", "nowhere/x"], "the folder of nowhere/x does not exist"),
+        (["one", "--to", "nowhere/x"], "nowhere is no folder: make it"),
+        (["one", "--to", "pipe", "--force"], "pipe is no regular file"),
+        (["one", "--to", "astray"], "gone is no folder: make it"),
+        (["one", "--to", "x", "--data", "text", "--no-measure"], "data says what int8 costs"),
         (["one", "--to", "x", "--data", "nothing"], "no file"),
         (["one", "--to", "x", "--half", "head"], "half must name parts of the model, got head"),
         (["one", "--to", "x", "--half", "token_emb", "--precision", "fp32"], "leave it out"),

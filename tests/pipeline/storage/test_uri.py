@@ -1,5 +1,6 @@
 """Writing through pyarrow's file systems, or beside them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_atomic(tmp_path / "y", Failing())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_goes_on_pointing_and_a_pipe_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    write_atomic(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no regular file"):
+        write_atomic(tmp_path / "pipe", b"new")
+    assert (tmp_path / "pipe").is_fifo()
