@@ -47,6 +47,7 @@ const float *h2q_logits(const h2q_model *model);      /* (V,) of the next one */
 uint32_t h2q_vocab(const h2q_model *model);
 uint32_t h2q_depth(const h2q_model *model);
 int h2q_carries(const h2q_model *model);              /* whether it has a state that lives on */
+uint32_t h2q_window(const h2q_model *model);          /* T: without a state, the bytes of a text that h2q_read takes */
 const float *h2q_energy(const h2q_model *model);      /* (depth,) norm of each block's state, else of the stream */
 int h2q_sample(h2q_model *model, float temperature, uint64_t *random); /* a symbol, or −error */
 double h2q_bits(const h2q_model *model, uint32_t symbol); /* code length of the next byte, were it this one */
@@ -529,6 +530,7 @@ const float *h2q_logits(const h2q_model *model) { return model->logits; }
 uint32_t h2q_vocab(const h2q_model *model) { return model->vocab; }
 uint32_t h2q_depth(const h2q_model *model) { return model->depth; }
 int h2q_carries(const h2q_model *model) { return (model->flags & STATE) != 0; }
+uint32_t h2q_window(const h2q_model *model) { return model->window; }
 const float *h2q_energy(const h2q_model *model) { return model->energy; }
 
 double h2q_bits(const h2q_model *model, uint32_t symbol)
@@ -1073,11 +1075,11 @@ const char *h2q_message(int error)
         "of another version of the format: export it again, or take the runtime that belongs to it",
         "truncated, or longer than it says: copy it again",
         "altered: its sha256 is another; copy it again",
-        "damaged: a size in it cannot be",
-        "too large for this runtime, or no memory is left",
-        "no state of this model",
-        "the alphabet of the model has no such symbol",
-        "not finite: the training has diverged, or the state is damaged",
+        "damaged: a size in it cannot be; export it again",
+        "too large for this runtime, or no memory is left: close other programs, or export a smaller model",
+        "no state of this model: take one that was saved with this very file",
+        "the alphabet of the model has no such symbol: leave it out of the text",
+        "not finite: the training has diverged, or the state is damaged; take an earlier checkpoint or state",
         "this machine is not little-endian, or the data is not 4-aligned",
     };
     return error >= 0 && error < H2Q_ERRORS ? messages[error] : "an error of no known number";
@@ -1086,47 +1088,95 @@ const char *h2q_message(int error)
 /* ------------------------------------------------------------------------------------------- a program: -DH2Q_MAIN */
 
 #ifdef H2Q_MAIN
+#include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <time.h>
 
 static const char USAGE[] =
     "h2q MODEL [--prompt TEXT] [--length N] [--temperature X] [--seed N] [--from STATE] [--to STATE]   writes\n"
-    "h2q MODEL --score < FILE                                                              bits per byte of FILE\n";
+    "h2q MODEL --score [--from STATE] [--to STATE] < FILE                                  bits per byte of FILE\n"
+    "MODEL is a file of jobs/export.py --format h2q; --to saves what the model knows then, --from goes on with it.\n";
 
-static int fail(const char *what, const char *why)
+typedef struct {
+    const char *prompt, *before, *behind;
+    const char *writes; /* the last option that only writing has */
+    double temperature, seed, length;
+    int scores;
+} options;
+
+static int fail(const char *format, ...)
 {
-    fprintf(stderr, "error: %s: %s\n", what, why);
+    va_list values;
+    va_start(values, format);
+    fputs("error: ", stderr);
+    vfprintf(stderr, format, values);
+    fputc('\n', stderr);
+    va_end(values);
     return 2;
 }
 
-/* A whole file in memory of malloc's; NULL where it cannot be read. */
+/* Whether all that was printed is out. */
+static int flushed(void) { return !fflush(stdout) && !ferror(stdout); }
+
+static int fail_output(void) { return fail("standard output: cannot be written: %s", strerror(errno)); }
+
+/* A whole file in memory of malloc's; NULL, and errno, where it cannot be read. */
 static void *load(const char *path, size_t *size)
 {
-    FILE *file = fopen(path, "rb");
-    char *data = NULL;
-    long length = 0;
+    struct stat about;
+    char *data;
+    FILE *file;
+    if (stat(path, &about)) return NULL;
+    errno = EINVAL; /* for what is no file */
+    file = S_ISREG(about.st_mode) ? fopen(path, "rb") : NULL;
     if (!file) return NULL;
-    if (!fseek(file, 0, SEEK_END) && (length = ftell(file)) >= 0 && !fseek(file, 0, SEEK_SET))
-        data = malloc((size_t)length + 1);
-    if (data && fread(data, 1, (size_t)length, file) != (size_t)length) free(data), data = NULL;
+    *size = (size_t)about.st_size;
+    data = malloc(*size + 1);
+    if (data && fread(data, 1, *size, file) != *size) free(data), data = NULL;
     fclose(file);
-    *size = (size_t)length;
     return data;
 }
 
-static int store_state(const h2q_model *model, const char *path)
+/* Whether a state may be put there: nothing is, or a regular file that holds one. */
+static int replaceable(const char *path)
+{
+    struct stat about;
+    uint32_t magic = 0;
+    FILE *file;
+    if (stat(path, &about)) return 1;
+    file = S_ISREG(about.st_mode) ? fopen(path, "rb") : NULL;
+    if (!file) return 0;
+    if (fread(&magic, sizeof magic, 1, file) != 1) magic = 0;
+    fclose(file);
+    return magic == STATE_MAGIC;
+}
+
+/* The whole state or nothing: it is written beside, and takes its place when it is there. */
+static int store_state(const h2q_model *model, const char *path, int wrote)
 {
     const size_t size = h2q_state_size(model);
     void *state = malloc(size);
-    FILE *file = state ? fopen(path, "wb") : NULL;
-    size_t written = 0;
+    char *beside = malloc(strlen(path) + 5);
+    FILE *file = NULL;
+    int done = 0, why;
+    if (state && beside) {
+        strcpy(beside, path), strcat(beside, ".tmp");
+        errno = EEXIST;
+        if (replaceable(beside)) file = fopen(beside, "wb");
+    }
     if (file) {
         h2q_state_save(model, state);
-        written = fwrite(state, 1, size, file);
-        if (fclose(file)) written = 0;
+        done = fwrite(state, 1, size, file) == size;
+        done = !fclose(file) && done && !rename(beside, path);
     }
-    free(state);
-    return written == size ? 0 : fail(path, "cannot be written");
+    why = errno;
+    if (file && !done) remove(beside);
+    free(state), free(beside);
+    if (done) return 0;
+    if (wrote) putchar('\n'), fflush(stdout);
+    return fail("%s: cannot be written, by way of %s.tmp: %s; give --to another path", path, path, strerror(why));
 }
 
 static int load_state(h2q_model *model, const char *path)
@@ -1134,97 +1184,123 @@ static int load_state(h2q_model *model, const char *path)
     size_t size;
     void *state = load(path, &size);
     int error;
-    if (!state) return fail(path, "cannot be read");
+    if (!state) return fail("%s: cannot be read: %s; give --from a file that --to wrote", path, strerror(errno));
     error = h2q_state_restore(model, state, size);
     free(state);
-    return error ? fail(path, h2q_message(error)) : 0;
+    return error ? fail("%s: %s", path, h2q_message(error)) : 0;
 }
 
-/* Bits per byte of standard input, the first byte at eight bits: nothing predicts it. */
-static int score(h2q_model *model)
+/* Bits per byte of standard input; where no state predicts the first byte it has eight. */
+static int score(h2q_model *model, int predicted)
 {
     const clock_t began = clock();
-    double bits = 8.0, seconds;
+    double bits = predicted ? 0.0 : 8.0, seconds;
     long count = 0;
     int byte, error;
     for (; (byte = getchar()) != EOF; count++) {
-        if (count) bits += h2q_bits(model, (uint32_t)byte);
+        if (count || predicted) bits += h2q_bits(model, (uint32_t)byte);
         error = h2q_step(model, (uint32_t)byte);
-        if (error) return fail("standard input", h2q_message(error));
+        if (error) return fail("standard input: byte %ld: %s", count, h2q_message(error));
     }
-    if (!count) return fail("standard input", "holds no byte");
+    if (ferror(stdin)) return fail("standard input: cannot be read: %s; give it a file: --score < FILE", strerror(errno));
+    if (!count) return fail("standard input: holds no byte: give it a text, --score < FILE");
     seconds = (double)(clock() - began) / CLOCKS_PER_SEC;
-    printf("%ld bytes, %.4f bits per byte, %.0f bytes/s\n", count, bits / (double)count,
+    printf("%ld byte%s, %.4f bits per byte, %.0f bytes/s\n", count, count == 1 ? "" : "s", bits / (double)count,
            seconds > 0 ? (double)count / seconds : 0);
-    return 0;
+    return flushed() ? 0 : fail_output();
 }
 
 static int write_text(h2q_model *model, double length, float temperature, uint64_t seed)
 {
-    for (; length >= 1.0; length--) {
+    double left;
+    for (left = length; left >= 1.0; left--) {
         const int byte = h2q_sample(model, temperature, &seed);
-        if (byte < 0) return fail("the model", h2q_message(-byte));
-        if (byte > 255) return fail("the model", "its alphabet is not one of bytes: it cannot write");
-        putchar(byte);
-        fflush(stdout);
+        if (byte < 0 || byte > 255) {
+            if (left < length) putchar('\n'), fflush(stdout);
+            if (byte < 0) return fail("the model: %s", h2q_message(-byte));
+            return fail("the model: its symbol %d is no byte: export a model of at most 256 symbols to write", byte);
+        }
+        if (putchar(byte) == EOF || fflush(stdout)) return fail_output();
         h2q_step(model, (uint32_t)byte);
     }
     return 0;
 }
 
-/* A number from 0 on that a double holds exactly if it is whole, and nothing behind it. */
-static int parse(const char *text, double *number)
+/* Digits, and for what is not whole a point; no more than a double holds exactly. */
+static int parse(const char *text, int whole, double *number)
 {
     char *end;
     *number = strtod(text, &end);
-    return end != text && !*end && *number >= 0.0 && *number <= 9007199254740992.0;
+    return end != text && !text[strspn(text, whole ? "0123456789" : "0123456789.")] && !*end &&
+           *number <= 9007199254740992.0;
+}
+
+static int read_options(int count, char **words, options *to)
+{
+    int i;
+    for (i = 2; i < count; i++) {
+        const char *name = words[i], *value = words[i + 1]; /* NULL behind the last */
+        const char **text = NULL;
+        double *number = NULL;
+        if (!strcmp(name, "--score")) {
+            to->scores = 1;
+            continue;
+        }
+        if (!strcmp(name, "--length")) number = &to->length;
+        else if (!strcmp(name, "--temperature")) number = &to->temperature;
+        else if (!strcmp(name, "--seed")) number = &to->seed;
+        else if (!strcmp(name, "--prompt")) text = &to->prompt;
+        else if (!strcmp(name, "--from")) text = &to->before;
+        else if (!strcmp(name, "--to")) text = &to->behind;
+        else return fail("%s: no option of this program: h2q --help lists them", name);
+        if (!value) return fail("%s: needs a value behind it: h2q --help shows it", name);
+        if (number && !parse(value, number != &to->temperature, number))
+            return fail("%s: must be a %s from 0 to 9007199254740992, not '%s'", name,
+                        number == &to->temperature ? "number such as 0.8," : "whole number", value);
+        if (text) *text = value;
+        if (number || text == &to->prompt) to->writes = name;
+        i++;
+    }
+    if (to->scores && to->writes) return fail("%s: belongs to writing, --score ignores it: leave one out", to->writes);
+    if (to->behind && !replaceable(to->behind))
+        return fail("%s: is there and holds no state: give --to a path that is free", to->behind);
+    return 0;
+}
+
+static int work(h2q_model *model, const options *wanted)
+{
+    const char *prompt = wanted->prompt;
+    int code = wanted->before ? load_state(model, wanted->before) : 0, error;
+    if (!code && wanted->scores)
+        code = score(model, wanted->before != NULL);
+    else if (!code) {
+        if (!prompt) prompt = !wanted->before && h2q_vocab(model) > '\n' ? "\n" : "";
+        error = h2q_read(model, (const uint8_t *)prompt, strlen(prompt));
+        if (error) return fail("--prompt: %s", h2q_message(error));
+        code = write_text(model, wanted->length, (float)wanted->temperature, (uint64_t)wanted->seed);
+    }
+    return code || !wanted->behind ? code : store_state(model, wanted->behind, !wanted->scores && wanted->length >= 1.0);
 }
 
 int main(int count, char **words)
 {
-    const char *prompt = NULL, *before = NULL, *behind = NULL;
-    double temperature = 1.0, seed = 0.0, length = 400.0, *number;
-    int scores = 0, error, code = 0, i;
+    options wanted = {NULL, NULL, NULL, NULL, 1.0, 0.0, 400.0, 0};
+    h2q_model *model;
     size_t size;
     void *data;
-    h2q_model *model;
-    for (i = 2; i < count; i++) {
-        const char *name = words[i], *value = i + 1 < count ? words[i + 1] : NULL;
-        if (!strcmp(name, "--score")) {
-            scores = 1;
-            continue;
-        }
-        if (!value) break;
-        number = NULL;
-        if (!strcmp(name, "--length")) number = &length;
-        else if (!strcmp(name, "--temperature")) number = &temperature;
-        else if (!strcmp(name, "--seed")) number = &seed;
-        else if (!strcmp(name, "--prompt")) prompt = value;
-        else if (!strcmp(name, "--from")) before = value;
-        else if (!strcmp(name, "--to")) behind = value;
-        else break;
-        if (number && !parse(value, number)) return fail(name, "must be followed by a number from 0 on");
-        i++;
+    int error, code;
+    if (count < 2) return fail("no model: h2q --help shows how to give one");
+    if (!strcmp(words[1], "--help") || !strcmp(words[1], "-h")) {
+        fputs(USAGE, stdout);
+        return flushed() ? 0 : fail_output();
     }
-    if (count < 2 || i < count) {
-        fputs(USAGE, stderr);
-        return 2;
-    }
+    code = read_options(count, words, &wanted);
+    if (code) return code;
     data = load(words[1], &size);
-    if (!data) return fail(words[1], "cannot be read");
+    if (!data)
+        return fail("%s: cannot be read: %s; give a file of jobs/export.py --format h2q", words[1], strerror(errno));
     model = h2q_open(data, size, &error);
-    if (!model) {
-        free(data);
-        return fail(words[1], h2q_message(error));
-    }
-    if (before) code = load_state(model, before);
-    if (!prompt && !before) prompt = h2q_vocab(model) > '\n' ? "\n" : "";
-    if (!code && scores) code = score(model);
-    else if (!code) {
-        error = prompt ? h2q_read(model, (const uint8_t *)prompt, strlen(prompt)) : 0;
-        code = error ? fail("the prompt", h2q_message(error)) : write_text(model, length, (float)temperature, (uint64_t)seed);
-    }
-    if (!code && behind) code = store_state(model, behind);
+    code = model ? work(model, &wanted) : fail("%s: %s", words[1], h2q_message(error));
     h2q_close(model);
     free(data);
     return code;

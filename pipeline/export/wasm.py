@@ -13,7 +13,7 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("runtime.c")
 WASM = Path(__file__).with_name("runtime.wasm")
 
-_CALLS = "open close reset step read logits vocab depth carries energy sample bits message state_size state_save"
+_CALLS = "open close reset step read logits vocab depth window carries energy sample bits message state_size state_save"
 EXPORTS = ["malloc", "free", "h2q_state_restore", *(f"h2q_{name}" for name in _CALLS.split())]
 OPTIONS = ["-target", "wasm32-wasi", "-mexec-model=reactor", "-std=c99", "-O3", "-msimd128", "-s"]
 

@@ -1,7 +1,9 @@
 """The runtime in C computes what Python does: logits, texts, states that go on in either."""
 
+import resource
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -47,6 +49,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "monarch": {"kind": "monarch", "factor": 8},
 }
 
+
+PIPES: dict[str, Any] = {"capture_output": True, "check": False}
 
 MORE, FEW = ("relative", "dense"), ("attention", "both", "low rank", "tables")
 
@@ -230,12 +234,69 @@ def test_the_program_writes_leaves_off_goes_on_and_scores(
     logits = torch.stack([after(text[:end]) for end in range(1, len(text))])
     bits = 8 - logits.log_softmax(-1)[range(len(text) - 1), list(text[1:])].sum().item() / np.log(2)
     assert run("--score", stdin=text).startswith(b"%d bytes, %.4f bits per byte, " % (len(text), bits / len(text)))
+    run("--prompt", "The ", "--to", "state", *greedy, "5")
+    after, read = logits_of(model), b"The " + wanted[:5]
+    logits = [after(read[:end]) for end in range(1, len(read) + 1)][-1]
+    bits = -logits.log_softmax(-1)[wanted[5]].item() / np.log(2)
+    assert run("--score", "--from", "state", stdin=wanted[5:6]).startswith(b"1 byte, %.4f bits per byte, " % bits)
+
+
+@pytest.fixture
+def program(new_model: Callable, build: Callable, tmp_path: Path) -> Callable[..., Any]:
+    """Runs the program in a folder with a model `m` and a text `t`."""
+    program = build(tmp_path / "h2q", "-DH2Q_MAIN")
+    (tmp_path / "m").write_bytes(write_model(new_model(mixer="state"), {}, "fp32"))
+    (tmp_path / "t").write_bytes(b"a text")
+    return lambda *options, **more: subprocess.run([program, *options], cwd=tmp_path, **{**PIPES, **more})
+
+
+def test_what_a_caller_got_wrong_is_one_line(program: Callable, tmp_path: Path) -> None:
+    whole = [
+        (name, value) for name in ("--length", "--seed") for value in ("abc", "", "-1", "0x10", "1e3", "5x", "2.5")
+    ]
+    parts = [("--temperature", value) for value in ("nan", "-1", "0,8", "", "inf", ".", "1.2.3")]
+    number = "must be a {} from 0 to 9007199254740992, not '{}'"
+    model, before = (tmp_path / "m").read_bytes(), set(tmp_path.iterdir())
     for options, why in (
-        (("nothing",), b"cannot be read"),
-        (("state",), b"not a model"),
-        (("m", "--x", "1"), b"h2q MODEL"),
-        (("m", "--length", "many"), b"--length: must be followed by a number from 0 on"),
-        (("m", "--temperature", "-1"), b"--temperature: must be followed by a number from 0 on"),
+        *((("m", *one), number.format("whole number", one[1])) for one in [*whole, ("--seed", "18446744073709551616")]),
+        *((("m", *one), number.format("number such as 0.8,", one[1])) for one in parts),
+        ((), "h2q --help"),
+        (("nothing",), "No such file or directory; give a file of jobs/export.py --format h2q"),
+        ((".",), "cannot be read"),
+        (("t",), "not a model"),
+        (("m", "--x", "1"), "h2q --help"),
+        (("m", "--to"), "needs a value"),
+        (("m", "--from", "t"), "saved with this very file"),
+        *((("m", "--to", path), "holds no state") for path in ("m", "./m", "t", ".", "/dev/null")),
+        *((("m", "--score", name, "1"), "--score ignores it") for name in ("--prompt", "--length")),
+        (("m", "--score"), "holds no byte"),
     ):
-        done = subprocess.run([program, *options], cwd=tmp_path, capture_output=True, check=False)
-        assert done.returncode == 2 and why in done.stderr
+        done = program(*options, input=b"")
+        assert (done.returncode, done.stdout) == (2, b"")
+        error = done.stderr.decode()
+        assert why in error and error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1
+    assert (tmp_path / "m").read_bytes() == model and set(tmp_path.iterdir()) == before
+    told = program("--help")
+    assert (told.returncode, told.stderr) == (0, b"") and b"h2q MODEL --score" in told.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [("m", "--length", "5"), ("m", "--score"), ("--help",)], ids=str)
+def test_output_that_is_lost_is_an_error(options: tuple[str, ...], program: Callable) -> None:
+    with open("/dev/full", "wb") as full:
+        done = program(*options, input=b"a text", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2 and done.stderr.startswith(b"error: standard output: cannot be written")
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(program: Callable, tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
+
+    for _ in range(2):  # a state takes the place of a state
+        assert program("m", "--length", "3", "--to", "state").returncode == 0
+    before, names = (tmp_path / "state").read_bytes(), set(tmp_path.iterdir())
+    done = program("m", "--length", "9", "--to", "state", preexec_fn=small_files, restore_signals=False)
+    assert done.returncode == 2 and b"state: cannot be written" in done.stderr
+    assert len(done.stdout) == 10 and done.stdout.endswith(b"\n")  # the text, and the error on a line of its own
+    assert (tmp_path / "state").read_bytes() == before and set(tmp_path.iterdir()) == names
+    assert program("m", "--to", "nowhere/state").returncode == 2
