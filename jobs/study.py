@@ -55,7 +55,7 @@ def configure(args: Sequence[str]) -> tuple[str, StudyConfig]:
     def parse_over(preset: str, default: RunConfig) -> StudyConfig:
         return _parse(options, preset, StudyConfig(run=replace(default, local=False, wait=0)))
 
-    return begin(named, preset, options, parse_over)
+    return begin(named, preset, options, parse_over, PRESETS[preset])
 
 
 def _resumed(named: str | None, options: Sequence[str], asked: StudyConfig) -> tuple[str, StudyConfig]:

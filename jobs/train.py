@@ -8,7 +8,7 @@ from functools import partial
 
 from pipeline.cli import parse, parse_known, quiet_profiler, run
 from pipeline.cluster.submitted import check_lasting, placed
-from pipeline.config import PRESETS, RunConfig, describe_presets, split_preset
+from pipeline.config import PRESETS, RunConfig, describe_presets, new_run, split_preset
 from pipeline.runs.folder import check_storage, find_folder
 from pipeline.runs.load import run_config
 from pipeline.storage.path import text_of
@@ -63,7 +63,7 @@ def configure(args: Sequence[str]) -> tuple[str, RunConfig]:
 
     resumed = parse_known(_Resumed, options)
     if not resumed.resume:
-        return begin(named, preset, options, partial(_parse, options))
+        return begin(named, preset, options, partial(_parse, options), new_run(preset))
     check_resumes(options)
     RunConfig(name=resumed.name)  # a name that breaks the rule
     check_lasting("storage", resumed.storage)

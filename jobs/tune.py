@@ -57,7 +57,7 @@ def configure(args: Sequence[str]) -> tuple[str, SweepConfig]:
             trials = replace(default, local=False, wait=0)  # a run in one process may set the example too
             return _parse(options, preset, SweepConfig(run=trials))
 
-        preset, config = begin(named, preset, options, parse_over)
+        preset, config = begin(named, preset, options, parse_over, PRESETS[preset])
     space = parse_space(config.search.space)
     check_keeps_model(space, config.run)
     if config.search.algorithm == "grid":

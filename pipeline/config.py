@@ -297,7 +297,8 @@ class RunConfig(FromDict):
     bits of a result depend on them, so a run keeps its number when it is resumed."""
     precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
     """Arithmetic of matrix products; parameters and the residual stream stay in float32. On a CPU without AVX-512 bf16
-    is several times slower than fp32; `auto` measures that where the run begins, and the run keeps what it found."""
+    is several times slower than fp32; `auto` measures that where the run begins, and the run keeps what it found.
+    Sweeps, studies and Python begin with fp32."""
     graph: Literal["auto", "yes", "no"] = "auto"
     """Launch a whole training step on a GPU as one CUDA graph, several times as fast for models of this size; `auto`:
     where that can be, which is with one worker."""
@@ -554,6 +555,11 @@ _PRESET_HELP = {
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
     "h2q-published": "H2Q with attention, and the published initialisation, schedule and no final norm",
 }
+
+
+def new_run(preset: str) -> RunConfig:
+    """What options of a new run go over: the preset, in the faster precision of the machine."""
+    return replace(PRESETS[preset], precision="auto")
 
 
 def split_preset(args: Sequence[str]) -> tuple[str | None, Sequence[str]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.cli import options_of
-from pipeline.config import PRESETS, RunConfig
+from pipeline.config import RunConfig, new_run
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.configuration import Configuration
@@ -113,5 +113,6 @@ def as_trial(config: RunConfig, sweep: SweepConfig) -> RunConfig:
 def train_command(config: RunConfig, preset: str) -> str:
     """The command line that trains a configuration as a run of its own."""
     tracking = replace(config.tracking, register=None)
-    run = replace(config, name=None, resume=False, storage=PRESETS[preset].storage, tracking=tracking)
-    return f"python jobs/train.py {shlex.join([preset, *options_of(run, PRESETS[preset])])}"
+    default = new_run(preset)
+    run = replace(config, name=None, resume=False, storage=default.storage, tracking=tracking)
+    return f"python jobs/train.py {shlex.join([preset, *options_of(run, default)])}"

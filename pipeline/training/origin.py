@@ -7,7 +7,7 @@ from typing import TypeVar
 from h2q.config import ModelConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse_known
-from pipeline.config import PRESETS, RunConfig
+from pipeline.config import RunConfig
 from pipeline.runs.checkpoint import MODEL, Checkpoint, DamagedCheckpoint, config_of, read_checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint, run_config
@@ -36,15 +36,20 @@ class _Asked:
 
 
 def begin(
-    named: str | None, preset: str, options: Sequence[str], parse_over: Callable[[str, RunConfig], Parsed]
+    named: str | None,
+    preset: str,
+    options: Sequence[str],
+    parse_over: Callable[[str, RunConfig], Parsed],
+    default: RunConfig,
 ) -> tuple[str, Parsed]:
     """Preset and config of a new run, or of a new sweep: the options over those of another run (`--config`), and with
     the model of another run (`--init-from`), where they ask for it.
 
-    `named`: the preset on the command line, if any. `parse_over(preset, default)` puts the options over a default.
+    `named`: the preset on the command line, if any. `parse_over(preset, default)` puts the options over a default,
+    which is `default` where they ask for no other.
     Raises: UserError for another run that is not there, and for options that contradict it.
     """
-    default, asked = PRESETS[preset], parse_known(_Asked, options)
+    asked = parse_known(_Asked, options)
     if asked.config is not None:
         require(named is None, f"config {asked.config} brings its own preset: leave out {named}")
         preset, default = config_in(asked.config)

@@ -175,6 +175,13 @@ def test_a_killed_run_is_resumed_by_one_word(
     assert done.returncode == 2 and "whose preset is laptop, not h2q" in done.stderr
 
 
+def test_a_new_run_takes_the_faster_precision_and_a_sweep_the_one_that_compares() -> None:
+    from jobs import train, tune
+
+    assert train.configure(["dense"])[1].precision == "auto" and tune.configure(["dense"])[1].run.precision == "fp32"
+    assert train.configure(["--precision", "bf16"])[1].precision == "bf16"
+
+
 def test_resume_keeps_the_number_of_threads_unless_there_are_other_workers(tmp_path: Path) -> None:
     from jobs.train import configure
 

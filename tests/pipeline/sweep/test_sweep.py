@@ -16,7 +16,7 @@ from h2q.baselines import parameters
 from h2q.config import ModelConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse
-from pipeline.config import PRESETS, RunConfig, TrainingConfig
+from pipeline.config import RunConfig, TrainingConfig, new_run
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import stop_wanted
 from pipeline.sweep.config import SearchConfig, SweepConfig
@@ -174,9 +174,10 @@ def test_the_best_as_a_command_line_gives_its_config_back(opened: Open) -> None:
     assert trial
     end(sweep, trial, "finished", 2.0)
     command = report_on(sweep).command
-    assert command and command.startswith("python jobs/train.py laptop --model.") and " --model.dim 64 " in command
+    assert command and command.startswith("python jobs/train.py laptop --precision fp32 --model.")
+    assert " --model.dim 64 " in command
     preset, *options = shlex.split(command)[2:]
-    config = parse(RunConfig, options, default=PRESETS[preset], prog="train")
+    config = parse(RunConfig, options, default=new_run(preset), prog="train")
     wanted = sweep.config_of(trial)
     training = replace(wanted.training, evaluate_every=50)
     assert config == replace(wanted, training=training, storage="runs")
