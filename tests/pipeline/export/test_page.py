@@ -73,7 +73,7 @@ def test_the_page_writes_what_python_writes(changes: dict, new_model: Callable, 
     written = page.evaluate(
         """() => {
             model.reset();
-            model.read(new TextEncoder().encode("The "));
+            for (const byte of new TextEncoder().encode("The ")) model.step(byte);
             return Array.from({ length: 300 }, () => { const byte = model.sample(0); model.step(byte); return byte; });
         }"""
     )
@@ -119,6 +119,106 @@ def test_typing_while_it_writes_begins_anew(new_model: Callable, open_page: Call
     counted = "new TextEncoder().encode(document.getElementById('written').textContent).length"
     assert page.evaluate(counted) >= 2000
     assert page.wrong == []
+
+
+def put(page: Any, box: str, text: str) -> list[int]:
+    """The text in its place, at temperature 0; what the writing session has read when the handler returns."""
+    return page.evaluate(
+        """([box, text]) => {
+            const step = (globalThis.plain ||= model.step);
+            globalThis.steps = [];
+            model.step = (byte) => { steps.push(byte); return step(byte); };
+            for (const [id, value] of [["temperature", "0"], [box, text]]) {
+                document.getElementById(id).value = value;
+                document.getElementById(id).dispatchEvent(new Event("input"));
+            }
+            return steps.slice();
+        }""",
+        [box, text],
+    )
+
+
+def steps(page: Any) -> bytes:
+    """What the writing session has read when it is at its end."""
+    page.wait_for_function("() => document.getElementById('write').textContent === 'Write on'")
+    return bytes(page.evaluate("steps"))
+
+
+def test_a_long_text_is_read_in_slices_and_only_once(
+    new_model: Callable, open_c: Callable, open_page: Callable
+) -> None:
+    model, text = new_model(mixer="both", ngrams="2:97x8"), "ab" * 10_000
+    page = open_page(write_page(model, TOLD, "fp32", frozenset()))
+    with open_c(write_model(model, TOLD, "fp32")) as found:
+        found.read(text.encode())
+        state = found.saved()
+        wanted = text.encode() + found.write(300)
+        assert 0 < len(put(page, "prompt", text)) < len(text)
+        assert "bytes to go" in page.inner_text("#speed") and page.inner_text("#written") == ""
+        assert steps(page)[: len(wanted)] == wanted
+        for added in ("c", "", "de"):  # one more, back again, others
+            found.restore(state)
+            found.read(added.encode())
+            wanted = added.encode() + found.write(300)
+            put(page, "prompt", text + added)
+            assert steps(page)[: len(wanted)] == wanted
+    assert page.wrong == []
+
+
+def test_of_a_long_text_a_window_takes_its_end(new_model: Callable, open_page: Callable) -> None:
+    model, text = new_model(), "In a text there are more bytes than a window has."
+    page = open_page(write_page(model, TOLD, "fp32", frozenset()))
+    wanted = text.encode()[-model.config.seq_len :] + generate(model, text.encode(), 300, temperature=0)
+    for _ in range(2):
+        put(page, "prompt", text)
+        assert steps(page)[: len(wanted)] == wanted
+
+
+def test_write_on_writes_on_at_the_temperature_of_now(
+    new_model: Callable, open_c: Callable, open_page: Callable
+) -> None:
+    model = new_model(mixer="state")
+    page = open_page(write_page(model, TOLD, "fp32", frozenset()))
+    put(page, "prompt", "A text ")
+    read = steps(page)
+    assert len(read) == 7 + 2000
+    page.fill("#temperature", "1.5")
+    assert "what comes next" in page.inner_text("#speed")
+    page.click("#write")
+    again = steps(page)
+    assert len(again) == 7 + 4000 and again.startswith(read)
+    with open_c(write_model(model, TOLD, "fp32")) as found:
+        found.read(read)
+        assert again[len(read) :] != found.write(2000)  # the likeliest no more
+    seen = "document.getElementById('written')"
+    assert page.evaluate(f"{seen}.scrollTop + {seen}.clientHeight > {seen}.scrollHeight - 30")
+
+
+def test_scoring_and_writing_leave_each_other_alone(new_model: Callable, open_page: Callable) -> None:
+    page = open_page(write_page(new_model(mixer="state"), TOLD, "int8", frozenset()))
+    put(page, "prompt", "The ")
+    before = steps(page)
+    assert put(page, "pasted", "ab" * 15_000) == []
+    assert page.inner_text("#score").startswith("So far ")
+    put(page, "prompt", "The ")
+    page.wait_for_function("() => document.getElementById('score').textContent.endsWith('over 30,000 bytes')")
+    assert before.endswith(steps(page)) and len(steps(page)) == 2000  # the text was read before
+    put(page, "pasted", "a")
+    assert page.inner_text("#score") == "8.000 bits per byte over 1 byte"
+    put(page, "pasted", "")
+    assert page.inner_text("#score") == "Nothing pasted." and page.wrong == []
+
+
+def test_a_narrower_window_and_back_leave_the_energies_as_they_were(new_model: Callable, open_page: Callable) -> None:
+    page = open_page(write_page(new_model(depth=3), TOLD, "int8", frozenset()))
+    page.wait_for_function("() => document.getElementById('write').textContent === 'Write on'")
+    pictures = []
+    for width in (1280, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("new Promise((seen) => requestAnimationFrame(() => requestAnimationFrame(seen)))")
+        pictures.append(page.evaluate("document.getElementById('energy').toDataURL()"))
+    assert pictures[0] == pictures[2] != pictures[1]
+    assert page.inner_text("#legend").split() == ["Block", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("screen", [{"width": 360, "height": 740}, {"width": 1440, "height": 900}], ids=str)
