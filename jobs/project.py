@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import run
 from pipeline.projector.begin import bound_run, configure
-from pipeline.projector.config import ProjectionConfig
+from pipeline.projector.config import DECODER, ProjectionConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.threads import wait_asleep_where_busy
 
@@ -45,17 +45,27 @@ def _train(options: ProjectionConfig, core: RunFolder, command: str, console: "C
         _, folder, stopping = train(
             config, preset="projector", command=command, console=console, task=task, corpus_sha256=corpus_sha256
         )
-        if options.judge and stopping.signal is None:
-            from pipeline.projector.judged import judge_projector
-
-            judge_projector(core, folder.name, console)
     except TrainingFailed as error:
         print(f"error: training failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
         return 130
+    if options.judge and stopping.signal is None:
+        return _judge(core, folder.name, console) or stopping.exit_code
     return stopping.exit_code
+
+
+def _judge(core: RunFolder, name: str, console: "Console") -> int:
+    from pipeline.projector.judged import judge_projector
+
+    try:
+        judge_projector(core, name, console)
+    except KeyboardInterrupt:
+        again = "--resume" if name == DECODER.name else f"--name {name} --resume"
+        print(f"error: interrupted while judging; the projector is trained, {again} judges it again", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

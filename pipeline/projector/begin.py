@@ -61,11 +61,15 @@ def configure(args: Sequence[str], prog: str) -> tuple[ProjectionConfig, RunFold
 def bound_run(options: ProjectionConfig, core: RunFolder) -> tuple[RunConfig, str | None]:
     """The config of the projector's run, which knows its core, and for a new one the sha256 of the core's corpus.
 
-    Raises: UserError for a core without a state, and where a projector that is resumed is to be another.
+    Raises: UserError for a core without a state, and where a projector that is resumed is to be another, or its core is
+    gone, damaged or another one now.
     """
     run, asked = options.training_run, options.projector.to_dict()
     if run.resume:
+        from pipeline.projector.core import find_core
+
         (bound, _), corpus_sha256 = find_projector(core, str(run.name)), None
+        find_core(bound)
         for option, now in asked.items():
             was = getattr(bound, option)
             require(

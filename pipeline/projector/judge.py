@@ -4,7 +4,7 @@ Bits recovered at a distance = bits per byte of the decoder without a state − 
 memory horizon of the core.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,18 @@ class Judgement:
         )
 
 
-def judge(model: Projector, core: Reader, data: Bytes, autocast: Autocast, size: int | None = None) -> Judgement:
-    """Judge on held-out text, or its first `size` bytes. Raises: UserError for too little text."""
+def judge(
+    model: Projector,
+    core: Reader,
+    data: Bytes,
+    autocast: Autocast,
+    size: int | None = None,
+    on_progress: Callable[[int, int], object] = lambda *_: None,
+) -> Judgement:
+    """Judge on held-out text, or its first `size` bytes; `on_progress` hears how many of all bytes are scored.
+
+    Raises: UserError for too little text.
+    """
     model.eval()
     asked, size = model.projector, min(size or len(data), len(data))
     stride = max(STRIDE, size // MOMENTS)
@@ -81,6 +91,8 @@ def judge(model: Projector, core: Reader, data: Bytes, autocast: Autocast, size:
         some = Moments(*(each[part] for each in every))
         for name, features in given.items():
             costs[name] = add(costs.get(name), cost(model, features[part], some, autocast))
+        written = len(given) * (asked.last + asked.next)
+        on_progress(int(part[-1] + 1) * written, len(every.features) * written)
     bits = {name: each.bits() for name, each in costs.items()}
     return Judgement(
         moments=len(every.features),

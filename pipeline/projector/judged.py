@@ -2,10 +2,14 @@
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen
+from pydantic import FiniteFloat
 from rich.console import Console
 
+from h2q.errors import UserError
 from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.setup import corpus_of_run
 from pipeline.evaluation.tracking import log_evaluation
@@ -17,25 +21,28 @@ from pipeline.projector.load import load_projector
 from pipeline.runs.checkpoint import MODEL
 from pipeline.runs.folder import RunFolder
 from pipeline.shown import printable
-from pipeline.storage.json_file import object_of, read_hint
+from pipeline.storage.json_file import object_of, read_json
 from pipeline.storage.path import locate
 from pipeline.training.precision import setup_precision
+
+_CURVE = Annotated[list[FiniteFloat], MinLen(1)]
 
 
 def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
     """Judge it, and say where the results lie. Raises: UserError for too little text, and as `load_projector` does."""
     with EvaluationProgress(console) as progress:
+        progress.say(f"judging {name} of {core.name}")
         progress.stage("loading the projector")
         model, reader, config, state = load_projector(core, name)
         corpus = corpus_of_run(config, state.get("corpus_sha256"), name, progress)
         progress.stage("tuning the lens")
-        depths = tuned_lens(reader.model, corpus.train, corpus.test)
-        progress.stage("judging")
+        depths = tuned_lens(reader.model, corpus.train, corpus.test, on_progress=progress.show)
+        progress.stage("scoring")
         autocast = setup_precision("fp32", torch.device("cpu"))
-        found = judge(model, reader, corpus.test, autocast, config.training.evaluate_bytes)
+        found = judge(model, reader, corpus.test, autocast, config.training.evaluate_bytes, progress.show)
     bound = config.projector
     assert bound is not None
-    untrained = None if name == UNTRAINED else earlier(RunFolder(core.path / FOLDER / UNTRAINED))
+    untrained = None if name == UNTRAINED else earlier(RunFolder(core.path / FOLDER / UNTRAINED), console)
     report.show(found, untrained, f"{name} of {core.name}", console)
     report.show_lens(depths, console)
     after = hashlib.sha256((locate(bound.core) / MODEL).read_bytes()).hexdigest()
@@ -64,8 +71,17 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
     return found
 
 
-def earlier(folder: RunFolder) -> list[float] | None:
-    """The bits that another projector recovered by distance, as its judgement has them; None where there is none."""
-    shape = object_of(recovered=object_of(carried=list[float]))
-    noted = read_hint(folder.path / report.JUDGEMENT, shape, "the control is not shown")
-    return noted and noted["recovered"]["carried"]
+def earlier(folder: RunFolder, console: Console) -> list[float] | None:
+    """The bits that another projector recovered by distance, as its judgement has them; None where there is none, or,
+    as a line says, it is damaged."""
+    shape = object_of(recovered=object_of(carried=_CURVE))
+    try:
+        noted = read_json(
+            folder.path / report.JUDGEMENT, shape, "the control is not shown; judge it again with --resume"
+        )
+        return noted["recovered"]["carried"]
+    except FileNotFoundError:
+        return None
+    except UserError as error:
+        console.print(f"note: {printable(str(error))}", markup=False, soft_wrap=True)
+        return None

@@ -6,6 +6,7 @@ predictions from transformers with the tuned lens", 2023). Shapes: `B` windows, 
 """
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,12 +35,25 @@ class Depth:
     divergence: float
 
 
-def tuned_lens(core: ByteModel, text: Bytes, held_out: Bytes, seed: int = 0) -> list[Depth]:
-    """For each block of the core, whose windows start at a state of zero: maps trained on the text, judged held out."""
+def tuned_lens(
+    core: ByteModel,
+    text: Bytes,
+    held_out: Bytes,
+    seed: int = 0,
+    on_progress: Callable[[int, int], object] = lambda *_: None,
+) -> list[Depth]:
+    """For each block of the core, whose windows start at a state of zero: maps trained on the text, judged held out.
+    `on_progress` hears how many of all bytes the maps were trained on."""
     length = min(LENGTH, core.config.longest or LENGTH, len(held_out) - 1, len(text) - 1)
     places = np.random.Generator(np.random.Philox(seed)).integers(0, len(text) - length, (STEPS, WINDOWS))
     judged = _windows(held_out, np.linspace(0, len(held_out) - length - 1, SCORED).astype(int), length, core)
-    found = []
+    found, steps = [], STEPS * (core.config.depth - 1)
+
+    def batches(block: int) -> Iterator[Tensor]:
+        for step, row in enumerate(places, start=(block - 1) * STEPS):
+            on_progress(step * WINDOWS * length, steps * WINDOWS * length)
+            yield _windows(text, row, length, core)
+
     for blocks in range(1, core.config.depth + 1):
         part = shortened(core, blocks)
         lens = nn.Linear(core.config.dim, core.config.dim).to(core.device)
@@ -47,7 +61,7 @@ def tuned_lens(core: ByteModel, text: Bytes, held_out: Bytes, seed: int = 0) -> 
             lens.weight.copy_(torch.eye(core.config.dim))
             lens.bias.zero_()
         if blocks < core.config.depth:  # the last one is the core's output already
-            _train(lens, core, part, [_windows(text, row, length, core) for row in places])
+            _train(lens, core, part, batches(blocks))
         with torch.no_grad():
             logits, wanted = _seen(lens, core, part, judged)
             bpb = functional.cross_entropy(logits.transpose(1, 2), judged[:, 1:]).item() / math.log(2)
@@ -66,7 +80,7 @@ def shortened(core: ByteModel, blocks: int) -> ByteModel:
     return part
 
 
-def _train(lens: nn.Linear, core: ByteModel, part: ByteModel, batches: list[Tensor]) -> None:
+def _train(lens: nn.Linear, core: ByteModel, part: ByteModel, batches: Iterable[Tensor]) -> None:
     optimizer = AdamW(lens.parameters(), lr=RATE, weight_decay=0.0)
     for batch in batches:
         logits, wanted = _seen(lens, core, part, batch)

@@ -22,7 +22,7 @@ def show(options: ProjectionConfig, core: RunFolder, console: Console) -> None:
     name = str(options.training_run.name)
     model, reader, _, _ = load_projector(core, name)
     if options.html is None:
-        reading = read_at(reader, model, data, len(data) // 2 if options.at is None else options.at)
+        reading = read_at(reader, model, data, max(1, len(data) // 2) if options.at is None else options.at)
         shown = reading.coloured() if console.is_terminal else reading.plain()
         console.print(shown, soft_wrap=True, markup=False, end="")
         return

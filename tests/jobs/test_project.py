@@ -176,6 +176,16 @@ def test_an_offset_beyond_the_file_is_refused(core: RunFolder, call_job: Callabl
         )
 
 
+@pytest.mark.usefixtures("brief")
+def test_the_middle_of_a_single_byte_is_behind_it(
+    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "single").write_bytes(b"a")
+    done = call_job("project", tmp_path, str(core.path), "--name", "brief", "--read", "single")
+    assert done.returncode == 0, done.stderr
+    assert "state behind byte 1\n" in done.stdout
+
+
 def test_a_projector_refuses_another_core_and_a_core_without_a_state(
     core: RunFolder, brief: Path, make_run: Callable[..., None], call_job: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -188,10 +198,42 @@ def test_a_projector_refuses_another_core_and_a_core_without_a_state(
     stored = json.loads(note.read_text())
     stored["config"]["projector"]["sha256"] = 64 * "0"
     note.write_text(json.dumps(stored))
-    for options in (["--resume", "--training.steps", "2"], ["--read", __file__]):
+    before = digests(note.parent)
+    for options in (["--resume", "--training.steps", "2"], ["--resume"], ["--read", __file__]):
         done = call_job("project", tmp_path, str(core.path), "--name", "bound", *options)
-        assert done.returncode == 2
+        assert (done.returncode, done.stdout) == (2, "")
         assert "a projector reads the core that it was trained on, whose sha256 is 0000000000000000" in done.stderr
+        assert done.stderr.count("\n") == 1 and digests(note.parent) == before
+
+
+def test_a_projector_whose_core_is_gone_or_damaged_is_not_resumed(
+    core: RunFolder, brief: Path, call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    copy = RunFolder(shutil.copytree(core.path, tmp_path / "core", ignore=shutil.ignore_patterns("projectors")))
+    note = shutil.copytree(brief, copy.path / "projectors" / "brief")
+    before = digests(note)
+    model = list_checkpoints(copy.checkpoints)[0] / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    for told in ("the core of the projector is damaged", "the core of the projector is gone"):
+        done = call_job("project", tmp_path, str(copy.path), "--name", "brief", "--resume", "--training.steps", "2")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr and done.stderr.count("\n") == 1 and digests(note) == before
+        shutil.rmtree(copy.checkpoints, ignore_errors=True)
+
+
+@pytest.mark.parametrize(("name", "again"), [("projector", "--resume"), ("brief", "--name brief --resume")])
+def test_who_stops_the_judging_is_told_how_it_goes_on(
+    core: RunFolder, brief: Path, call_job: Callable[..., Any], tmp_path: Path, name: str, again: str
+) -> None:
+    copy = RunFolder(shutil.copytree(core.path, tmp_path / "core", ignore=shutil.ignore_patterns("projectors")))
+    shutil.copytree(brief, copy.path / "projectors" / name)
+    with patch("pipeline.projector.judged.judge", side_effect=KeyboardInterrupt):
+        done = call_job("project", tmp_path, str(copy.path), "--name", name, "--resume")
+    assert f"judging {name} of core\n" in done.stdout
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        130,
+        f"error: interrupted while judging; the projector is trained, {again} judges it again",
+    )
 
 
 @pytest.mark.ray  # whole jobs; the streams themselves are scored in tests/pipeline/projector/test_score.py
