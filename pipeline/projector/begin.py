@@ -25,7 +25,7 @@ _OPTIONS = [one.name for one in fields(ProjectorConfig)]
 class _Named:
     """The options that say which core, and which of its projectors."""
 
-    run: Annotated[str, tyro.conf.Positional] = "latest"
+    run: Annotated[str, tyro.conf.Positional] = ProjectionConfig.run
     name: str | None = None
     storage: str = RunConfig.storage
     resume: bool = False
@@ -39,8 +39,9 @@ def configure(args: Sequence[str], prog: str) -> tuple[ProjectionConfig, RunFold
     Raises: UserError naming the option and the value.
     """
     if any(arg in ("-h", "--help") for arg in args):
-        cli.parse(ProjectionConfig, args, default=ProjectionConfig(run="latest"), prog=prog)
+        cli.parse(ProjectionConfig, args, default=ProjectionConfig(), prog=prog)
     named = cli.parse_known(_Named, args)
+    require(named.run.strip() != "", f"RUN must be the name or folder of a run, latest, or best, got {named.run!r}")
     core = find_run(named.run, storage=named.storage, tracking=named.tracking)
     name, projector = named.name or (UNTRAINED if named.untrained else DECODER.name), ProjectorConfig()
     corpus = run_config(core).corpus

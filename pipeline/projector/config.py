@@ -57,7 +57,7 @@ class ProjectionConfig:
     The options of `jobs/train.py` are those of the projector's own training, which lies in the core's folder. The core
     is never changed."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = "latest"
     """The core: the name or folder of a run, its MLflow id, a registered model, `latest`, or `best`."""
     read: str | None = None
     """Read this file with a projector that is there already, instead of training one."""
@@ -75,7 +75,6 @@ class ProjectionConfig:
     training_run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DECODER)
 
     def __post_init__(self) -> None:
-        require(self.run != "", "name the run whose states are read: its name or folder, latest, or best")
         for name in ("at", "html"):
             value = getattr(self, name)
             require(

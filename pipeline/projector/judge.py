@@ -24,6 +24,12 @@ MOMENTS, STRIDE, FREE = 4096, 16, 512
 BATCH = 256
 """Moments that are scored at once."""
 
+CONTROLS = ("other position", "zero state")
+"""Which must recover nothing."""
+
+CLEAR = 0.5
+"""Bits of the last byte that must be recovered at least: half of less would be noise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
@@ -46,13 +52,17 @@ class Judgement:
         return [without - bits for without, bits in zip(self.last["without"], self.last[name], strict=True)]
 
     @property
+    def remembers(self) -> bool:
+        """Whether clearly some of the last byte is recovered, and more than by a control."""
+        return self.recovered()[0] >= max(CLEAR, *(self.recovered(name)[0] for name in CONTROLS))
+
+    @property
     def half_point(self) -> int | None:
-        """The distance at which half of the bits of the last byte are left; None: farther than was asked, or none of
-        that byte were recovered."""
+        """The distance at which half of the bits of the last byte are left; None: farther than was asked, or nothing
+        of that byte is clearly recovered."""
         recovered = self.recovered()
-        return next(
-            (at for at, bits in enumerate(recovered, start=1) if bits < recovered[0] / 2 and recovered[0] > 0), None
-        )
+        left = (at for at, bits in enumerate(recovered, start=1) if bits < recovered[0] / 2)
+        return next(left, None) if self.remembers else None
 
 
 def judge(

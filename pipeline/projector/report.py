@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.columns import narrow
 from pipeline.figures import log_numbers, new_figure
-from pipeline.projector.judge import Judgement
+from pipeline.projector.judge import CLEAR, Judgement
 from pipeline.projector.lens import Depth
 from pipeline.shown import cell
 
@@ -30,14 +31,12 @@ def curves(found: Judgement, untrained: list[float] | None) -> dict[str, list[fl
 def show(found: Judgement, untrained: list[float] | None, name: str, console: Console) -> None:
     """The memory horizon as a table, and what is written freely."""
     named = curves(found, untrained)
-    table = Table(title=cell(f"{name}: bits recovered by distance"), title_justify="left", title_style="bold")
-    table.add_column("bytes back", justify="right")
-    for column in (*named, "without: bpb", "written freely: exact"):
-        table.add_column(column, justify="right")
+    table = _table("bytes back", *named, "bpb without", "freely exact")
     for at in (at for at in SHOWN if at <= len(found.exact)):
         bits = [f"{curve[at - 1]:+.2f}" if at <= len(curve) else "–" for curve in named.values()]
         table.add_row(str(at), *bits, f"{found.last['without'][at - 1]:.2f}", f"{found.exact[at - 1]:.0%}")
     console.print()
+    console.print(f"[bold]{cell(name)}: bits recovered by distance[/bold]", soft_wrap=True)
     console.print(table)
     console.print(f"{_horizon(found)}; {found.moments:,} moments")
     for n, error in found.error_rate.items():
@@ -50,8 +49,11 @@ def show(found: Judgement, untrained: list[float] | None, name: str, console: Co
 
 
 def _horizon(found: Judgement) -> str:
-    if found.recovered()[0] <= 0:
-        return "of the last byte the state says nothing that a decoder without one does not know"
+    if not found.remembers:
+        return (
+            f"of the last byte {found.recovered()[0]:+.2f} bits are recovered: less than {CLEAR}, or no more than by a "
+            "control, so there is no half-point"
+        )
     half = found.half_point
     back = f"{half} bytes back" if half else f"farther back than {len(found.exact)} bytes"
     return f"half of the bits of the last byte are left {back}"
@@ -59,13 +61,20 @@ def _horizon(found: Judgement) -> str:
 
 def show_lens(depths: list[Depth], console: Console) -> None:
     """At which depth the next byte becomes known."""
-    table = Table(title="the next byte, by a tuned lens", title_justify="left", title_style="bold")
-    for column in ("behind block", "bits per byte", "bits from the core's output"):
-        table.add_column(column, justify="right")
+    table = _table("behind block", "bits per byte", "bits from output")
     for depth in depths:
         table.add_row(str(depth.block), f"{depth.bpb:.3f}", f"{depth.divergence:.3f}")
     console.print()
+    console.print("[bold]the next byte, by a tuned lens, and how far that is from the core's output[/bold]")
     console.print(table)
+
+
+def _table(*names: str) -> Table:
+    """With all of them a terminal of 60 columns has room."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(narrow(name), justify="right", no_wrap=True)
+    return table
 
 
 def metrics(found: Judgement, untrained: list[float] | None, name: str) -> dict[str, float]:
@@ -136,8 +145,10 @@ def _draw(found: Judgement, named: dict[str, list[float]], path: Path, title: st
             found.half_point, color="0.7", linewidth=1, label=f"half of the last byte's: {found.half_point}"
         )
     horizon.axhline(0, color="0.5", linewidth=1)
-    lowest = min(min(named["carried"]), 0.0)
-    horizon.set_ylim(lowest - 1.0, 1.1 * max(named["carried"]))
+    low, high = min(0.0, *named["carried"]), max(0.0, *named["carried"])
+    low = max(low - 1.0, min(low, *map(min, named.values())))  # a control far below would flatten the rest
+    margin = 0.05 * (high - low or 1.0)
+    horizon.set_ylim(low - margin, high + margin)
     horizon.set_ylabel("bits recovered")
     horizon.legend(fontsize=8)
     freely.plot(range(1, len(found.exact) + 1), found.exact)

@@ -16,6 +16,7 @@ from rich.console import Console
 from h2q.config import ModelConfig
 from pipeline.config import CorpusConfig, RunConfig, TrackingConfig, TrainingConfig
 from pipeline.prepare.prepare import prepare
+from pipeline.projector.config import ProjectionConfig
 from pipeline.runs.checkpoint import list_checkpoints, read_checkpoint
 from pipeline.runs.find import corpus_of
 from pipeline.runs.folder import RunFolder
@@ -163,6 +164,14 @@ def test_a_mistake_is_one_line(
     assert done.returncode == 2
     assert told in done.stderr and done.stderr.startswith("error: ")
     assert not (core.path / "projectors" / "none").exists()
+
+
+def test_the_run_is_the_latest_unless_it_is_named(call_job: Callable[..., Any], tmp_path: Path) -> None:
+    assert ProjectionConfig().run == "latest"
+    for run in ("", " "):
+        done = call_job("project", tmp_path, run)
+        told = f"error: RUN must be the name or folder of a run, latest, or best, got {run!r}\n"
+        assert (done.returncode, done.stderr) == (2, told)
 
 
 @pytest.mark.usefixtures("brief")

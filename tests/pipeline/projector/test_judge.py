@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -121,12 +122,52 @@ def test_controls_recover_nothing(judged: Judgement) -> None:
     assert judged.recovered("reset") == pytest.approx(judged.recovered(), abs=0.05)  # it forgets sooner than that
 
 
-def test_a_state_that_says_nothing_has_no_horizon(judged: Judgement) -> None:
-    blind = replace(judged, last=judged.last | {"carried": [bits + 0.1 for bits in judged.last["without"]]})
+@pytest.mark.parametrize(
+    ("bits", "control"),
+    [(-0.1, 0.0), (0.0, 0.0), (0.4, 0.0), (2.0, 2.1)],
+    ids=["worse", "nothing", "noise", "no more than a control"],
+)
+def test_a_state_that_says_nothing_clear_has_no_horizon(judged: Judgement, bits: float, control: float) -> None:
+    without = judged.last["without"]
+    given = {"carried": [without[0] - bits, *without[1:]], "zero state": [without[0] - control, *without[1:]]}
+    blind = replace(judged, last=judged.last | given)
     assert blind.half_point is None
     console = Console(file=io.StringIO(), width=100)
     report.show(blind, None, "blind", console)
-    assert "says nothing that a decoder without one does not know; " in console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"of the last byte {bits:+.2f} bits are recovered: less" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_tables_are_whole_on_a_narrow_terminal(judged: Judgement) -> None:
+    console = Console(file=io.StringIO(), width=60)
+    report.show(judged, judged.recovered("reset"), "a name", console)
+    report.show_lens([Depth(1, 2.5, 0.25)], console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    words = {
+        "carried",
+        "reset",
+        "other",
+        "position",
+        "zero",
+        "state",
+        "untrained",
+        "core",
+        "without",
+        "freely",
+        "exact",
+    }
+    assert words <= set(told.split()) and "…" not in told
+    assert all(len(line) <= 60 for line in told.splitlines() if line.startswith(("bytes", " ")))
+
+
+@pytest.mark.parametrize("carried", [[4.0, 1.0, -0.28], [-0.5, -0.2, -0.1], [0.0, 0.0, 0.0]])
+def test_the_picture_of_the_horizon_ends_near_what_it_shows(
+    judged: Judgement, carried: list[float], tmp_path: Path
+) -> None:
+    with patch("matplotlib.figure.Figure.savefig", autospec=True) as saved:
+        report._draw(judged, {"carried": carried}, tmp_path / "horizon.png", "a name")
+    low, high = saved.call_args.args[0].axes[0].get_ylim()
+    span = max(*carried, 0) - min(*carried, 0) or 1
+    assert min(*carried, 0) - 0.1 * span < low < high < max(*carried, 0) + 0.1 * span
 
 
 def test_the_control_is_shown_as_its_judgement_has_it(judged: Judgement, tmp_path: Path) -> None:
