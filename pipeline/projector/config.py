@@ -78,6 +78,15 @@ class ProjectionConfig:
         for name in ("at", "html"):
             value = getattr(self, name)
             require(
-                value is None or self.read is not None, f"{name} is about a file to read: give --read FILE, got {value}"
+                value is None or self.read is not None,
+                f"--{name} is about a file to read: give --read FILE too, got --{name} {value}",
             )
         require(self.moments >= 1, f"moments must be at least 1, got {self.moments}")
+
+
+def check_offset(size: int, offset: int) -> None:
+    """Raises: UserError unless there is a byte before the moment."""
+    require(
+        1 <= offset <= size,
+        f"at must be an offset in the text, with at least 1 byte before it: 1 to {size}, got {offset}",
+    )

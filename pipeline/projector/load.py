@@ -19,7 +19,9 @@ def load_projector(core: RunFolder, name: str) -> tuple[Projector, Core, RunConf
     """
     bound, config = find_projector(core, name)
     found = find_core(bound)
-    checkpoint, _ = load_checkpoint(RunFolder(core.path / FOLDER / name))
+    checkpoint, _ = load_checkpoint(
+        RunFolder(core.path / FOLDER / name), f": python jobs/project.py {core.name} --name {name} --resume"
+    )
     model = Projector(config.model, bound)
     model.load_state_dict(checkpoint.model)
     return model.eval(), found, replace(config, projector=bound), checkpoint.state

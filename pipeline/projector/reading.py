@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from rich.cells import cell_len
 from rich.text import Text
 from torch import Tensor
 
-from h2q.errors import require
 from h2q.projector import Projector
 from pipeline.corpus.side_by_side import Bytes
+from pipeline.projector.config import check_offset
 from pipeline.projector.core import Reader
 
 WARM = 1 << 14
@@ -56,26 +57,28 @@ class Reading:
         return "\n".join(line.rstrip() for line in lines) + "\n"
 
     def coloured(self) -> Text:
-        """For a terminal: green where it is right, red where it is wrong."""
+        """For a terminal: green where it is right, red and underlined where it is wrong."""
         text = Text(f"state behind byte {self.offset:,}\n", style="bold")
         for label, data, truth in self.rows():
             text.append(f"{label:>8}  ", style="dim")
             for place, sign in enumerate(signs(data)):
-                right = truth is None or data[place] == truth[place]
-                text.append(sign, style="" if truth is None else "green" if right else "red")
+                end = place + cell_len(sign)
+                right = truth is None or data[place:end] == truth[place:end]
+                text.append(sign, style="" if truth is None else "green" if right else "red underline")
             text.append("\n")
         return text
 
 
 def signs(data: bytes) -> list[str]:
-    """A sign for each byte, all as wide: a character of UTF-8 at its first byte, dots for the others and for what is
-    none."""
+    """A sign for each byte, together as wide as there are bytes: a character of UTF-8 at its first byte, which takes
+    the place of the second one too where it is wide, dots for the others and for what is none."""
     shown = [_SIGNS.get(byte, chr(byte) if 32 <= byte < 127 else "·") for byte in data]
     for at, byte in enumerate(data):
         size = 2 if 0xC2 <= byte < 0xE0 else 3 if 0xE0 <= byte < 0xF0 else 4 if 0xF0 <= byte < 0xF5 else 0
         letter = data[at : at + size].decode("utf-8", errors="replace")
-        if size and len(letter) == 1 and letter.isprintable() and letter != "\ufffd":
-            shown[at] = letter
+        wide = cell_len(letter)
+        if size and len(letter) == 1 and letter.isprintable() and letter != "\ufffd" and wide:
+            shown[at : at + wide] = [letter, ""][:wide]
     return shown
 
 
@@ -87,7 +90,7 @@ def read_at(core: Reader, model: Projector, data: Bytes, offset: int) -> Reading
 def read_along(core: Reader, model: Projector, data: Bytes, offsets: list[int]) -> Iterator[Reading]:
     """The moments before bytes of the text, whose offsets rise: the core reads on from one to the next."""
     for offset in offsets:
-        check_offset(model, len(data), offset)
+        check_offset(len(data), offset)
     model.eval()
     for at in range(0, len(offsets), WRITTEN):
         some = offsets[at : at + WRITTEN]
@@ -116,11 +119,3 @@ def _moments(core: Reader, model: Projector, data: Bytes, offsets: list[int]) ->
             at = stop
         features, _ = read(at, offset)
         yield features
-
-
-def check_offset(model: Projector, size: int, offset: int) -> None:
-    """Raises: UserError unless there is a byte before the moment."""
-    require(
-        1 <= offset <= size,
-        f"at must be an offset in the text, with at least 1 byte before it: 1 to {size}, got {offset}",
-    )

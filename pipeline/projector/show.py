@@ -4,12 +4,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from h2q.errors import UserError
+from h2q.errors import UserError, require
 from pipeline.evaluation.file_stream import RawFile
-from pipeline.projector.config import ProjectionConfig
-from pipeline.projector.load import load_projector
-from pipeline.projector.page import write_page
-from pipeline.projector.reading import check_offset, read_along, read_at
+from pipeline.projector.begin import find_projector
+from pipeline.projector.config import ProjectionConfig, check_offset
 from pipeline.runs.folder import RunFolder
 from pipeline.shown import printable
 
@@ -20,19 +18,30 @@ def show(options: ProjectionConfig, core: RunFolder, console: Console) -> None:
     assert options.read is not None
     data = RawFile(options.read, option="--read")
     name = str(options.training_run.name)
+    first = options.at
+    if first is None:
+        first = max(1, len(data) // 2) if options.html is None else 1
+    check_offset(len(data), first)
+    page = Path(options.html or "page.html").absolute()
+    require(page.parent.is_dir(), f"cannot write {page}: there is no such folder; make it, or name another with --html")
+    require(not page.is_dir(), f"cannot write {page}: it is a folder; name a file with --html")
+    find_projector(core, name)
+    # torch takes seconds to load: a mistake is told before.
+    from pipeline.projector.load import load_projector
+    from pipeline.projector.page import write_page
+    from pipeline.projector.reading import read_along, read_at
+
     model, reader, _, _ = load_projector(core, name)
     if options.html is None:
-        reading = read_at(reader, model, data, max(1, len(data) // 2) if options.at is None else options.at)
+        reading = read_at(reader, model, data, first)
         shown = reading.coloured() if console.is_terminal else reading.plain()
         console.print(shown, soft_wrap=True, markup=False, end="")
         return
-    first = 1 if options.at is None else options.at
-    check_offset(model, len(data), first)
     count = min(options.moments, len(data) - first + 1)
     offsets = [first + number * (len(data) - first) // max(1, count - 1) for number in range(count)]
     try:
         write_page(
-            Path(options.html),
+            page,
             list(read_along(reader, model, data, offsets)),
             f"{data.name}, read by {name} of {core.name}",
         )

@@ -32,15 +32,16 @@ def run_config(folder: RunFolder) -> RunConfig:
     return config_from(stored["config"], stored.get("format", 0), str(folder.config_file), LOST_OPTIONS)
 
 
-def load_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:
-    """The best checkpoint of the run by validation bits per byte, or else the newest; and its folder.
+def load_checkpoint(folder: RunFolder, how: str = "") -> tuple[Checkpoint, Path]:
+    """The best checkpoint of the run by validation bits per byte, or else the newest; and its folder. `how`:
+    to train on, told where there is none yet.
 
     Raises: UserError if there is none, or none that verifies.
     """
     found = newest_valid(folder.checkpoints)
     if found is None:
         raise UserError(
-            f"{folder.name} has no checkpoint yet: let it train until its first --training.save-every steps"
+            f"{folder.name} has no checkpoint yet: let it train until its first --training.save-every steps{how}"
         )
     checkpoint, path, _ = found
     if best := checkpoint.state.get("best"):

@@ -148,9 +148,13 @@ def test_a_projector_that_is_resumed_is_the_one_that_was_not_interrupted(
             "projector.last must be at most model.seq_len = 16, got 17: give --model.seq-len 17",
         ),
         (["--projector.rank", "0"], "projector.rank must be at least 1, got 0"),
-        (["--at", "3"], "at is about a file to read: give --read FILE, got 3"),
+        (["--at", "3"], "--at is about a file to read: give --read FILE too, got --at 3"),
+        (["--html", "p.html"], "--html is about a file to read: give --read FILE too, got --html p.html"),
         (["--read", "nowhere.txt"], "nowhere.txt: give --read another"),
-        (["--read", __file__], "core has no projector none: train one with python jobs/project.py core"),
+        (
+            ["--read", __file__],
+            "core has no projector named none: train it with python jobs/project.py core --name none",
+        ),
         (["--accumulate", "2"], "accumulate is not for a projector: leave it out"),
         (["--graph", "yes"], "graph yes is not for a projector: leave it out"),
         (["--projector.nxt", "2"], "there is no option --projector.nxt; likely:"),
@@ -164,6 +168,41 @@ def test_a_mistake_is_one_line(
     assert done.returncode == 2
     assert told in done.stderr and done.stderr.startswith("error: ")
     assert not (core.path / "projectors" / "none").exists()
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--at", "0"], "at must be an offset in the text"),
+        (["--html", "nofolder/p.html"], "nofolder/p.html: there is no such folder"),
+        (["--html", "."], "it is a folder; name a file with --html"),
+        (["--html", "p.html", "--at", "9"], "1 to 3, got 9"),
+    ],
+)
+def test_what_is_asked_is_checked_before_anything_is_loaded(
+    core: RunFolder, call_job: Callable[..., Any], tmp_path: Path, options: list[str], told: str
+) -> None:
+    (tmp_path / "short").write_bytes(b"abc")
+    with patch("pipeline.projector.load.load_projector", side_effect=AssertionError):
+        done = call_job("project", tmp_path, str(core.path), "--name", "brief", "--read", "short", *options)
+    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_core_or_projector_without_a_checkpoint_is_told_how_to_train_on(
+    core: RunFolder, brief: Path, call_job: Callable[..., Any], tmp_path: Path
+) -> None:
+    copy = RunFolder(shutil.copytree(core.path, tmp_path / "core", ignore=shutil.ignore_patterns("projectors")))
+    shutil.rmtree(shutil.copytree(brief, copy.path / "projectors" / "brief") / "checkpoints")
+    (tmp_path / "short").write_bytes(b"abc")
+    done = call_job("project", tmp_path, str(copy.path), "--name", "brief", "--read", "short")
+    assert (done.returncode, done.stderr.rpartition(": ")[2]) == (
+        2,
+        "python jobs/project.py core --name brief --resume\n",
+    )
+    shutil.rmtree(copy.checkpoints)
+    done = call_job("project", tmp_path, str(copy.path), *SMALL)
+    assert (done.returncode, done.stderr.rpartition(": ")[2]) == (2, "python jobs/train.py --name core --resume\n")
 
 
 def test_the_run_is_the_latest_unless_it_is_named(call_job: Callable[..., Any], tmp_path: Path) -> None:
