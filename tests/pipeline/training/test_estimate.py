@@ -43,7 +43,7 @@ def test_more_micro_batches_take_less_memory_and_so_does_the_reversible_backward
 
     def activations(**changes: Any) -> int:
         model = SIZES | {"depth": 8, "seq_len": 32} | changes.pop("model", {})
-        return estimate(tiny(tmp_path, model=model, training={"lanes": 32}, **changes)).activation_bytes
+        return estimate(tiny(tmp_path, model=model, training={"lanes": 64}, **changes)).activation_bytes
 
     whole = activations()
     assert activations(accumulate=4) < 0.4 * whole
