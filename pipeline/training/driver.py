@@ -130,7 +130,7 @@ def train(
             store = connecting.result()
             resources = _resources(config, progress, busy)
             # Of another number of threads the last bits would differ: the run keeps to this one.
-            precision = chosen_precision(config.precision, gpu=resources.gpu, say=progress.say)
+            precision = chosen_precision(config.precision, gpu=resources.gpu, say=progress.say, local=config.local)
             config = replace(config, threads=resources.threads, precision=precision)
             known = earlier.state["corpus_sha256"] if earlier is not None and earlier.state else corpus_sha256
             corpus = prepared_corpus(config, storage, resources, progress, sha256=known)

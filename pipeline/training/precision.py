@@ -35,20 +35,30 @@ def setup_precision(precision: str, device: "torch.device") -> Autocast:
     return contextlib.nullcontext
 
 
-def chosen_precision(precision: str, *, gpu: bool, say: Callable[[str], None]) -> str:
-    """The precision itself, or for `auto` the faster one of bf16 and fp32: on a GPU bf16, on a CPU what products here
-    take less time in. `say` is told which, and why."""
+def chosen_precision(precision: str, *, gpu: bool, say: Callable[[str], None], local: bool = True) -> str:
+    """The precision itself, or for `auto` the faster one of bf16 and fp32: on a GPU bf16, on a CPU what products take
+    less time in, here or (not `local`) where Ray puts a worker. `say` is told which, and why."""
     if precision != "auto":
         return precision
     if gpu:
         say("precision auto: bf16, on a GPU")
         return "bf16"
-    import torch
+    if local:
+        wide, narrow = _seconds()
+    else:
+        import ray
 
-    wide, narrow = (product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
+        wide, narrow = ray.get(ray.remote(num_cpus=1)(_seconds).remote())  # a driver has no other use for torch
     chosen = "bf16" if narrow < WORTH * wide else "fp32"
     say(f"precision auto: {chosen}, a product in bf16 takes {narrow / wide:.2g} × the time of one in fp32 on this CPU")
     return chosen
+
+
+def _seconds() -> tuple[float, float]:
+    """Of a product in fp32 and in bf16."""
+    import torch
+
+    return product_seconds(torch.float32), product_seconds(torch.bfloat16)
 
 
 WORTH = 0.9

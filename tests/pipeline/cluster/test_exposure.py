@@ -15,7 +15,7 @@ import pytest
 
 from h2q.errors import UserError
 from pipeline.cli import options_of
-from pipeline.config import PRESETS, RunConfig
+from pipeline.config import RunConfig, new_run
 from pipeline.tracking.store import MLflowStore
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ ENDLESS = {"steps": 10**6, "evaluate_every": 10**6}
 @contextmanager
 def training(config: RunConfig, folder: Path, **variables: str) -> Iterator[list[psutil.Process]]:
     """The processes of a run that has made its first steps; it is stopped afterwards."""
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *options_of(config, PRESETS["laptop"])]
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *options_of(config, new_run("laptop"))]
     environment = os.environ | {"RAY_ADDRESS": ""} | variables
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     try:
@@ -64,7 +64,7 @@ def test_no_password_or_key_is_told(
     address, running = tracking_server
     uri = address.replace("://", f"://someone:{hidden[0]}@")
     config = tiny(tmp_path, tracking={"enabled": True, "uri": uri})
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *options_of(config, PRESETS["laptop"])]
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *options_of(config, new_run("laptop"))]
     with running():
         done = subprocess.run(
             command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, check=False

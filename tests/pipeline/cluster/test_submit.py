@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from pipeline.cli import options_of
-from pipeline.config import PRESETS, RunConfig
+from pipeline.config import PRESETS, RunConfig, new_run
 from pipeline.runs.checkpoint import newest_valid
 from pipeline.runs.folder import RunFolder
 from pipeline.training.summary import Summary
@@ -135,7 +135,7 @@ class Cluster:
         self, name: str, config: RunConfig, *more: str, job: str = "jobs/train.py", wait: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """`ray job submit --working-dir . -- python jobs/train.py …`."""
-        options = [*options_of(config, PRESETS["laptop"]), *more]
+        options = [*options_of(config, new_run("laptop")), *more]
         waiting = [] if wait else ["--no-wait"]
         command = ["job", "submit", "--submission-id", name, *waiting, "--working-dir", "."]
         return self.ray(*command, "--", "python", job, *options)

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from pipeline.cli import options_of
-from pipeline.config import PRESETS, RunConfig
+from pipeline.config import RunConfig, new_run
 from pipeline.runs.checkpoint import list_checkpoints, newest_valid
 from pipeline.runs.folder import RunFolder
 from pipeline.training.summary import Summary
@@ -34,7 +34,7 @@ Train = Callable[[RunConfig], tuple[Summary, RunFolder, str]]
 
 def start(config: RunConfig, folder: Path) -> subprocess.Popen[str]:
     """The run in a process of its own."""
-    options = options_of(config, PRESETS["laptop"])
+    options = options_of(config, new_run("laptop"))
     return subprocess.Popen(
         [sys.executable, str(ROOT / "jobs" / "train.py"), *options],
         cwd=folder,
