@@ -137,7 +137,7 @@ class Split:
     def document_starts(self, stop: int | None = None) -> np.ndarray:
         """The offsets in the split at which its documents begin (int64); `stop`: of those before it, for which no more
         shards are opened than it needs."""
-        stop = len(self) if stop is None else stop
+        stop = len(self) + 1 if stop is None else stop  # an empty document may be the last
         bases = [end - entry["bytes"] for end, entry in zip(self._ends, self._entries, strict=True)]
         starts = [self._mapped(number).starts + base for number, base in enumerate(bases) if base < stop]
         found = np.concatenate(starts) if starts else np.empty(0, np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from h2q.errors import UserError
@@ -103,6 +103,7 @@ def test_a_corpus_that_cannot_be_used_is_one_clear_line(tmp_path: Path, make, sa
     shard_bytes=st.integers(20, 300),
     workers=st.sampled_from([0, 1, 2]),
 )
+@example(documents=[b"\r\n\n", b""], shard_bytes=20, workers=0)
 def test_order_and_bytes_with_any_documents_blocks_and_workers(
     tmp_path_factory: pytest.TempPathFactory, ray_cluster: None, documents: list[bytes], shard_bytes: int, workers: int
 ) -> None:
