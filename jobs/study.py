@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> int:
         return 130
     console.print(show_text(folder), highlight=False, markup=False, soft_wrap=True)
     console.print(f"{folder.path}: study.csv, study.md, plots/study.png", highlight=False, markup=False, soft_wrap=True)
-    if stopping.signal is not None and report.counts["running"]:
+    if stopping.signal is not None and report.counts["interrupted"]:
         console.print(f"\nstopped; continue with {PROG} --resume --name {folder.name}", highlight=False)
         return stopping.exit_code
     if not report.counts["finished"]:

@@ -17,7 +17,7 @@ from pipeline.sweep.remaining import Remaining
 from pipeline.sweep.search import Search
 from pipeline.sweep.space import growth_note
 from pipeline.sweep.sweep import Sweep, as_trial, grace_steps
-from pipeline.sweep.trial import Trial
+from pipeline.sweep.trial import Trial, told
 from pipeline.terminal import Display, human_seconds
 
 
@@ -104,7 +104,7 @@ class SweepProgress(Display):
             self._running.pop(trial.number, None)
         assert self._sweep is not None and self._remaining is not None
         self._remaining.ended(trial.number, time.monotonic())
-        state = "interrupted" if trial.state == "running" else trial.state
+        state = told(trial.state)
         result = "" if trial.bpb is None else f"  {trial.bpb:.3f} bpb at step {trial.step}"
         result += f", {human_seconds(trial.seconds)} of training" if trial.seconds else ""
         seed = f", seed {trial.seed}" if self._sweep.config.search.seeds > 1 else ""

@@ -16,7 +16,7 @@ from pipeline.sweep.configuration import Configuration, ranked
 from pipeline.sweep.folder import TABLE
 from pipeline.sweep.space import Value, configure, show
 from pipeline.sweep.sweep import Sweep, train_command
-from pipeline.sweep.trial import State
+from pipeline.sweep.trial import Told, told
 from pipeline.terminal import human_bytes, human_seconds
 from pipeline.training.summary import read_summary
 
@@ -48,8 +48,8 @@ class Report:
     registered: bool
     """Whether the sweep was told to register it."""
     objectives: tuple[str, ...]
-    counts: dict[str, int]
-    """Trials by state."""
+    counts: dict[Told, int]
+    """Trials by state: nothing runs any more."""
     skipped: int
     errors: list[str]
     """Why trials failed, each reason once."""
@@ -116,7 +116,7 @@ class Report:
             Column("B/s", _all(tried, "bytes_per_second", human_bytes), 93),
             Column("time", _all(tried, "seconds", human_seconds), 91),
             Column("step", [str(one.step) for one in tried], 3),
-            Column("state", [_told(one.state) for one in tried], 1, left=True),
+            Column("state", [told(one.state) for one in tried], 1, left=True),
             Column("trial", [", ".join(f"{trial.number:02d}" for trial in one.trials) for one in tried], 2, left=True),
         ]
         styles = ["bold" if row.position == 1 else "" if row.position else "dim" for row in self.rows]
@@ -135,7 +135,7 @@ def report_on(sweep: Sweep) -> Report:
     front = pareto_front(finished, sweep.config.search.objectives)
     positions = {configuration.number: position for position, configuration in enumerate(finished, 1)}
     best = finished[0] if finished else None
-    states = [_told(trial.state) for trial in sweep.trials]
+    states = [told(trial.state) for trial in sweep.trials]
     return Report(
         name=sweep.name,
         fields=list(dict.fromkeys(field for one in order for field in one.values)),
@@ -149,11 +149,6 @@ def report_on(sweep: Sweep) -> Report:
         skipped=len(sweep.plan.skipped),
         errors=list(dict.fromkeys(trial.error for trial in sweep.trials if trial.error)),
     )
-
-
-def _told(state: State) -> str:
-    """A report is made once nothing runs: what its trial has as running is told as what it is."""
-    return "interrupted" if state == "running" else state
 
 
 def complete(configuration: Configuration, sweep: Sweep) -> bool:
@@ -192,7 +187,7 @@ def _cells(report: Report, row: Row) -> list[Any]:
     errors = "; ".join(trial.error for trial in tried.trials if trial.error)
     trials = " ".join(str(trial.number) for trial in tried.trials)
     values = [tried.values.get(field) for field in report.fields]
-    return [row.position, *values, *results, tried.step, _told(tried.state), row.front, trials, errors]
+    return [row.position, *values, *results, tried.step, told(tried.state), row.front, trials, errors]
 
 
 def _all(tried: list[Configuration], name: str, shown: Callable[[float], str]) -> list[str]:

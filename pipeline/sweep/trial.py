@@ -11,8 +11,14 @@ from pipeline.storage.json_file import shape_of
 from pipeline.sweep.space import Values
 
 State = Literal["running", "finished", "pruned", "failed"]
+Told = Literal["interrupted", "finished", "pruned", "failed"]
 
 _FILE = "trial.json"
+
+
+def told(state: State) -> Told:
+    """The state of a trial that does not run now, as people read it: one that has not ended was interrupted."""
+    return "interrupted" if state == "running" else state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,13 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.config import RunConfig
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.stop import Stopping
+from pipeline.sweep.config import SearchConfig, SweepConfig
+from pipeline.sweep.report import report_on
+from pipeline.sweep.sweep import Sweep
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,6 +58,22 @@ def test_a_mistake_is_one_clear_line_and_starts_nothing(
     said = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(said) == 1 and said[0].startswith("error: ") and rule in said[0], done.stderr
     assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_study_that_was_stopped_says_how_to_go_on(
+    tmp_path: Path, call_job: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SweepConfig(run=RunConfig(), search=SearchConfig(space=("training.axiom_lambda=0.1,0.2",)))
+    (tmp_path / "s").mkdir()
+    sweep = Sweep(RunFolder(tmp_path / "s"), config, "laptop", lambda _: None)
+    assert sweep.next(), "one that has begun and not ended"
+    stopping = Stopping()
+    stopping.signal = signal.SIGINT
+    stopped = report_on(sweep), sweep.folder, stopping
+    monkeypatch.setattr("pipeline.study.driver.study", lambda *_, **__: stopped)
+    monkeypatch.setattr("pipeline.study.report.show_text", lambda _: "")
+    done = call_job("study", tmp_path, "--name", "s")
+    assert done.returncode == 130 and "continue with python jobs/study.py --resume --name s" in done.stdout, done.stderr
 
 
 def command(*options: str) -> list[str]:
