@@ -119,7 +119,7 @@ class ByteModel(nn.Module):
             before = self.new_state(len(x)) if state is None else state
             before, recent = before.tensor_split([self.config.depth], dim=1)
             stream, recent = self._embed(x, recent, reset)
-            stream, beside, recent = self.look(x, stream, recent, reset)
+            stream, beside, recent = self._look(x, stream, recent, reset)
             if self.pos_emb is not None:
                 stream = stream + self.pos_emb[:, : x.shape[1]]
             stream = stream if added is None else stream + added
@@ -154,8 +154,8 @@ class ByteModel(nn.Module):
             added, _ = self.tables(x, x.new_zeros(len(x), count), reset)
         return (stream.unflatten(-1, (-1, self.config.width)) + added.unsqueeze(-2)).flatten(-2), recent
 
-    def look(
-        self, x: Tensor, stream: Tensor, recent: Tensor, reset: Tensor | None = None
+    def _look(
+        self, x: Tensor, stream: Tensor, recent: Tensor, reset: Tensor | None
     ) -> tuple[Tensor, tuple[Neighbours, Tensor] | None, Tensor]:
         """Bytes (B, T), the stream (B, T, D), the rows of the state behind those of the blocks (B, n, size), none where
         it is not carried → the stream with what stands beside the next bytes; that, and what it says; those rows."""
