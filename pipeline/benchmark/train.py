@@ -183,15 +183,16 @@ def _second_worker(corpus: CorpusConfig, folder: Path, options: Options) -> Part
 
 
 def _side_by_side(training: TrainingConfig, corpus: CorpusConfig, folder: Path, turn: int) -> list[float]:
-    """Seconds of a step of two local runs at once."""
+    """Seconds of a step of two local runs at once, in the precision of the others."""
+    preset = PRESETS["h2q"]
     names = [f"apart-{turn}-{number}" for number in range(2)]
-    more = ["--local", "--training.lanes", str(training.lanes)]
+    more = ["--local", "--precision", preset.precision, "--training.lanes", str(training.lanes)]
     commands = [[*_command("h2q", name, training.steps, corpus, folder), *more] for name in names]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
     for process, command in zip(processes, commands):
         if code := process.wait():
             raise subprocess.CalledProcessError(code, command)
-    per_step = training.lanes * PRESETS["h2q"].model.seq_len
+    per_step = training.lanes * preset.model.seq_len
     return [second for name in names for second in _seconds(folder / "runs" / name, per_step)[2:]]
 
 
