@@ -298,7 +298,7 @@ class RunConfig(FromDict):
     precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
     """Arithmetic of matrix products; parameters and the residual stream stay in float32. On a CPU without AVX-512 bf16
     is several times slower than fp32; `auto` measures that where the run begins, and the run keeps what it found.
-    Sweeps, studies and Python begin with fp32."""
+    Sweeps, studies, projectors and Python begin with fp32."""
     graph: Literal["auto", "yes", "no"] = "auto"
     """Launch a whole training step on a GPU as one CUDA graph, several times as fast for models of this size; `auto`:
     where that can be, which is with one worker."""
@@ -551,7 +551,7 @@ _PRESET_HELP = {
     "laptop": "a small H2Q with a state and tables of n-grams: minutes on two cores (the default)",
     "dense": "ordinary weight matrices instead, as many parameters, the same mixer and rates, other tables",
     "senses": "text, pictures and sounds in one stream, from what is installed: minutes on two cores",
-    "h2q": "H2Q at its published width, depth and rank, with what laptop has: a state, tables of n-grams, its rates",
+    "h2q": "H2Q at its published width, depth and rank, with the state, tables and recipe of laptop, at a lower rate",
     "qrlm": "QRLM at its published sizes, with dynamic rank growth",
     "h2q-published": "H2Q with attention, and the published initialisation, schedule and no final norm",
 }

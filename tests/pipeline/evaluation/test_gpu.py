@@ -132,7 +132,7 @@ def test_gradients_on_a_gpu_are_those_of_a_cpu(memory: str, precision: torch.dty
 def test_memory_of_the_reversible_stack_is_flat_in_depth(precision: torch.dtype):
     """The most that the allocator holds during one forward and backward pass of a second step, beyond what it held
     before it: activations and temporary memory, the gradients of parameters already there. 48 blocks against 12, at
-    the sizes of preset h2q and its batch."""
+    the published sizes of H2Q and its batch."""
     device, peaks = torch.device("cuda"), {}
     for depth in (12, 48):
         config = ModelConfig(depth=depth, dropout=0.0)
