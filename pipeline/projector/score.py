@@ -6,6 +6,7 @@ Shapes: `L` lanes read side by side, `M` moments, `F` numbers of a moment, `n` b
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -51,16 +52,16 @@ def held_out(
 ) -> Iterator[Moments]:
     """Moments every `stride` bytes of the text, or of its first `size` bytes, in lanes side by side through which the
     core's state is carried; with a `window` it starts at zero so many bytes before each moment. A core that attends
-    reads `at_once` bytes before each moment at once, as in training, and for that goes through the text more than once.
-    `share`: which of how many workers this is.
+    reads `at_once` bytes before each moment at once, as in training, and for that goes through the text more than once:
+    the stride is then raised to a divisor or a multiple of these. `share`: which of how many workers this is.
 
     Raises: UserError for a text without a single moment.
     """
-    size = min(size or len(data), len(data))
-    if core.attends and stride > at_once:
-        stride = -(-stride // at_once) * at_once
-    piece = max(at_once, stride) if core.attends else stride
-    before, need = max(last, window or 0), max(last, window or 0) + piece + ahead
+    size, piece, before = min(size or len(data), len(data)), stride, max(last, window or 0)
+    if core.attends:  # its windows follow each other without a gap
+        stride = next(each for each in count(stride) if at_once % each == 0 or each % at_once == 0)
+        piece = max(at_once, stride)
+    need = before + piece + ahead
     require(
         size >= need,
         f"held-out text must have {need} bytes, for one moment with all that is written of it, found {size}: use more "
@@ -70,7 +71,7 @@ def held_out(
     starts = [start for start, _ in stretches(size, lanes)][
         share[0] * lanes // share[1] : (share[0] + 1) * lanes // share[1]
     ]
-    states = [core.new_state(len(starts))] * -(-piece // stride)
+    states = [core.new_state(len(starts))] * (piece // stride)
 
     def read(first: int, stop: int) -> Tensor:
         rows = np.stack([data.read(start + first, start + stop) for start in starts])
