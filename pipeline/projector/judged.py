@@ -9,7 +9,6 @@ from annotated_types import MinLen
 from pydantic import FiniteFloat
 from rich.console import Console
 
-from h2q.errors import UserError
 from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.setup import corpus_of_run
 from pipeline.evaluation.tracking import log_evaluation
@@ -21,7 +20,7 @@ from pipeline.projector.load import load_projector
 from pipeline.runs.checkpoint import MODEL
 from pipeline.runs.folder import RunFolder
 from pipeline.shown import printable
-from pipeline.storage.json_file import object_of, read_json
+from pipeline.storage.json_file import object_of, read_hint
 from pipeline.storage.path import locate
 from pipeline.training.precision import setup_precision
 
@@ -42,7 +41,7 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
         found = judge(model, reader, corpus.test, autocast, config.training.evaluate_bytes, progress.show)
     bound = config.projector
     assert bound is not None
-    untrained = None if name == UNTRAINED else earlier(RunFolder(core.path / FOLDER / UNTRAINED), console)
+    untrained = None if name == UNTRAINED else earlier(RunFolder(core.path / FOLDER / UNTRAINED))
     report.show(found, untrained, f"{name} of {core.name}", console)
     report.show_lens(depths, console)
     after = hashlib.sha256((locate(bound.core) / MODEL).read_bytes()).hexdigest()
@@ -71,17 +70,10 @@ def judge_projector(core: RunFolder, name: str, console: Console) -> Judgement:
     return found
 
 
-def earlier(folder: RunFolder, console: Console) -> list[float] | None:
+def earlier(folder: RunFolder) -> list[float] | None:
     """The bits that another projector recovered by distance, as its judgement has them; None where there is none, or,
-    as a line says, it is damaged."""
+    as a note says, it is damaged."""
     shape = object_of(recovered=object_of(carried=_CURVE))
-    try:
-        noted = read_json(
-            folder.path / report.JUDGEMENT, shape, "the control is not shown; judge it again with --resume"
-        )
-        return noted["recovered"]["carried"]
-    except FileNotFoundError:
-        return None
-    except UserError as error:
-        console.print(f"note: {printable(str(error))}", markup=False, soft_wrap=True)
-        return None
+    without = "the control is not shown; judge it again with --resume"
+    noted = read_hint(folder.path / report.JUDGEMENT, shape, without)
+    return noted and noted["recovered"]["carried"]

@@ -170,19 +170,20 @@ def test_the_picture_of_the_horizon_ends_near_what_it_shows(
     assert min(*carried, 0) - 0.1 * span < low < high < max(*carried, 0) + 0.1 * span
 
 
-def test_the_control_is_shown_as_its_judgement_has_it(judged: Judgement, tmp_path: Path) -> None:
-    assert earlier(RunFolder(tmp_path), Console()) is None
+def test_the_control_is_shown_as_its_judgement_has_it(
+    judged: Judgement, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert earlier(RunFolder(tmp_path)) is None
     depths = [Depth(1, 2.5, 0.25), Depth(2, 2.0, 0.0)]
     first, table, _, lens, _ = report.write(judged, judged.recovered("reset"), depths, {"name": "control"}, tmp_path)
-    assert earlier(RunFolder(tmp_path), Console()) == judged.recovered()
+    assert earlier(RunFolder(tmp_path)) == judged.recovered()
     assert "recovered: untrained core" in table.read_text()
     assert lens.read_text().splitlines() == ["block,bpb,divergence", "1,2.5,0.25", "2,2.0,0.0"]
     for damaged in ('{"recovered": {"carried": "much"}}', '{"recovered": {"carried": []}}', "{", "[]"):
         first.write_text(damaged)
-        console = Console(file=io.StringIO())
-        assert earlier(RunFolder(tmp_path), console) is None
-        said = console.file.getvalue()  # type: ignore[attr-defined]
-        assert "judgement.json is damaged" in said and said.count("\n") == 1, damaged
+        caplog.clear()
+        assert earlier(RunFolder(tmp_path)) is None
+        assert "judgement.json is damaged" in caplog.text and caplog.text.count("\n") == 1, damaged
 
 
 def test_a_step_without_any_state_has_a_loss() -> None:
