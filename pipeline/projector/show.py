@@ -22,9 +22,8 @@ def show(options: ProjectionConfig, core: RunFolder, console: Console) -> None:
     if first is None:
         first = max(1, len(data) // 2) if options.html is None else 1
     check_offset(len(data), first)
-    page = Path(options.html or "page.html").absolute()
-    require(page.parent.is_dir(), f"cannot write {page}: there is no such folder; make it, or name another with --html")
-    require(not page.is_dir(), f"cannot write {page}: it is a folder; name a file with --html")
+    if options.html is not None:
+        _check_page(Path(options.html).absolute())
     find_projector(core, name)
     # torch takes seconds to load: a mistake is told before.
     from pipeline.projector.load import load_projector
@@ -41,10 +40,15 @@ def show(options: ProjectionConfig, core: RunFolder, console: Console) -> None:
     offsets = [first + number * (len(data) - first) // max(1, count - 1) for number in range(count)]
     try:
         write_page(
-            page,
+            Path(options.html),
             list(read_along(reader, model, data, offsets)),
             f"{data.name}, read by {name} of {core.name}",
         )
     except OSError as error:
         raise UserError(f"cannot write {options.html}: {error.strerror}; name another file with --html") from error
     console.print(f"{count} moments in {printable(options.html)}: open it in a browser", soft_wrap=True, markup=False)
+
+
+def _check_page(page: Path) -> None:
+    require(page.parent.is_dir(), f"cannot write {page}: there is no such folder; make it, or name another with --html")
+    require(not page.is_dir(), f"cannot write {page}: it is a folder; name a file with --html")

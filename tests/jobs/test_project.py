@@ -229,6 +229,7 @@ def test_the_middle_of_a_single_byte_is_behind_it(
     core: RunFolder, call_job: Callable[..., Any], tmp_path: Path
 ) -> None:
     (tmp_path / "single").write_bytes(b"a")
+    (tmp_path / "page.html").mkdir()  # nothing is written there
     done = call_job("project", tmp_path, str(core.path), "--name", "brief", "--read", "single")
     assert done.returncode == 0, done.stderr
     assert "state behind byte 1\n" in done.stdout
