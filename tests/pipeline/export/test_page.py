@@ -111,13 +111,18 @@ def test_the_page_scores_what_is_pasted_and_obeys_the_keyboard(
     assert page.wrong == []
 
 
-def test_typing_while_it_writes_begins_anew(new_model: Callable, open_page: Callable) -> None:
-    page = open_page(write_page(new_model(), TOLD, "int8", frozenset()))
+def test_typing_while_it_writes_begins_anew(new_model: Callable, open_c: Callable, open_page: Callable) -> None:
+    model = new_model(mixer="state")
+    page = open_page(write_page(model, TOLD, "int8", frozenset()))
+    page.fill("#temperature", "0")
     page.focus("#prompt")
     page.keyboard.type("abcdef", delay=5)
     page.wait_for_function("() => document.getElementById('write').textContent === 'Write on'")
-    counted = "new TextEncoder().encode(document.getElementById('written').textContent).length"
-    assert page.evaluate(counted) >= 2000
+    with open_c(write_model(model, TOLD, "int8")) as found:
+        found.read(page.input_value("#prompt").encode())
+        written = found.write(2000).decode(errors="replace")
+    assert "abcdef" in page.input_value("#prompt")
+    assert page.text_content("#written") == re.sub(r"[\0-\x08\x0b-\x1f\x7f]", "\ufffd", written)
     assert page.wrong == []
 
 
