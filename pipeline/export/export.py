@@ -1,6 +1,7 @@
 """An export from its options to its file: found, made, measured, written, noted in MLflow, registered."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def _check_target(path: Path, *, force: bool) -> None:
         not path.exists() or path.is_file(), f"{path} is no regular file: name one, which cannot be a device or a pipe"
     )
     require(force or not path.exists(), f"{path} exists already: give --to another file, or replace it with --force")
-    require(path.resolve().parent.is_dir(), f"{path.resolve().parent} is no folder: make it, or name another file")
+    folder = Path(os.path.realpath(path)).parent
+    require(folder.is_dir(), f"{folder} is no folder: make it, or name another file")
 
 
 def _check_halves(model: ByteModel, options: ExportConfig) -> None:

@@ -174,7 +174,8 @@ def _writing(path: "AnyPath") -> Iterator[None]:
 
 
 def _write_local(path: Path, data: Any) -> None:
-    path = path.resolve() if path.is_symlink() else path  # a link goes on pointing to what is written
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))  # a link goes on pointing to what is written; one to itself is replaced
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it is no regular file, and would be replaced by one; name another file")
     beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")

@@ -27,6 +27,9 @@ def test_a_link_goes_on_pointing_and_a_pipe_stays_one(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("target")
     write_atomic(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    (tmp_path / "itself").symlink_to("itself")
+    write_atomic(tmp_path / "itself", b"new")
+    assert (tmp_path / "itself").read_text() == "new"
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="no regular file"):
         write_atomic(tmp_path / "pipe", b"new")
