@@ -250,7 +250,8 @@ class TrackingConfig(FromDict):
     enabled: bool = True
     """Track at all."""
     register: str | None = None
-    """Register the best model of a finished run under this name in MLflow's model registry."""
+    """Register the best model of a finished run under this name in MLflow's model registry; of an export, with its
+    file."""
 
     def __post_init__(self) -> None:
         name = self.register

@@ -20,12 +20,13 @@ class Registry:
 
     def __init__(self, folder: RunFolder, tracking: TrackingConfig) -> None:
         """Raises: UserError if the run was not tracked, or its store is gone or does not answer."""
+        assert tracking.register is not None
         tracked = folder.mlflow_run()
         if tracked is None:
             raise UserError(f"tracking.register needs a run that was tracked, and {folder.name} was not: leave it out")
         uri = tracking.uri or tracked["tracking_uri"]
         require(not is_missing(uri), f"tracking.register needs the run's MLflow store, and {uri} is gone: leave it out")
-        self._folder, self._run_id, self._name = folder, tracked["run_id"], tracking.register or folder.name
+        self._folder, self._run_id, self._name = folder, tracked["run_id"], tracking.register
         self._store = MLflowStore(replace(tracking, uri=uri))
 
     def take(self, path: Path, kind: str, sha256: str) -> str:
