@@ -141,8 +141,10 @@ class ModelConfig(FromDict):
 
     @property
     def rows(self) -> int:
-        """Rows of `width` numbers that the state of a lane has: one for each block, with tables one for the last bytes,
-        with strides those in which neighbours stand."""
+        """Rows that the state of a lane has: one for each block, and where it is carried with tables one for the last
+        bytes, with strides those in which neighbours stand."""
+        if not self.carries:
+            return self.depth
         rows = self.depth + bool(self.tables)
         return rows if self.strides == "off" else rows + -(-CARRIED // self.width)
 

@@ -83,8 +83,7 @@ class ByteModel(nn.Module):
         """The state before the first byte, (lanes, depth, size): zero. Size 0 in a model that carries none; where there
         are tables, one row more, in which the symbols of the last bytes stand (see `h2q.tables`), and with strides
         some more (see `h2q.neighbours`)."""
-        rows = self.config.rows if self.config.carries else self.config.depth
-        return self.token_emb.weight.new_zeros(lanes, rows, self.state_size)
+        return self.token_emb.weight.new_zeros(lanes, self.config.rows, self.state_size)
 
     def half_lives(self) -> Tensor | None:
         """Bytes after which the channels of each block's state keep half of what they held, (depth, channels), where

@@ -63,7 +63,7 @@ class Projector(nn.Module):
     def new_state(self, lanes: int) -> Tensor:
         """What a training on so many lanes carries: the core's state before the first byte."""
         core = self.projector.core_model
-        return self.mean.new_zeros(lanes, *((core.rows, core.width) if core.carries else (core.depth, 0)))
+        return self.mean.new_zeros(lanes, core.rows, core.width if core.carries else 0)
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:
