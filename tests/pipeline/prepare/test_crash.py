@@ -1,10 +1,12 @@
 """Preparation that is killed midway leaves nothing that looks finished, and goes on where it was."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,27 @@ from pipeline.corpus.corpus import open_corpus
 from pipeline.prepare.prepare import prepare
 
 PREPARE = """
+import json
 import sys
 from pipeline.config import CorpusConfig
 from pipeline.prepare.prepare import prepare
-local = sys.argv[3] == "loop"
+local = sys.argv[2] == "loop"
 if not local:
     import ray
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-prepare(CorpusConfig(path=sys.argv[1], prepared=sys.argv[2], shard_bytes=60000), local=local)
+prepare(CorpusConfig.from_dict(json.loads(sys.argv[1])), local=local)
 """
+
+
+def kill_midway(config: CorpusConfig, receipts: str, how: str = "loop") -> None:
+    """Prepare it in a process of its own, which is killed as soon as five of the receipts are there."""
+    killed = subprocess.Popen(
+        [sys.executable, "-c", PREPARE, json.dumps(config.to_dict()), how], stderr=subprocess.DEVNULL
+    )
+    while len(list(Path(config.prepared).glob(receipts))) < 5 and killed.poll() is None:
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "it had finished before it was killed"
 
 
 @pytest.mark.ray  # a whole job, in a process of its own that is killed
@@ -35,13 +49,8 @@ def test_killed_midway_and_run_again(tmp_path: Path, how: str, request: pytest.F
     text = np.random.default_rng(0).integers(32, 127, 12_000_000, dtype=np.uint8).tobytes()
     (tmp_path / "text.txt").write_bytes(text)
     folder = tmp_path / "data"
-    killed = subprocess.Popen(
-        [sys.executable, "-c", PREPARE, str(tmp_path / "text.txt"), str(folder), how], stderr=subprocess.DEVNULL
-    )
-    while len(list(folder.glob("*/.receipt-*.json"))) < 5 and killed.poll() is None:
-        time.sleep(0.005)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL, "it was killed before it had finished"
+    config = CorpusConfig(path=str(tmp_path / "text.txt"), prepared=str(folder), shard_bytes=60000)
+    kill_midway(config, "*/.receipt-*.json", how)
     (made,) = folder.iterdir()
     with pytest.raises(UserError, match="no prepared corpus"):
         open_corpus(made)
@@ -50,24 +59,15 @@ def test_killed_midway_and_run_again(tmp_path: Path, how: str, request: pytest.F
     shards = {path: path.stat().st_mtime_ns for path in made.glob("*.arrow")}
     assert 5 <= len(finished) < 200
     told: list[str] = []
-    config = CorpusConfig(path=str(tmp_path / "text.txt"), prepared=str(folder), shard_bytes=60000)
     corpus = prepare(config, local=how == "loop", on_event=lambda event: told.append(event.text))
     assert any(text.startswith("continuing") for text in told)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     redone = [path for path, time in shards.items() if path.stat().st_mtime_ns != time]
     assert len(redone) <= 2, "at most the shards that were being written are written again"
     assert b"".join(split.read(0, len(split)).tobytes() for split in corpus.splits.values()) == text
-    fresh = prepare(CorpusConfig(path=config.path, prepared=str(tmp_path / "fresh"), shard_bytes=60000), local=True)
+    fresh = prepare(replace(config, prepared=str(tmp_path / "fresh")), local=True)
     assert fresh.manifest == corpus.manifest | {"command": fresh.manifest["command"]}
     assert list(made.glob(".*.tmp")) == []
-
-
-PREPARE_MIX = """
-import sys
-from pipeline.config import CorpusConfig
-from pipeline.prepare.prepare import prepare
-prepare(CorpusConfig(mix=sys.argv[1], prepared=sys.argv[2], shard_bytes=30000), local=True)
-"""
 
 
 @pytest.mark.ray  # a whole job, in a process of its own that is killed
@@ -76,21 +76,14 @@ def test_a_mix_killed_midway_keeps_the_kinds_that_are_finished(tmp_path: Path) -
     (tmp_path / "text.txt").write_bytes(text)
     (tmp_path / "bytes").write_bytes(np.random.default_rng(0).bytes(6_000_000))
     mix, folder = f"text={tmp_path / 'text.txt'}@1,bytes={tmp_path / 'bytes'}@1", tmp_path / "data"
-    killed = subprocess.Popen([sys.executable, "-c", PREPARE_MIX, mix, str(folder)], stderr=subprocess.DEVNULL)
-    while len(list(folder.glob("bytes-*/.receipt-*.json"))) < 5 and killed.poll() is None:
-        time.sleep(0.005)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL, "it was killed before it had finished"
+    config = CorpusConfig(mix=mix, prepared=str(folder), shard_bytes=30000)
+    kill_midway(config, "bytes-*/.receipt-*.json")
     [finished] = folder.glob("*/manifest.json")
     made, told = finished.stat().st_mtime_ns, []
-    corpus = prepare(
-        CorpusConfig(mix=mix, prepared=str(folder), shard_bytes=30000),
-        local=True,
-        on_event=lambda event: told.append(event.text),
-    )
+    corpus = prepare(config, local=True, on_event=lambda event: told.append(event.text))
     assert any("already prepared" in text for text in told) and any(text.startswith("continuing") for text in told)
     assert finished.stat().st_mtime_ns == made
-    fresh = prepare(CorpusConfig(mix=mix, prepared=str(tmp_path / "fresh"), shard_bytes=30000), local=True)
+    fresh = prepare(replace(config, prepared=str(tmp_path / "fresh")), local=True)
     assert corpus.sha256 == fresh.sha256 and len(corpus.train) + len(corpus.validation) + len(corpus.test) > 6_000_000
 
 
