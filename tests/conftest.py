@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from pipeline.runs.folder import RunFolder
 
-# A busy machine is no failure: no example is timed. The quick loop tries a quarter of the examples.
+# A busy machine is no failure: no example is timed. The quick loop tries a quarter of the examples where a test
+# does not say how many.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", settings.get_profile("untimed"), max_examples=25)
 
@@ -29,8 +31,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SERVERS = {"ray_cluster", "cluster", "tracking_server", "server"}
 """Fixtures that start Ray, a cluster or a server: a test that uses one is marked `ray`."""
 
-LONGEST = ("test_submit.py", "test_faults.py", "test_driver.py", "test_tune.py", "test_readmes.py", "test_train.py")
-LONGEST += ("test_registry.py", "test_exposure.py", "test_fuzz.py")
+LONGEST = (
+    *("test_submit.py", "test_faults.py", "test_driver.py", "test_tune.py", "test_readmes.py", "test_train.py"),
+    *("test_registry.py", "test_exposure.py", "test_fuzz.py"),
+)
 """Files that take half a minute or more: they come first, so that the end does not wait for one."""
 
 ON_REQUEST = ("slow", "gpu")
@@ -45,10 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def read_once() -> Iterator[None]:
-    """The source of a class, in which tyro looks for docstrings, is read once, not for every command line."""
-    from tyro._docstrings import _ClassTokenization
+    """The source of a class, in which tyro looks for docstrings, is read once: a tenth of a second less for every
+    command line. A tyro with other private parts reads it as often as it does."""
+    with ExitStack() as kept:
+        with suppress(ImportError, AttributeError):
+            from tyro._docstrings import _ClassTokenization
 
-    with patch.object(_ClassTokenization, "make", cache(_ClassTokenization.make)):
+            kept.enter_context(patch.object(_ClassTokenization, "make", cache(_ClassTokenization.make)))
         yield
 
 
