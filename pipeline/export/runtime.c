@@ -206,6 +206,31 @@ static void multiply_int8(const float *x, size_t x_stride, uint32_t rows, const 
     }
 }
 
+/* The same for one row with w of int8, four of a column below one another in a word, the first in its lowest byte. */
+static void multiply_words(const float *restrict x, const uint32_t *restrict words, uint32_t count, uint32_t columns,
+                           const float *restrict scales, float *restrict out)
+{
+    const uint32_t lines = columns / LINE * LINE;
+    uint32_t i, k, n;
+#define NUMBER(word, place) ((float)((int32_t)((word) << (24 - 8 * (place))) >> 24))
+    for (n = 0; n < lines; n += LINE) {
+        const uint32_t *restrict from = words + n;
+        float sum[LINE];
+        for (k = 0; k < LINE; k++) sum[k] = 0.0f;
+        for (i = 0; i < count; i += 4, from += columns) /* x is zero behind its end */
+            for (k = 0; k < LINE; k++)
+                sum[k] += x[i] * NUMBER(from[k], 0) + x[i + 1] * NUMBER(from[k], 1) + x[i + 2] * NUMBER(from[k], 2) +
+                          x[i + 3] * NUMBER(from[k], 3);
+        for (k = 0; k < LINE; k++) out[n + k] += scales[n + k] * sum[k];
+    }
+    for (; n < columns; n++) {
+        float sum = 0.0f;
+        for (i = 0; i < count; i++) sum += x[i] * NUMBER(words[i / 4 * columns + n], i % 4);
+        out[n] += scales[n] * sum;
+    }
+#undef NUMBER
+}
+
 /* to += a row of a table. */
 static void add_row(const matrix *table, uint32_t row, float *to)
 {
@@ -259,31 +284,6 @@ static const float *mixed_of(const h2q_model *model, uint32_t ranks, const float
     memset(room, 0, (size_t)ranks * model->width * sizeof(float));
     multiply(model->hamilton, blocks, ranks * blocks, x, factor, blocks, factor, NULL, room, factor);
     return room;
-}
-
-/* The same for one row with w of int8, four of a column below one another in a word, the first in its lowest byte. */
-static void multiply_words(const float *restrict x, const uint32_t *restrict words, uint32_t count, uint32_t columns,
-                           const float *restrict scales, float *restrict out)
-{
-    const uint32_t lines = columns / LINE * LINE;
-    uint32_t i, k, n;
-#define NUMBER(word, place) ((float)((int32_t)((word) << (24 - 8 * (place))) >> 24))
-    for (n = 0; n < lines; n += LINE) {
-        const uint32_t *restrict from = words + n;
-        float sum[LINE];
-        for (k = 0; k < LINE; k++) sum[k] = 0.0f;
-        for (i = 0; i < count; i += 4, from += columns) /* x is zero behind its end */
-            for (k = 0; k < LINE; k++)
-                sum[k] += x[i] * NUMBER(from[k], 0) + x[i + 1] * NUMBER(from[k], 1) + x[i + 2] * NUMBER(from[k], 2) +
-                          x[i + 3] * NUMBER(from[k], 3);
-        for (k = 0; k < LINE; k++) out[n + k] += scales[n + k] * sum[k];
-    }
-    for (; n < columns; n++) {
-        float sum = 0.0f;
-        for (i = 0; i < count; i++) sum += x[i] * NUMBER(words[i / 4 * columns + n], i % 4);
-        out[n] += scales[n] * sum;
-    }
-#undef NUMBER
 }
 
 /* y += x w: x (rows, inputs), of w the matrix `number` of so many inputs. */
