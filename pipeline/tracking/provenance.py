@@ -42,10 +42,12 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this source tree, None outside a checkout."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    """The commit of this source tree, None outside a checkout, or where git is not installed."""
+    command, here = ["git", "rev-parse", "HEAD"], Path(__file__).parent
+    try:
+        git = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return git.stdout.strip() or None
 
 
