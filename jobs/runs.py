@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from h2q.errors import require
 from pipeline.cli import parse, run
-from pipeline.shown import printable
+from pipeline.shown import presentable
 
 PROG = "python jobs/runs.py"
 
@@ -42,7 +42,7 @@ def main(args: Sequence[str]) -> int:
     console = Console()
 
     def say(text: str) -> None:
-        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        console.print(presentable(text), markup=False, highlight=False, soft_wrap=True)
 
     if options.delete is not None:
         delete(options.delete, options.storage, TrackingConfig(uri=options.tracking_uri, enabled=options.mlflow), say)

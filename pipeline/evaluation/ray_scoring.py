@@ -16,6 +16,7 @@ from pipeline.evaluation.machine import Machine
 from pipeline.evaluation.replayed import ReplayedScore
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import ROWS, Stream, Windows
+from pipeline.shown import presentable
 from pipeline.training.precision import setup_precision
 
 OnProgress = Callable[[Tally], object]
@@ -133,7 +134,8 @@ def score_on_ray(
             _add(table, tallies[stream], whole, on_progress)
     except RayError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise ScoringFailed(f"{type(error).__name__}: {reason}; run it again, or with --local") from error
+        told = f"{type(error).__name__}: {presentable(reason)}; run it again, or with --local"
+        raise ScoringFailed(told) from error
     return tallies
 
 

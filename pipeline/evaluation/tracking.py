@@ -5,6 +5,7 @@ from pathlib import Path
 from h2q.errors import UserError, first_line
 from pipeline.config import TrackingConfig
 from pipeline.runs.folder import RunFolder
+from pipeline.shown import without_secrets
 from pipeline.storage.store_address import is_missing
 
 
@@ -41,6 +42,6 @@ def log_evaluation(
         for file in files:
             client.log_artifact(run_id, str(file), under)
     except (MlflowException, UserError) as error:
-        reason = first_line(error)
-        return f"MLflow did not take the {under} ({reason}): repeat it when {uri} answers"
+        told = f"MLflow did not take the {under} ({first_line(error)}): repeat it when {uri} answers"
+        return without_secrets(told)
     return None

@@ -7,6 +7,7 @@ from h2q.baselines import parameters
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal
 from pipeline.runs.load import run_config
+from pipeline.shown import presentable
 from pipeline.storage.json_file import shape_of
 from pipeline.sweep.space import Values
 
@@ -71,7 +72,7 @@ class Trial:
             rank=latest.get("growth/rank"),
             bytes_per_second=rate,
             seconds=seen / rate if rate else None,
-            error=error,
+            error=error and presentable(error),
         )
 
 

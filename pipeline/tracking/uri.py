@@ -19,18 +19,17 @@ def tracking_uri(config: TrackingConfig) -> str:
     Raises: UserError for a plain folder, which MLflow no longer tracks in, and for a SQLite address with a query.
     """
     uri = given_address(config)
+    shown = without_secrets(uri)
     scheme, _, rest = uri.partition(":")
     require(
         not scheme.startswith("sqlite") or rest.strip("/") not in ("", ":memory:"),
-        f"tracking.uri must name a file, in which runs stay, got {uri!r}: try sqlite:///mlflow.db",
+        f"tracking.uri must name a file, in which runs stay, got {shown!r}: try sqlite:///mlflow.db",
     )
     if file := sqlite_file(uri):
-        require("?" not in uri, f"tracking.uri takes no query, got {uri!r}: a ? in the name of a file is written %3F")
+        require("?" not in uri, f"tracking.uri takes no query, got {shown!r}: a ? in the name of a file is written %3F")
         uri = sqlite_address(file.absolute())
     if urlparse(uri).scheme in ("", "file"):
-        raise UserError(
-            f"tracking.uri must be a database or a server, got {without_secrets(uri)!r}: try sqlite:///mlflow.db"
-        )
+        raise UserError(f"tracking.uri must be a database or a server, got {shown!r}: try sqlite:///mlflow.db")
     return uri
 
 

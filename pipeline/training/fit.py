@@ -16,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import interruptible
+from pipeline.shown import presentable
 from pipeline.tracking.provenance import versions
 from pipeline.training.worker_config import WorkerConfig
 
@@ -99,10 +100,10 @@ def explained(error: Exception, folder: RunFolder) -> Exception:
         if isinstance(failure, OSError) and (said := _of_its_folder(failure, folder)):
             return UserError(f"{said}, then continue with --resume --name {folder.name}; what was saved is whole")
     with suppress(UserError, OSError):  # a store that is away
-        (folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+        (folder.path / "error.txt").write_text(presentable("".join(traceback.format_exception(error))))
     return TrainingFailed(
-        f"{type(failures[0]).__name__}: {last_line(failures[0])} (all of it in {folder.path / 'error.txt'}; "
-        f"continue with --resume --name {folder.name})"
+        f"{type(failures[0]).__name__}: {presentable(last_line(failures[0]))} (all of it in "
+        f"{folder.path / 'error.txt'}; continue with --resume --name {folder.name})"
     )
 
 

@@ -29,6 +29,11 @@ def storage(tmp_path: Path, past_run: Past) -> Path:
     return tmp_path
 
 
+def test_a_storage_without_runs_is_told_without_its_password(tmp_path: Path, call_job: Callable) -> None:
+    said = call_job("runs", tmp_path, "--storage", f"file://user:hunter2@host{tmp_path}/runs").stdout
+    assert f"no runs in file://host{tmp_path}/runs: train one" in said and "hunter2" not in said
+
+
 def test_every_run_is_a_line(storage: Path, call_job: Callable) -> None:
     done = call_job("runs", storage)
     assert done.returncode == 0

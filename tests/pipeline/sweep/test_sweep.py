@@ -156,6 +156,14 @@ def test_the_ranking_puts_what_finished_before_what_was_pruned_before_what_faile
     assert rows[-1]["error"] == "it was so" and report.errors == ["it was so"]
 
 
+def test_why_a_trial_failed_is_noted_without_passwords(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1")
+    trial = sweep.next()
+    assert trial
+    failed = trial.ended("failed", sweep.folder_of(trial), error="cannot open s3://KEY:hunter2@bucket/x")
+    assert failed.error == "cannot open s3://bucket/x"
+
+
 def test_the_pareto_front_is_what_nothing_beats(opened: Open) -> None:
     sweep = opened("model.fixed_rank=1,2,4", "training.axiom_lambda=0.1,0.2", algorithm="grid")
     for bpb in (3.0, 3.1, 2.0, 2.5, 2.0, 1.9):

@@ -27,6 +27,13 @@ def test_a_folder_is_refused(uri: str) -> None:
         tracking_uri(TrackingConfig(uri=uri))
 
 
+@pytest.mark.parametrize("uri", ["mlruns?password=hunter2", "file://u:hunter2@h/x", "sqlite:///x?password=hunter2"])
+def test_what_is_refused_is_told_without_its_password(uri: str) -> None:
+    with pytest.raises(UserError, match=r"tracking\.uri") as refused:
+        tracking_uri(TrackingConfig(uri=uri))
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
 def test_a_database_that_goes_with_its_process_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match="must name a file, in which runs stay, got 'sqlite:"):

@@ -54,6 +54,12 @@ def test_links_are_followed_by_a_run_and_by_its_resume(tmp_path: Path, tiny: Mak
     assert folder.path.is_symlink() and (tmp_path / "moved" / "checkpoints" / "step-000000008").exists()
 
 
+def test_what_is_kept_of_a_fault_holds_no_password(tmp_path: Path) -> None:
+    error = explained(RuntimeError("cannot open s3://KEY:hunter2@bucket/run"), RunFolder(tmp_path))
+    kept = (tmp_path / "error.txt").read_text()
+    assert "s3://bucket/run" in str(error) and "s3://bucket/run" in kept and "hunter2" not in f"{error}{kept}"
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
