@@ -62,12 +62,10 @@ class RankGrowth:
         """Factor on the learning rate: lr_scale for each growth so far."""
         return self.config.lr_scale ** len(self.grown_at)
 
-    def shares(self) -> dict[int, float]:
-        """Ranks still in their own warm-up, counted from the first grown one, and the share of the coming update that
-        counts: a linear rise over `rank_warmup` steps."""
-        risen = {
-            rank: (self.step - step + 1) / (self.config.rank_warmup + 1) for rank, step in enumerate(self.grown_at)
-        }
+    def shares(self, step: int) -> dict[int, float]:
+        """Ranks still in their own warm-up, counted from the first grown one, and the share that counts of the update
+        behind so many steps: a linear rise over `rank_warmup` steps. Their losses need not all have been observed."""
+        risen = {rank: (step - grown + 1) / (self.config.rank_warmup + 1) for rank, grown in enumerate(self.grown_at)}
         return {rank: share for rank, share in risen.items() if share < 1}
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,15 +113,15 @@ def _layers(model: ByteModel, where: Literal["ffn", "all"]) -> list:
 
 
 @contextmanager
-def easing(model: ByteModel, growth: RankGrowth) -> Iterator[None]:
-    """Around `optimizer.step()`: the own warm-up of new ranks, of whose update only a share counts.
+def easing(model: ByteModel, growth: RankGrowth, step: int) -> Iterator[None]:
+    """Around `optimizer.step()` after so many steps: the own warm-up of new ranks, of whose update only a share counts.
 
     Adam's first steps on fresh moments are its longest (up to (1 − β₁) / √(1 − β₂) times the learning rate, beside old
     ranks whose moments have settled). Costs nothing when no rank is new.
     """
     fresh = [
         (term, term.detach().clone(), share)
-        for rank, share in growth.shares().items()
+        for rank, share in growth.shares(step).items()
         for term in _term(model, model.config.fixed_rank + rank)
     ]
     yield

@@ -57,7 +57,7 @@ def make_step(
 
     def step(x: Tensor, y: Tensor, *, detailed: bool, reset: Tensor | None = None) -> dict[str, Tensor]:
         # Around the whole step, which changes weights only at its end: what eases new ranks reads the host's counters.
-        with easing(train_state.model, train_state.growth):
+        with easing(train_state.model, train_state.growth, train_state.counters.step):
             return run(x, y, detailed=detailed, reset=reset)
 
     return step

@@ -119,18 +119,16 @@ def test_the_grown_rank_trains_and_the_others_keep_their_moments():
 def test_a_new_rank_warms_up_by_itself():
     rule = GrowthConfig(**{**RULE.to_dict(), "rank_warmup": 3})
     growth = decisions(rule, [1.0] * 20)
-    assert growth.shares() == {0: 0.25}
+    assert growth.shares(20) == {0: 0.25}
     model = grown_model()
     grow(model)
     factors = dict(model.named_parameters())["blocks.0.ffn.fc1.factors"]
     before = factors.detach().clone()
-    with easing(model, growth):
+    with easing(model, growth, 20):
         factors.data += 1.0
     torch.testing.assert_close(factors[2], before[2] + 0.25)
     torch.testing.assert_close(factors[:2], before[:2] + 1.0)
-    for loss in (1.0, 1.0, 1.0):
-        growth.observe(loss)
-    assert growth.shares() == {}
+    assert growth.shares(22) == {0: 0.75} and growth.shares(23) == {}
 
 
 def test_active_ranks_survive_a_state_dict():

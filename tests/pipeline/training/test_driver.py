@@ -180,6 +180,17 @@ def test_growth_happened_where_growth_is_tested(tmp_path: Path, tiny: Make, trai
     assert summary.rank == 4
 
 
+def test_when_losses_are_looked_at_changes_no_weight(tmp_path: Path, tiny: Make, train: Train) -> None:
+    """Not by a log, nor by a save off its grid: a new rank warms up by the steps that it has trained."""
+    rare, often = (
+        train(tiny(tmp_path, name=name, growing=True, training={"log_every": every, "save_every": save}))[1]
+        for name, every, save in (("rare", 6, 12), ("often", 1, 5))
+    )
+    one, other = final(rare), final(often)
+    assert one.state["growth"] == other.state["growth"]
+    assert all(torch.equal(tensor, other.model[name]) for name, tensor in one.model.items())
+
+
 def test_a_resumed_run_is_one_run_in_mlflow(tmp_path: Path, tiny: Make, train: Train) -> None:
     from mlflow.tracking import MlflowClient
 
