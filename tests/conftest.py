@@ -28,8 +28,8 @@ settings.register_profile("quick", settings.get_profile("untimed"), max_examples
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-SERVERS = {"ray_cluster", "cluster", "tracking_server", "server"}
-"""Fixtures that start Ray, a cluster or a server: a test that uses one is marked `ray`."""
+PROGRAMS = {"ray_cluster", "cluster", "tracking_server", "server", "store", "browser", "compiler"}
+"""Fixtures that start Ray, a server, a browser or a compiler: a test that uses one is marked `ray`."""
 
 LONGEST = (
     *("test_submit.py", "test_faults.py", "test_driver.py", "test_tune.py", "test_readmes.py", "test_train.py"),
@@ -61,9 +61,9 @@ def read_once() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # pytest itself chooses by -m afterwards
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what starts Ray, begin with what takes longest, leave out what `-m` does not name, skip what needs a GPU."""
+    """Mark what starts programs, begin with what takes longest, leave out what `-m` does not name or no GPU can run."""
     for item in items:
-        if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+        if not PROGRAMS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
     asked = re.findall(r"\w+", config.option.markexpr)
     unasked = [name for name in ON_REQUEST if name not in asked]

@@ -292,9 +292,9 @@ def run_cases(numbers: range, whole: Path, tmp_path: Path, monkeypatch: pytest.M
         shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.mark.parametrize("hundred", [0, *(pytest.param(number, marks=pytest.mark.ray) for number in range(1, 5))])
-def test_500_cases(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hundred: int) -> None:
-    run_cases(range(100 * hundred, 100 * hundred + 100), whole, tmp_path, monkeypatch)
+@pytest.mark.parametrize("cases", [range(25), pytest.param(range(25, 500), marks=pytest.mark.ray)], ids=str)
+def test_500_cases(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: range) -> None:
+    run_cases(cases, whole, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

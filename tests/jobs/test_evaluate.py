@@ -176,6 +176,7 @@ def test_a_damaged_checkpoint_is_named(place: Path, tmp_path: Path, evaluate: Ca
     assert "model.safetensors: its sha256 is not the one that was written" in wrong
 
 
+@pytest.mark.ray  # a program of its own
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         f"import runpy, sys; sys.argv = ['evaluate.py', '--help']\n"
@@ -188,6 +189,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
+@pytest.mark.ray  # a program of its own
 @pytest.mark.parametrize(
     ("job", "options"), [("evaluate", ("nobody",)), ("tune", ("--corpus.path", "nowhere"))], ids=lambda value: value[0]
 )

@@ -34,6 +34,7 @@ def test_with_ray_it_prints_what_it_prepared_and_then_that_it_is_there(tmp_path:
     assert again.returncode == 0 and "already prepared in" in again.stdout
 
 
+@pytest.mark.ray  # a program of its own
 def test_help_names_every_option_of_a_corpus_and_imports_nothing_heavy() -> None:
     script = f"""
 import runpy, sys
@@ -74,6 +75,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, args: list[str], 
     assert len(done.stderr.splitlines()) == 1 and said.format(tmp_path) in done.stderr, done.stderr
 
 
+@pytest.mark.ray  # a program of its own
 @pytest.mark.parametrize(("path", "said"), [("missing", "nothing is at"), ("*.md", "no file is at")])
 def test_what_is_missing_is_told_before_ray_starts(tmp_path: Path, path: str, said: str) -> None:
     done = prepare(

@@ -123,6 +123,7 @@ def test_too_few_cpus_is_said_before_anything_starts(tmp_path: Path, text: Path,
     assert not list((tmp_path / "runs").glob("*"))
 
 
+@pytest.mark.ray  # a program of its own
 def test_help_is_told_from_the_docstrings_without_torch(tmp_path: Path) -> None:
     code = (
         f"import runpy, sys; sys.argv = ['train.py', '--help']\n"

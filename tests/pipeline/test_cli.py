@@ -69,6 +69,7 @@ def test_what_counts_as_an_option_is_listed_by_help(config: Any, capsys: pytest.
     assert [name for name in option_names(config) if f"--{name}" not in listed] == []
 
 
+@pytest.mark.ray  # a program of its own
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_terminal_of_any_encoding_is_told_the_rule(encoding: str) -> None:
     job = Path(__file__).parents[2] / "jobs" / "train.py"

@@ -23,6 +23,7 @@ def call(*options: str, redirect: str = "", **variables: str) -> "subprocess.Com
     return subprocess.run(arguments, env=os.environ | variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.ray  # a program of its own
 def test_a_full_output_is_said_and_a_reader_that_leaves_is_not() -> None:
     full = call("--help", redirect="> /dev/full")
     assert (full.returncode, full.stderr) == (1, "error: cannot write to standard output: No space left on device\n")
@@ -32,6 +33,7 @@ def test_a_full_output_is_said_and_a_reader_that_leaves_is_not() -> None:
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
+@pytest.mark.ray  # a program of its own
 @pytest.mark.parametrize(
     "variables",
     [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],

@@ -11,6 +11,7 @@ from pipeline import threads
 from pipeline.threads import busy_note, cores, wait_asleep_where_busy, waits
 
 
+@pytest.mark.ray  # a program of its own
 def test_every_job_lets_threads_wait_briefly_unless_told_otherwise() -> None:
     code = "import os, pipeline.cli\npipeline.cli.run(lambda args: print(os.environ.get('GOMP_SPINCOUNT')))"
     root, told = Path(__file__).parents[2], ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")

@@ -26,6 +26,7 @@ def test_the_modes_that_ray_has_are_taken(mode: str, monkeypatch: pytest.MonkeyP
     check_environment()
 
 
+@pytest.mark.ray  # a program of its own
 def test_a_setting_that_ends_ray_as_it_is_loaded_is_one_line(tmp_path: Path) -> None:
     job = Path(__file__).parents[3] / "jobs" / "train.py"
     ran = subprocess.run(

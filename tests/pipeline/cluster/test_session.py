@@ -29,6 +29,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
         find_address(free)
 
 
+@pytest.mark.ray  # waits for a server
 def test_what_listens_and_is_no_ray_head_is_said_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes connections and says nothing, as a process that was stopped, or speaks HTTP, as Ray's dashboard."""
     monkeypatch.setattr("pipeline.cluster.session._HEAR_SECONDS", 0.5)

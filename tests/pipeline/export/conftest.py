@@ -116,6 +116,12 @@ def open_c(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def binary(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program."""
+    return build(tmp_path_factory.mktemp("program") / "h2q", "-DH2Q_MAIN")
+
+
+@pytest.fixture(scope="session")
 def open_native(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], CModel]:
     """The same, compiled for this processor, as README.md has it."""
     options = ("-shared", "-fPIC", "-O3", "-march=native")

@@ -20,6 +20,7 @@ from pipeline.tracking.registry import register
 from pipeline.tracking.store import MLflowStore
 
 
+@pytest.mark.ray  # whole jobs
 def test_a_file_is_registered_with_the_version_of_its_weights(
     tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,13 +216,13 @@ def test_bytes_are_drawn_as_often_as_they_are_likely(new_model: Callable, open_c
 
 @pytest.mark.parametrize("name", ["attention", "state"])
 def test_the_program_writes_leaves_off_goes_on_and_scores(
-    name: str, new_model: Callable, build: Callable, tmp_path: Any
+    name: str, new_model: Callable, binary: Path, tmp_path: Any
 ) -> None:
-    model, program = new_model(**MODELS[name]), build(tmp_path / "h2q", "-DH2Q_MAIN")
+    model = new_model(**MODELS[name])
     (tmp_path / "m").write_bytes(write_model(model, {}, "fp32"))
 
     def run(*options: str, stdin: bytes = b"") -> bytes:
-        done = subprocess.run([program, "m", *options], cwd=tmp_path, input=stdin, capture_output=True, check=False)
+        done = subprocess.run([binary, "m", *options], cwd=tmp_path, input=stdin, capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout
 
@@ -242,12 +242,11 @@ def test_the_program_writes_leaves_off_goes_on_and_scores(
 
 
 @pytest.fixture
-def program(new_model: Callable, build: Callable, tmp_path: Path) -> Callable[..., Any]:
+def program(new_model: Callable, binary: Path, tmp_path: Path) -> Callable[..., Any]:
     """Runs the program in a folder with a model `m` and a text `t`."""
-    program = build(tmp_path / "h2q", "-DH2Q_MAIN")
     (tmp_path / "m").write_bytes(write_model(new_model(mixer="state"), {}, "fp32"))
     (tmp_path / "t").write_bytes(b"a text")
-    return lambda *options, **more: subprocess.run([program, *options], cwd=tmp_path, **{**PIPES, **more})
+    return lambda *options, **more: subprocess.run([binary, *options], cwd=tmp_path, **{**PIPES, **more})
 
 
 def test_what_a_caller_got_wrong_is_one_line(program: Callable, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def test_a_hub_that_was_asked_for_and_is_silent_is_an_error(no_hub: None, tmp_pa
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.ray  # waits for a server
 def test_a_hub_that_accepts_but_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")

@@ -239,6 +239,7 @@ def test_sources_and_kinds_that_do_not_go_together_are_refused(options: dict[str
         CorpusConfig(**options)
 
 
+@pytest.mark.ray  # a program of its own
 def test_where_the_extra_is_not_installed_one_line_says_how(tmp_path: Path) -> None:
     check_places(CorpusConfig(mix="audio=embedded@1,image=embedded@1", prepared=str(tmp_path)))
     without = (

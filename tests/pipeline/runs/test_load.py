@@ -104,6 +104,7 @@ def test_a_run_without_a_model_says_so(runs: Runs, tmp_path: Path) -> None:
         load_model(short)
 
 
+@pytest.mark.ray  # a program of its own
 def test_who_looks_for_runs_but_computes_nothing_does_not_wait_for_torch() -> None:
     look = "import sys, pipeline.comparison.find, pipeline.comparison.page; "
     look += "import pipeline.tracking.registry, pipeline.sweep.driver; "

@@ -30,6 +30,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, store: Any) -> AnyPath:
     return tmp_path / ".lock" if request.param == "disk" else UriPath(store.uri(f"bucket/{tmp_path.name}")) / ".lock"
 
 
+@pytest.mark.ray  # a program of its own
 def test_another_process_is_named_until_it_is_killed(file: AnyPath) -> None:
     where = file.uri if isinstance(file, UriPath) else str(file)
     with subprocess.Popen([sys.executable, "-c", HOLD, where], stdout=subprocess.PIPE) as holder:

@@ -22,6 +22,7 @@ with lock(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.ray  # a program of its own
 def test_another_process_is_kept_out_until_the_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE) as holder:

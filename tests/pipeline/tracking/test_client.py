@@ -22,6 +22,7 @@ def test_a_server_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch) 
         open_client("http://127.0.0.1:9")
 
 
+@pytest.mark.ray  # waits for a server
 def test_a_server_that_takes_connections_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -22,6 +22,7 @@ for step in range(12):
 """
 
 
+@pytest.mark.ray  # a program of its own
 @pytest.mark.skipif(sys.platform != "linux", reason="only the GNU C library's allocator is told")
 def test_training_steps_take_no_fresh_memory():
     done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)

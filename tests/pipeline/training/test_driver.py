@@ -423,6 +423,7 @@ def assert_stopped(at: int, stopped: Summary, _: RunFolder, said: str) -> None:
     assert f"stopped at step {at}; continue with --resume --name run" in said
 
 
+@pytest.mark.ray  # a whole job
 def test_a_profile_is_a_trace_of_some_steps(tmp_path: Path, tiny: Make, train: Train) -> None:
     _, folder, said = train(tiny(tmp_path, profile=2, training={"steps": 8}))
     trace = folder.path / "profile" / "trace.json.gz"

@@ -72,6 +72,7 @@ def test_inactive_ranks_keep_still_under_decay() -> None:
             assert not parameter[1:].any(), name
 
 
+@pytest.mark.ray  # a program of its own
 def test_training_does_not_load_the_compiler_of_torch() -> None:
     """It takes two seconds of every start."""
     code = (

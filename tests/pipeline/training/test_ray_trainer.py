@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 
+import pytest
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -26,6 +27,7 @@ def test_needless_callbacks_are_left_out_and_no_others() -> None:
     assert on_a_cluster - alone == {"PlacementGroupCleanerCallback"}
 
 
+@pytest.mark.ray  # a program of its own
 def test_neither_the_driver_nor_the_controller_loads_torch() -> None:
     # What the driver imports on its way to the end of a run, and what its controller is sent.
     driver = ["training.driver", "training.ray_trainer", "training.summary", "runs.checkpoint", "corpus.lanes"]
