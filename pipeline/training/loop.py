@@ -49,11 +49,13 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
     worker = find_worker(use_gpu=config.use_gpu, threads=config.threads)
     check_here(RunFolder(config.folder).config_file, config.corpus / MANIFEST)
     corpus = open_corpus(config.corpus, run.corpus)
-    for rollbacks in range(run.training.rollback_limit + 1):
+    rollbacks = 0
+    for _ in range(run.training.rollback_limit + 1):
         try:
             return train(config, corpus, worker, rollbacks)
         except Diverged as error:
             diverged = error.with_traceback(None)  # which would keep the model in memory
+            rollbacks = error.rollbacks + 1
             if worker.first and error.unfit is not None:
                 remove_checkpoint(RunFolder(config.folder).checkpoints, error.unfit)
         except RuntimeError as error:
@@ -131,7 +133,7 @@ def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) 
 
 def restore(train_state: TrainState, config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) -> Counters:
     """As the newest valid checkpoint has it, on the schedule of now; else the weights that the run begins with, if it
-    is to begin with some. Where the counters then stand. `rollbacks`: how often this start went back to a checkpoint.
+    is to begin with some. Where the counters then stand. `rollbacks`: how often the run went back, if it just has.
     """
     run, folder = config.run, RunFolder(config.folder)
     worker.any(False)  # until all are here: the first may have been writing one
@@ -208,7 +210,7 @@ def evaluate(
                 bpb = found["bpb"]
                 if not math.isfinite(bpb):
                     where = f"last at step {counters.step}, where {split} took {bpb} bits per byte"
-                    raise Diverged(where, unfit=counters.step)
+                    raise Diverged(where, counters.rollbacks, unfit=counters.step)
                 if run.carries and counters.step == run.training.steps:  # what the state is worth
                     reset = by_kind(partial(score, carry=False), data, size, progress)
                     counters.record |= {f"{split}/{name}_reset": bits for name, bits in reset.items()}

@@ -56,11 +56,13 @@ class Counters:
 class Diverged(Exception):
     """Too many steps in a row had a gradient that is not finite, or an evaluation was not.
 
-    `unfit`: the step of an evaluation, whose checkpoint, if it is there, is not one to go back to.
+    `rollbacks`: how often the run had gone back before. `unfit`: the step of an evaluation, whose checkpoint, if it is
+    there, is not one to go back to.
     """
 
-    def __init__(self, told: str, unfit: int | None = None) -> None:
+    def __init__(self, told: str, rollbacks: int, unfit: int | None = None) -> None:
         super().__init__(told)
+        self.rollbacks = rollbacks
         self.unfit = unfit
 
 
@@ -123,7 +125,8 @@ class TrainState:
         self.counters.skipped += total
         self.skipped[0] = 0
         if in_a_row >= limit:
-            raise Diverged(f"last at step {self.counters.step}, where {in_a_row} steps in a row had no finite gradient")
+            where = f"last at step {self.counters.step}, where {in_a_row} steps in a row had no finite gradient"
+            raise Diverged(where, self.counters.rollbacks)
 
     def snapshot(self) -> Checkpoint:
         """A copy in host memory that later steps do not change."""

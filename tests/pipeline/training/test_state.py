@@ -17,7 +17,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.lanes import Lanes
 from pipeline.corpus.side_by_side import chunks, stretches
 from pipeline.prepare.prepare import prepare
-from pipeline.runs.checkpoint import read_checkpoint
+from pipeline.runs.checkpoint import list_checkpoints, read_checkpoint
 from pipeline.training import loop
 from pipeline.training.precision import setup_precision
 from pipeline.training.resets import Resets
@@ -239,23 +239,26 @@ def test_a_run_with_a_state_says_what_it_is_worth(
 def test_a_rollback_goes_back_to_the_state_of_the_checkpoint(
     tmp_path: Path, tiny: Callable[..., RunConfig], train: Callable[[RunConfig], tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No finite gradient from step 5 on, the first time: back to step 4, and to its state."""
+    """No finite gradient from step 5 on, the first time: back to step 4, and to its state; each time at half the rate,
+    also of the start that goes on with the run."""
     starts, restore = [], loop.restore
 
     def watched(train_state: TrainState, *others: Any) -> Any:
         counters = restore(train_state, *others)
-        if not starts:
+        if (poisoned := {0: 5, 2: 13}.get(len(starts))) is not None:
             weight = train_state.model.token_emb.weight
-            weight.register_hook(lambda gradient: gradient * float("nan") if counters.step >= 5 else gradient)
+            weight.register_hook(lambda gradient: gradient * float("nan") if counters.step >= poisoned else gradient)
         starts.append((counters.step, train_state, train_state.carried.clone()))
         return counters
 
     monkeypatch.setattr(loop, "restore", watched)
-    summary, folder, _ = train(
-        tiny(tmp_path, model={"mixer": "state"}, training={"skip_limit": 2, "evaluate_every": 12})
-    )
+    config = tiny(tmp_path, model={"mixer": "state"}, training={"skip_limit": 2, "evaluate_every": 12})
+    summary, folder, _ = train(config)
     saved = read_checkpoint(folder.checkpoints / "step-000000004")
     (_, before, _), (step, _, state) = starts
     assert step == 4 and torch.equal(state, saved.carried["carried"]) and state.any()
     assert not torch.equal(before.carried, state), "the skipped steps kept what step 4 left"
     assert summary.status == "finished" and summary.steps == 12
+    train(replace(config, resume=True, training=replace(config.training, steps=16)))
+    assert [step for step, *_ in starts] == [0, 4, 12, 12]
+    assert [read_checkpoint(path).state["rollbacks"] for path in list_checkpoints(folder.checkpoints)] == [2, 1, 1, 0]
