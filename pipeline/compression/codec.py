@@ -51,14 +51,21 @@ class Encoder:
         return self._code.get_compressed()
 
 
+class NoSuchCode(Exception):
+    """No byte has the code that comes next: it was made by other likelihoods."""
+
+
 class Decoder:
-    """Reads the bytes from a code, uint32."""
+    """Reads the bytes from a code, uint32. Raises NoSuchCode where it cannot."""
 
     def __init__(self, code: np.ndarray) -> None:
         self._code = constriction.stream.queue.RangeDecoder(code)  # type: ignore[attr-defined]
 
     def code(self, index: int, likely: np.ndarray) -> int:
-        return int(self._code.decode(_distribution(likely)))
+        try:
+            return int(self._code.decode(_distribution(likely)))
+        except AssertionError as error:
+            raise NoSuchCode from error
 
 
 def follow(

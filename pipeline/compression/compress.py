@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from h2q.config import GrowthConfig, ModelConfig
 from h2q.errors import UserError, require
 from h2q.model import ByteModel
 from pipeline.compression.archive import MOST_BYTES, Archive, read_archive
-from pipeline.compression.codec import Coder, Decoder, Encoder, Learn, follow
+from pipeline.compression.codec import Coder, Decoder, Encoder, Learn, NoSuchCode, follow
 from pipeline.compression.config import SUFFIX, CompressionConfig
 from pipeline.config import PRESETS, RunConfig, TrainingConfig
 from pipeline.corpus.shards import histogram
@@ -35,6 +36,9 @@ USUAL_LANES = 32
 MOST_DIM = 1 << 12
 MOST_PARAMETERS = 1 << 26
 """Of a model that is made because an archive says so: more than any preset has."""
+
+PARTS: dict[str, Any] = {"model": ModelConfig, "training": TrainingConfig, "growth": GrowthConfig}
+"""Of a config, what an archive holds of a model that learns."""
 
 Progress = Callable[[int, int], None]
 """Bytes done, of so many."""
@@ -76,9 +80,9 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
         config = PRESETS[options.preset or "laptop"]
         name = f"a new {options.preset or 'laptop'}, learning"
         lanes, updates, told = _lanes(options, len(data), LANES), updates_of(None, options.updates), config.to_dict()
-        parts = {part: told[part] for part in ("model", "training", "growth")}
+        parts = {part: told[part] for part in PARTS}
         archive = replace(archive, config=parts, stride=config.model.seq_len, lanes=lanes, updates=updates)
-        model, learn = _learner(config, lanes, updates)
+        model, learn = _learner(archive, path)
     check_alphabet(histogram(data), model.config.vocab, options.file) if len(data) else None
     require(
         model.config.mixer in ("attention", "state") and model.config.head_layout == "split",
@@ -110,9 +114,11 @@ def decompress(options: CompressionConfig, progress: Progress) -> Outcome:
         )
     else:
         name = "a new model, learning"
-        model, learn = _learner(_config_of(archive, source), archive.lanes, archive.updates)
-    data = _follow(model, archive, Decoder(archive.code), learn, progress)
-    if hashlib.sha256(data.data).hexdigest() != archive.sha256:
+        model, learn = _learner(archive, source)
+    data = None
+    with contextlib.suppress(NoSuchCode):
+        data = _follow(model, archive, Decoder(archive.code), learn, progress)
+    if data is None or hashlib.sha256(data.data).hexdigest() != archive.sha256:
         raise UserError(
             f"{source} decodes to other bytes than were coded: it was made with {archive.machine}, this is "
             f"{_machine()}; decompress it there"
@@ -147,19 +153,20 @@ def _trained(run: str, storage: str) -> tuple[ByteModel, str, str]:
     return model_of(checkpoint)[0], folder.name, weights_sha256(path)
 
 
-def _learner(config: RunConfig, lanes: int, updates: int) -> tuple[ByteModel, Learn]:
-    """A new model, and how it learns from a chunk that was coded: as in `pipeline.evaluation.prequential.online`."""
-    device, rate = torch.device("cpu"), learning_rates(config, None, None)
+def _learner(archive: Archive, source: Path) -> tuple[ByteModel, Learn]:
+    """A new model, and how it learns from a chunk that was coded: as in `pipeline.evaluation.prequential.online`. In
+    both directions of what the archive says alone."""
+    config, device = _config_of(archive, source), torch.device("cpu")
+    rate, lanes, updates = learning_rates(config, None, None), archive.lanes, archive.updates
     made = Learner(config, None, device, contextlib.nullcontext, lanes=lanes, rate=rate, updates=updates)
     return made.model, made.learn
 
 
 def _config_of(archive: Archive, source: Path) -> RunConfig:
     assert archive.config is not None
-    parts = {"model": ModelConfig, "training": TrainingConfig, "growth": GrowthConfig}
-    told = object_of(**{name: shape_of(kind, complete=True) for name, kind in parts.items()})
+    told = object_of(**{name: shape_of(kind, complete=True) for name, kind in PARTS.items()})
     found = fitting(archive.config, told, str(source), "have it made again, or use the version that made it")
-    config = RunConfig(**{name: kind.from_dict(found[name]) for name, kind in parts.items()})
+    config = RunConfig(**{name: kind.from_dict(found[name]) for name, kind in PARTS.items()})
     model = config.model
     require(
         model.dim <= MOST_DIM and parameters(model) <= MOST_PARAMETERS,
