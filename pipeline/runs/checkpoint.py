@@ -287,11 +287,12 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self._before()
-        write_checkpoint(self._folder, checkpoint)
+        written = write_checkpoint(self._folder, checkpoint)
         best = checkpoint.state.get("best")
-        keep = set(list_checkpoints(self._folder)[: self._keep])
+        keep = set([path for path in list_checkpoints(self._folder) if path <= written][: self._keep])
         keep |= {checkpoint_folder(self._folder, best["step"])} if best else set()
-        # Older ones, and those on a URI that were never finished. What resists is tried again after the next one.
+        # Older ones, those on a URI that were never finished, and newer ones: of an earlier start, damaged or this one
+        # would have gone on from them. What resists is tried again after the next one.
         for path in self._folder.glob("step-*"):
             if path not in keep:
                 with suppress(OSError, UserError):

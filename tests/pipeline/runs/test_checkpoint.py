@@ -19,6 +19,7 @@ from pipeline.runs.checkpoint import (
     newest_state,
     newest_valid,
     read_checkpoint,
+    step_of,
     to_host,
     write_checkpoint,
 )
@@ -126,6 +127,25 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
             counter.best = min(counter.step, 2)
             writer.write(counter)
     assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["5", "4", "2"]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [150]), (2, [150, 100])])
+def test_what_a_run_saves_stays_beside_damaged_ones_that_it_passed_over(
+    tmp_path: Path, keep: int, kept: list[int]
+) -> None:
+    """They are those of a start whose steps it does anew: they go when it has saved, and not before."""
+    for step in (90, 100, 200, 300):
+        write_checkpoint(tmp_path, example(step))
+    for step in (200, 300):
+        (checkpoint_folder(tmp_path, step) / "model.safetensors").write_bytes(b"damaged")
+    counter = Counter()
+    with CheckpointWriter(tmp_path, keep=keep) as writer:
+        assert len(list_checkpoints(tmp_path)) == 4
+        counter.step = counter.best = 150
+        writer.write(counter)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == kept
+    found = newest_valid(tmp_path)
+    assert found is not None and same(found[0], example(150, {"step": 150, "bpb": 1.0})) and found[2] == []
 
 
 def test_an_error_of_the_writing_thread_reaches_the_loop(tmp_path: Path) -> None:
