@@ -52,8 +52,9 @@ class Learner:
         updates: int | None = None,
     ) -> None:
         """New weights drawn from the config's seed, or those of the checkpoint. Optimizer settings, penalties and the
-        seed of dropout are the config's. `updates`: optimizer steps for a chunk, see `updates_of`."""
-        self._config, self._autocast, self._rate = config, autocast, rate
+        seed of dropout are the config's; lanes, which are another number, learn as one micro-batch. `updates`:
+        optimizer steps for a chunk, see `updates_of`."""
+        self._config, self._autocast, self._rate = replace(config, accumulate=1), autocast, rate
         self._updates = updates_of(checkpoint, updates)
         self._train_state = begin(config, checkpoint, device, lanes)
         self.model = (deepcopy(self._train_state.model) if checkpoint is None else self._train_state.model).eval()

@@ -85,6 +85,16 @@ def test_the_same_again_is_the_same_bit_for_bit(config: RunConfig, text: bytes, 
     assert points != code(other, data, 16, 2)[0]
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_a_run_of_several_micro_batches_is_learned_from_in_any_number_of_lanes(
+    config: RunConfig, text: bytes, tmp_path: Path, lanes: int
+) -> None:
+    data = file(tmp_path, text[:131])
+    assert config.accumulate == 1
+    points, _ = code(replace(config, accumulate=4), data, 16, lanes)
+    assert points == code(config, data, 16, lanes)[0], "they are about the memory of training alone"
+
+
 def test_who_does_not_learn_is_merely_scored_and_who_learns_needs_fewer_bits(
     config: RunConfig, text: bytes, tmp_path: Path
 ) -> None:
