@@ -93,6 +93,7 @@ def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
             tallies = score_on_ray(*scored, machine, workers, on_progress)
     for tally in tallies:
         total.add(tally.table)
+    seconds = time.perf_counter() - began
     # What nothing predicts is charged the bits of a uniform guess.
     bits = [tally.bits + math.log2(stream.alphabet) for tally, stream in zip(tallies, streams, strict=True)]
     return CodeLength(
@@ -101,7 +102,7 @@ def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
         machine=machine,
         kind_bits=bits if setup.kinds else None,
         cold_bits=cold_starts(setup, streams, machine, progress),
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
     )
 
 
@@ -119,10 +120,12 @@ def cold_starts(setup: Setup, streams: list[Stream], machine: Machine, progress:
     if setup.options.mode != "carried" or lanes == 1:
         return 0.0
     progress.stage("measuring what cold starts cost")
-    # Here, where there may be no GPU, and a CPU has not every precision of one.
-    autocast = setup_precision("fp32" if machine.gpu else machine.precision, torch.device("cpu"))
+    if machine.gpu and not setup.options.here:
+        # There may be no GPU here, and a CPU has not every precision of one.
+        machine = replace(machine, gpu=False, precision="fp32")
+    autocast = setup_precision(machine.precision, machine.device)
     torch.set_num_threads(machine.threads)
-    model = setup.subject.model.eval()
+    model = setup.subject.model.to(machine.device).eval()
     return sum(cold_start_bits(model, data, lanes_of(len(data), lanes), autocast) for data in streams)
 
 

@@ -7,20 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch.nn import functional
 
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrainingConfig
+from pipeline.evaluation import evaluate
 from pipeline.evaluation.carried import Lane, cold_start_bits, lanes_of, score_lane
+from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.learner import Learner
 from pipeline.evaluation.machine import Machine
 from pipeline.evaluation.prequential import online
+from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.ray_scoring import Weights, score_here, score_on_ray
 from pipeline.evaluation.scoring import Tally
-from pipeline.runs.checkpoint import Checkpoint
+from pipeline.evaluation.setup import Setup, Windowing
+from pipeline.evaluation.subject import Subject
+from pipeline.runs.checkpoint import MODEL, Checkpoint
 from pipeline.training.precision import setup_precision
 
 CPU = torch.device("cpu")
@@ -71,6 +77,28 @@ def test_what_lanes_cost_is_what_their_cold_starts_cost(data: RawFile) -> None:
     cost = cold_start_bits(model, data, lanes, AUTOCAST)
     assert cost == pytest.approx(cut - float(whole(model, data).sum()) / np.log(2), rel=1e-3) and abs(cost) > 1e-2
     assert cold_start_bits(model, data, lanes_of(len(data), 1), AUTOCAST) == 0
+
+
+def test_what_cold_starts_cost_is_no_time_of_scoring(
+    data: RawFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves on with every stage."""
+    save_file({name: value.clone() for name, value in lively().state_dict().items()}, tmp_path / MODEL)
+    stages: list[str] = []
+    progress = EvaluationProgress(Console(quiet=True))
+    monkeypatch.setattr(progress, "stage", stages.append)
+    monkeypatch.setattr("pipeline.evaluation.evaluate.time.perf_counter", lambda: len(stages))
+    setup = Setup(
+        options=EvaluationConfig(mode="carried", lanes=2, local=True),
+        subject=Subject(name="one", model=lively(), config=RunConfig(model=SIZES), path=tmp_path),
+        windowing=Windowing(window=8, stride=8, lanes=2),
+        machine=Machine(precision="fp32", gpu=False, threads=1),
+        data=data,
+        byte_counts=np.zeros(256, np.int64),
+        kinds=[],
+    )
+    code = evaluate.score(setup, progress)
+    assert len(stages) == 2 and code.cold_bits != 0 and code.seconds == 1
 
 
 @pytest.mark.ray
