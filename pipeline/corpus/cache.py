@@ -2,15 +2,17 @@
 
 A file is named by its sha256 and appears only after it was verified. Locks of the file system (flock) do the rest, so
 that a killed worker leaves nothing locked: a shared lock on a shard while a worker has it mapped, an exclusive one on
-its name while it is downloaded, and one on the folder while room is made.
+its name while it is downloaded, and one on the folder while room is made, a shard appears, or one is locked.
 """
 
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from h2q.errors import UserError, require
 from pipeline.corpus.shards import Shard, sha256_of
@@ -67,7 +69,8 @@ class Cache:
                 f"shard {source} must have {shard.file_bytes} bytes of sha256 {shard.sha256}, "
                 f"found {size} of {sha256}; rebuild it: {rebuild}",
             )
-            os.replace(part, path)
+            with _folder_lock(path):
+                os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -77,7 +80,7 @@ class Cache:
     def _reserve(self, part: Path, size: int, forget: Callable[[], bool]) -> None:
         """Make room for a file and take it, so that nobody else does."""
         while True:
-            with lock(part.parent / ".lock"):
+            with _folder_lock(part):
                 if _make_room(part.parent, self.limit - size):
                     with open(part, "wb") as file:
                         file.truncate(size)
@@ -92,12 +95,12 @@ class Cache:
 def _hold(path: Path, shard: Shard, always: bool) -> CachedShard | None:
     """The shard if it is there and right; one that was altered is deleted."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        # Who makes room looks and deletes in one: nobody takes hold in between.
+        with _folder_lock(path):
+            handle = os.open(path, os.O_RDONLY)
+            cached = CachedShard(path, handle)
+            lock_shared(handle)
     except FileNotFoundError:
-        return None
-    cached = CachedShard(path, handle)
-    lock_shared(handle)
-    if not os.path.exists(path):
         return None
     right = os.fstat(handle).st_size == shard.file_bytes
     if right and (always or not is_verified(path)):
@@ -112,9 +115,21 @@ def _hold(path: Path, shard: Shard, always: bool) -> CachedShard | None:
     return cached
 
 
+def _folder_lock(path: Path) -> IO[bytes]:
+    return lock(path.parent / ".lock")
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """All shards, those that are being downloaded too."""
+    for path in folder.iterdir():
+        if path.suffix in (".arrow", ".part"):
+            with suppress(FileNotFoundError):  # one that was damaged may go meanwhile
+                yield path, path.stat()
+
+
 def _make_room(folder: Path, allowed: int) -> bool:
     """Delete what was not used for longest and is not in use until at most `allowed` bytes are left."""
-    files = [(path, path.stat()) for path in folder.iterdir() if path.suffix in (".arrow", ".part")]
+    files = list(_files(folder))
     total = sum(stat.st_size for _, stat in files)
     for path, stat in sorted(files, key=lambda file: file[1].st_atime_ns):
         if total <= allowed:

@@ -1,7 +1,9 @@
 """A corpus on an object store: it becomes shards there, read through a bounded cache. S3 is stood in for."""
 
+import hashlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 
 from h2q.errors import UserError
 from pipeline.config import CorpusConfig
-from pipeline.corpus.cache import Cache
+from pipeline.corpus.cache import Cache, CachedShard
 from pipeline.corpus.corpus import open_corpus
 from pipeline.corpus.lanes import Lanes, windows
+from pipeline.corpus.shards import Shard
 from pipeline.prepare.prepare import prepare
+from pipeline.storage.lock import is_locked
 from pipeline.storage.path import UriPath, text_of
 
 
@@ -102,6 +106,49 @@ def test_a_shard_altered_in_the_cache_is_fetched_again_and_one_altered_in_the_st
     fresh = open_corpus(corpus.folder, CorpusConfig(cache=str(tmp_path / "fresh")))
     with pytest.raises(UserError, match=r"shard .*test-.* must have .* sha256 .*; rebuild it: python jobs/prepare.py"):
         fresh.test.read(0, 1)
+
+
+def shard_in(folder: Path, content: bytes) -> tuple[Path, Shard]:
+    """A file to fetch, and what a manifest says of it."""
+    source = folder / content.decode()
+    source.write_bytes(content)
+    shard = Shard(source.name, len(content), 1, len(content), hashlib.sha256(content).hexdigest())
+    return source, shard
+
+
+def fetch(cache: Cache, source: Path, shard: Shard) -> CachedShard:
+    return cache.fetch(source, shard, "", False, lambda: False)
+
+
+def test_a_file_that_goes_while_room_is_made_is_no_error(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 10)
+    cache.folder.mkdir()
+    for suffix in ("arrow", "part"):  # listed, and gone when it is looked at
+        (cache.folder / f"gone.{suffix}").symlink_to(tmp_path / "nowhere")
+    assert fetch(cache, *shard_in(tmp_path, b"0123456789")).path.read_bytes() == b"0123456789"
+
+
+def test_who_takes_hold_while_room_is_made_holds_a_file_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (shard_in(tmp_path, content) for content in (b"first", b"2nd longer"))
+    cache = Cache(tmp_path / "cache", 10)
+    fetch(cache, *first)
+    held: list[CachedShard] = []
+    other = threading.Thread(target=lambda: held.append(fetch(Cache(cache.folder, 100), *first)))
+
+    def in_between(path: Path) -> bool:
+        """Another worker comes when the file was found to be free, and before it is deleted."""
+        free = not is_locked(path)
+        if other.ident is None:
+            other.start()
+            other.join(0.3)
+        return not free
+
+    monkeypatch.setattr("pipeline.corpus.cache.is_locked", in_between)
+    fetch(cache, *second)
+    other.join()
+    assert [shard.path.read_bytes() for shard in held] == [b"first"]
 
 
 READ_ALL = """
