@@ -15,7 +15,7 @@ from pipeline.projector.config import DECODER, FOLDER, UNTRAINED, ProjectionConf
 from pipeline.runs.checkpoint import config_of, weights_sha256
 from pipeline.runs.folder import RunFolder, find_folder
 from pipeline.runs.load import load_checkpoint, run_config
-from pipeline.storage.path import text_of
+from pipeline.storage.path import locate, text_of
 from pipeline.tracking.find import find_run
 
 _OPTIONS = [one.name for one in fields(ProjectorConfig)]
@@ -101,5 +101,4 @@ def find_projector(core: RunFolder, name: str) -> tuple[BoundProjector, RunConfi
     config = run_config(find_folder(folder, name))
     require(config.projector is not None, f"{name} in {folder} is no projector: name another with --name")
     assert config.projector is not None
-    checkpoint = config.projector.core.rstrip("/").rpartition("/")[2]
-    return replace(config.projector, core=text_of(core.checkpoints / checkpoint)), config
+    return replace(config.projector, core=text_of(core.checkpoints / locate(config.projector.core).name)), config

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from h2q.alphabet import ALPHABET, BYTES
 from h2q.errors import require
@@ -18,6 +18,7 @@ from pipeline.mix import shown_mix
 from pipeline.prepare.prepare import prepare
 from pipeline.prepare.sources import check_places
 from pipeline.shown import without_secrets
+from pipeline.storage.uri import is_uri
 from pipeline.terminal import Display
 from pipeline.training.precision import check_precision
 
@@ -111,18 +112,12 @@ def check_alphabet(split: AnySplit, vocab: int) -> None:
 
 
 def public(config: RunConfig) -> RunConfig:
-    """The config as it may be noted down and shown: without the passwords of its URIs."""
-    corpus, tracking = config.corpus, config.tracking
-    return replace(
-        config,
-        storage=without_secrets(config.storage),
-        config=config.config and without_secrets(config.config),
-        init_from=config.init_from and without_secrets(config.init_from),
-        corpus=replace(
-            corpus,
-            path=corpus.path and without_secrets(corpus.path),
-            mix=shown_mix(corpus.mix),
-            prepared=without_secrets(corpus.prepared),
-        ),
-        tracking=replace(tracking, uri=tracking.uri and without_secrets(tracking.uri)),
-    )
+    """The config as it may be noted down and shown: without the passwords of URIs, whichever option holds one."""
+    noted = _without_passwords(config.to_dict())
+    return RunConfig.from_dict(noted | {"corpus": noted["corpus"] | {"mix": shown_mix(config.corpus.mix)}})
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_passwords(each) for name, each in value.items()}
+    return without_secrets(value) if isinstance(value, str) and is_uri(value) else value

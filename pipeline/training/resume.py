@@ -16,6 +16,7 @@ from pipeline.runs.load import run_config
 from pipeline.storage.held import Held, held
 from pipeline.terminal import Display
 from pipeline.tracking.provenance import flatten
+from pipeline.training.prologue import public
 from pipeline.training.schedule import learning_rate, next_leg
 from pipeline.training.summary import Summary, read_summary
 
@@ -71,7 +72,7 @@ def find_earlier(storage: Path, name: str | None) -> EarlierRun:
         folder=folder,
         preset=stored["preset"],
         command=stored["command"],
-        config=run_config(folder),
+        config=public(run_config(folder)),  # whatever an earlier version noted
         state=state,
         checkpoint=checkpoint,
         damaged=damaged,

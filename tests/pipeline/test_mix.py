@@ -7,7 +7,6 @@ import pytest
 from h2q.errors import UserError
 from pipeline.config import PRESETS, CorpusConfig
 from pipeline.mix import Part, read_mix, shown_mix
-from pipeline.training.prologue import public
 
 
 def test_a_mix_names_kinds_places_and_lanes() -> None:
@@ -55,9 +54,3 @@ def test_lanes_are_the_sum_of_those_of_the_kinds() -> None:
     with pytest.raises(UserError, match=r"corpus.mix, 6 \+ 3 = 9, got 8: give --training.lanes 9"):
         replace(laptop, corpus=mix)
     assert replace(laptop, corpus=mix, training=replace(laptop.training, lanes=9)).corpus.marked
-
-
-def test_what_is_noted_of_a_mix_has_no_passwords() -> None:
-    laptop = PRESETS["laptop"]
-    config = replace(laptop, corpus=CorpusConfig(mix="text=s3://me:word@bucket/a@4,image=b@4"))
-    assert public(config).corpus.mix == "text=s3://bucket/a@4,image=b@4"
