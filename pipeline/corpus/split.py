@@ -126,13 +126,15 @@ class Split:
         """The split's bytes in order as they are stored (uint8), a shard at a time; no more than one stays mapped."""
         for number in range(len(self._entries)):
             yield self._mapped(number).data
-            self._maps.pop(number, None)
+            with self._lock:
+                self._maps.pop(number, None)
 
     def symbols(self) -> Iterator[np.ndarray]:
         """The same as they are read."""
         for end, entry in zip(self._ends, self._entries, strict=True):
             yield self.read(end - entry["bytes"], end)
-            self._maps.clear()
+            with self._lock:
+                self._maps.clear()
 
     def document_starts(self, stop: int | None = None) -> np.ndarray:
         """The offsets in the split at which its documents begin (int64); `stop`: of those before it, for which no more

@@ -2,6 +2,8 @@
 
 import os
 import re
+import threading
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from pipeline.config import CorpusConfig
 from pipeline.corpus import shards
 from pipeline.corpus.corpus import Corpus, open_corpus
 from pipeline.corpus.shards import ShardWriter
+from pipeline.corpus.split import Split
 from pipeline.prepare.prepare import prepare
 
 
@@ -109,6 +112,30 @@ def test_a_manifest_that_is_missing_damaged_or_of_another_version_is_named(corpu
     manifest.unlink()
     with pytest.raises(UserError, match=r"no prepared corpus is at .*: run python jobs/prepare.py"):
         open_corpus(corpus.folder)
+
+
+@pytest.mark.parametrize("goes_through", ["stream", "symbols"])
+def test_one_thread_may_read_what_another_goes_through(corpus: Corpus, goes_through: str) -> None:
+    """The other lets go of the shard at the worst moment: when it was found to be mapped."""
+    split = corpus.train
+    assert isinstance(split, Split)
+    other = getattr(split, goes_through)()
+    next(other)
+    threads: list[threading.Thread] = []
+
+    class Watched(OrderedDict):
+        def __contains__(self, number: object) -> bool:
+            found = super().__contains__(number)
+            if not threads:
+                threads.append(threading.Thread(target=next, args=(other,)))
+                threads[0].start()
+                threads[0].join(0.2)
+            return found
+
+    split._maps, split._remote = Watched(split._maps), True
+    assert split.read(0, 4).tobytes() == b"Some"
+    threads[0].join()
+    assert 1 in split._maps, "the other went on"
 
 
 def test_a_shard_is_plain_arrow_and_maps_without_a_copy(corpus: Corpus) -> None:
