@@ -37,7 +37,7 @@ def find_subject(options: EvaluationConfig, folder: RunFolder | None) -> Subject
     if folder is None:
         assert options.preset is not None
         return new_weights(options.preset, PRESETS[options.preset])
-    checkpoint, path = load_checkpoint(folder)
+    checkpoint, path = load_checkpoint(folder, moments=options.mode == "prequential")
     model, config = model_of(checkpoint)
     if options.fresh:
         return new_weights(f"{folder.name}, untrained", config)

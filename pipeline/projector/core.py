@@ -71,7 +71,7 @@ def find_core(projector: BoundProjector) -> Core:
     path = locate(projector.core)
     check_core(projector, path)
     try:
-        model, config = model_of(read_checkpoint(path))
+        model, config = model_of(read_checkpoint(path, moments=False))
     except DamagedCheckpoint as error:
         raise UserError(f"the core of the projector is damaged: {error}; train another projector") from error
     return Core(new_weights("", config).model if projector.untrained else model, projector.given)

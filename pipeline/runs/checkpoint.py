@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, Self, TypeVar
 
@@ -132,9 +133,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, *, moments: bool = True) -> Checkpoint:
     """Read and verify one checkpoint: its files are those that were written, and its tensors those of the model and the
-    optimizer that its own config calls for.
+    optimizer that its own config calls for. Without `moments`: what a model is made of, for less memory.
 
     Raises: DamagedCheckpoint naming the file, what was expected and what was found; UserError for a store that does not
     answer.
@@ -143,7 +144,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     with _verified(folder) as (state, here):
         config = config_of(state)
-        model, optimizer = read_tensors(here / MODEL, here / OPTIMIZER, config)
+        model, optimizer = read_tensors(here / MODEL, here / OPTIMIZER if moments else None, config)
         carried: Tensors = {}
         if (here / _CARRIED).exists():
             carried = read_carried(here / _CARRIED, CARRIED, config)
@@ -201,12 +202,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if is_whole(path, _COMMIT)), reverse=True)
 
 
-def newest_valid(folder: Path) -> tuple[Checkpoint, Path, list[str]] | None:
+def newest_valid(folder: Path, *, moments: bool = True) -> tuple[Checkpoint, Path, list[str]] | None:
     """The newest checkpoint that verifies, its folder, and why newer ones were passed over; None if there is none.
+    `moments`: see `read_checkpoint`.
 
     Raises: UserError if there are checkpoints but every one is damaged.
     """
-    return _newest(folder, read_checkpoint)
+    return _newest(folder, partial(read_checkpoint, moments=moments))
 
 
 def newest_state(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:

@@ -10,6 +10,7 @@ from pipeline.runs.checkpoint import (
     DamagedCheckpoint,
     checkpoint_folder,
     config_of,
+    newest_state,
     newest_valid,
     read_checkpoint,
 )
@@ -32,25 +33,25 @@ def run_config(folder: RunFolder) -> RunConfig:
     return config_from(stored["config"], stored.get("format", 0), str(folder.config_file), LOST_OPTIONS)
 
 
-def load_checkpoint(folder: RunFolder, how: str = "") -> tuple[Checkpoint, Path]:
+def load_checkpoint(folder: RunFolder, how: str = "", *, moments: bool = False) -> tuple[Checkpoint, Path]:
     """The best checkpoint of the run by validation bits per byte, or else the newest; and its folder. `how`:
-    to train on, told where there is none yet.
+    to train on, told where there is none yet. `moments`: with those of the optimizer.
 
     Raises: UserError if there is none, or none that verifies.
     """
-    found = newest_valid(folder.checkpoints)
+    newest = newest_state(folder.checkpoints)
+    if newest and (best := newest[0].get("best")):
+        try:
+            path = checkpoint_folder(folder.checkpoints, best["step"])
+            return read_checkpoint(path, moments=moments), path
+        except DamagedCheckpoint as error:
+            raise UserError(f"the best checkpoint of {folder.name} is damaged: {error}") from error
+    found = newest_valid(folder.checkpoints, moments=moments)
     if found is None:
         raise UserError(
             f"{folder.name} has no checkpoint yet: let it train until its first --training.save-every steps{how}"
         )
-    checkpoint, path, _ = found
-    if best := checkpoint.state.get("best"):
-        try:
-            path = checkpoint_folder(folder.checkpoints, best["step"])
-            return read_checkpoint(path), path
-        except DamagedCheckpoint as error:
-            raise UserError(f"the best checkpoint of {folder.name} is damaged: {error}") from error
-    return checkpoint, path
+    return found[:2]
 
 
 def load_model(folder: RunFolder) -> tuple["ByteModel", RunConfig]:

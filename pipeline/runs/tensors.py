@@ -23,8 +23,9 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
 
 
-def read_tensors(model: Path, optimizer: Path, config: RunConfig) -> tuple[Tensors, Tensors]:
-    """The tensors of a model and of its AdamW, whose moments are there for each parameter or for none.
+def read_tensors(model: Path, optimizer: Path | None, config: RunConfig) -> tuple[Tensors, Tensors]:
+    """The tensors of a model and of its AdamW, whose moments are there for each parameter or for none (`optimizer`
+    None: none is wanted).
 
     Memory: that of these tensors, which the files hold one by one; what else a file claims to hold costs nothing.
     Raises: DamagedFile for a name, shape or dtype that the config does not call for, and for what is not finite.
@@ -44,7 +45,7 @@ def read_tensors(model: Path, optimizer: Path, config: RunConfig) -> tuple[Tenso
     ranks = tensors["ranks" if config.projector is None else "decoder.ranks"].tolist()
     if not all(1 <= rank <= config.model.storage_rank for rank in ranks):
         raise DamagedFile(f"{model.name}: ranks must be 1 to {config.model.storage_rank}, found {ranks}")
-    return tensors, _read(optimizer, moments, may_be_empty=True)
+    return tensors, {} if optimizer is None else _read(optimizer, moments, may_be_empty=True)
 
 
 def read_carried(file: Path, name: str, config: RunConfig) -> Tensors:

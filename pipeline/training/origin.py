@@ -120,7 +120,7 @@ def _weights(config: RunConfig) -> tuple[Checkpoint, AnyPath]:
     if not (path / MODEL).exists():
         return load_checkpoint(find_run(config.init_from, storage=config.storage, tracking=config.tracking))
     try:
-        return read_checkpoint(path), path
+        return read_checkpoint(path, moments=False), path
     except DamagedCheckpoint as error:
         raise UserError(f"init_from must be a whole checkpoint, but it is damaged: {error}") from error
 

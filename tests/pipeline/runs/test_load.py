@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from h2q.errors import UserError
 from pipeline.config import RunConfig, TrackingConfig
+from pipeline.runs import tensors
+from pipeline.runs.checkpoint import write_checkpoint
 from pipeline.runs.find import best_bpb, list_runs
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint, load_model, run_config
@@ -89,6 +92,32 @@ def test_the_best_checkpoint_is_loaded(runs: Runs) -> None:
     assert not model.training
     state: dict[str, Any] = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in checkpoint.model.items())
+
+
+def test_no_more_is_read_than_is_used(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, (_, long) = runs
+    real, files = tensors._read, []
+
+    def noted(file: Path, *args: Any, **options: Any) -> Any:
+        files.append(file.name)
+        return real(file, *args, **options)
+
+    monkeypatch.setattr(tensors, "_read", noted)
+    assert load_checkpoint(long)[0].optimizer == {} and files == ["model.safetensors"]
+    files.clear()
+    assert load_checkpoint(long, moments=True)[0].optimizer
+    assert files == ["model.safetensors", "optimizer.safetensors"]
+
+
+def test_a_run_that_was_never_scored_is_its_newest_checkpoint_that_verifies(runs: Runs, tmp_path: Path) -> None:
+    _, _, (_, long) = runs
+    made, folder = load_checkpoint(long)[0], RunFolder(tmp_path)
+    for step, value in ((1, 0.5), (2, float("nan"))):
+        weights = {**made.model, "token_emb.weight": torch.full_like(made.model["token_emb.weight"], value)}
+        write_checkpoint(
+            folder.checkpoints, replace(made, model=weights, state={**made.state, "step": step, "best": None})
+        )
+    assert load_checkpoint(folder)[0].state["step"] == 1
 
 
 def test_a_run_without_a_model_says_so(runs: Runs, tmp_path: Path) -> None:
