@@ -22,7 +22,7 @@ from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder, check_storage
 from pipeline.runs.stop import Stopping, interruptible, stoppable
 from pipeline.shown import without_secrets
-from pipeline.storage.path import UriPath, text_of
+from pipeline.storage.path import UriPath
 from pipeline.sweep.capacity import Capacity, find_capacity
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.folder import check_new, claim_sweep, note_again, only_one, read_sweep, sweep_folder
@@ -123,13 +123,11 @@ def search(sweep: Sweep, capacity: Capacity, corpus: Corpus, tracking: SweepTrac
     from pipeline.sweep.ray_trainable import TrialTraining
 
     notes = sweep.folder.path / "ray"
-    searcher = SweepSearcher(
-        sweep,
-        {"corpus": text_of(corpus.folder), "resources": vars(capacity.resources)},
-        [tracking, progress],
-    )
+    searcher = SweepSearcher(sweep, [tracking, progress])
+    # In Ray's memory: what a searcher suggests Tune writes down, and a place may hold a password.
+    training = ray_tune.with_parameters(TrialTraining, corpus=corpus.folder, resources=capacity.resources)
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(TrialTraining, capacity.of_tune),
+        ray_tune.with_resources(training, capacity.of_tune),
         tune_config=ray_tune.TuneConfig(
             search_alg=searcher, scheduler=scheduler(sweep), num_samples=-1, max_concurrent_trials=capacity.trials
         ),

@@ -26,16 +26,9 @@ class Watcher(Protocol):
 class SweepSearcher(Searcher):
     """Suggests the sweep's next trial and notes how it ended. Tune's own snapshots are neither needed nor read."""
 
-    def __init__(
-        self,
-        sweep: Sweep,
-        order: dict[str, Any],
-        watchers: Sequence[Watcher],
-    ) -> None:
-        """`order`: what every trial is given beside its folder."""
+    def __init__(self, sweep: Sweep, watchers: Sequence[Watcher]) -> None:
         super().__init__(metric="validation/bpb", mode="min")
         self._sweep = sweep
-        self._order = order
         self._watchers = watchers
         self.running: dict[str, Trial] = {}
         """Trials by Tune's own names for them."""
@@ -52,7 +45,7 @@ class SweepSearcher(Searcher):
         forget_stop(folder.path)
         for watcher in self._watchers:
             watcher.started(trial)
-        return self._order | {"folder": str(folder.path)}
+        return {"folder": str(folder.path)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "validation/bpb" in result:

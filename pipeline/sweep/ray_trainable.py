@@ -21,15 +21,14 @@ from pipeline.runs.journal import Follower, Record
 from pipeline.runs.load import run_config
 from pipeline.runs.stop import request_stop
 from pipeline.storage.lock import lock
-from pipeline.storage.path import locate
 from pipeline.training.fit import TrainingFailed, fit
 
 
 class TrialTraining(tune.Trainable):
     """Trains the run in `config["folder"]`; every step of Tune's is one validation."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """`config` holds `folder` (of the run), `corpus` (folder of the prepared corpus) and `resources`."""
+    def setup(self, config: dict[str, Any], corpus: Path, resources: Resources) -> None:
+        """`config` holds `folder`, of the run; `corpus`: folder of the prepared corpus."""
         self._folder = RunFolder(Path(config["folder"]))
         self._run = run_config(self._folder)
         self._records: queue.Queue[list[Record] | None] = queue.Queue()
@@ -39,7 +38,7 @@ class TrialTraining(tune.Trainable):
         self._began = time.time()
         self._first: Record | None = None
         """Of this start, not of one before."""
-        self._thread = threading.Thread(target=self._train, args=(config,), daemon=True)
+        self._thread = threading.Thread(target=self._train, args=(corpus, resources), daemon=True)
         self._thread.start()
 
     def step(self) -> dict[str, Any]:
@@ -73,10 +72,9 @@ class TrialTraining(tune.Trainable):
         request_stop(self._folder.path)
         self._thread.join()
 
-    def _train(self, config: dict[str, Any]) -> None:
+    def _train(self, folder: Path, resources: Resources) -> None:
         try:
-            resources = Resources(**config["resources"])
-            corpus = open_corpus(locate(config["corpus"]), self._run.corpus)
+            corpus = open_corpus(folder, self._run.corpus)
             run = replace(self._run, local=self._run.workers == 1)
             with (
                 # A process of a killed sweep may train here some seconds longer than its driver lives.
