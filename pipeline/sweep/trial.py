@@ -46,7 +46,7 @@ class Trial:
     """At that step."""
     bytes_per_second: float | None = None
     seconds: float | None = None
-    """Of training up to that step."""
+    """Of training up to that step, over all its starts, without evaluation and saving."""
     error: str | None = None
     """Why it failed."""
 
@@ -55,23 +55,19 @@ class Trial:
 
     def ended(self, state: State, folder: RunFolder, *, step: int | None = None, error: str | None = None) -> "Trial":
         """This trial with its results, as the journal has them up to the step (None: to its end)."""
-        config = run_config(folder)
         records = [record for record in read_journal(folder.journal) if step is None or record["step"] <= step]
         latest: Record = {}
         for record in records:
             latest |= record
-        rate = latest.get("bytes_per_second")
-        reached = latest.get("step")
-        seen = reached * config.bytes_per_step if reached else 0
         return replace(
             self,
             state=state,
-            step=reached,
+            step=latest.get("step"),
             bpb=latest.get("validation/bpb"),
-            parameters=parameters(config.model),
+            parameters=parameters(run_config(folder).model),
             rank=latest.get("growth/rank"),
-            bytes_per_second=rate,
-            seconds=seen / rate if rate else None,
+            bytes_per_second=latest.get("bytes_per_second"),
+            seconds=latest.get("seconds"),
             error=error and presentable(error),
         )
 

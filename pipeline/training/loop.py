@@ -126,7 +126,8 @@ def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) 
                 bytes_per_second = clock.steps_per_second(step + 1) * run.bytes_per_step
                 counters.record |= scalars(measured) | figures(train_state, worker, rate, bytes_per_second)
             if counters.record:
-                journal.write({"step": step, "time": time.time(), "bytes_seen": counters.bytes_seen, **counters.record})
+                spent = {"bytes_seen": counters.bytes_seen, "seconds": clock.seconds}
+                journal.write({"step": step, "time": time.time(), **spent, **counters.record})
                 counters.record = {}
             counters.bytes_seen += 0 if last else run.bytes_per_step
 

@@ -210,7 +210,7 @@ def test_a_journal_waits_for_a_store_that_is_away(bucket: Path, store: Any, monk
 def same(one: RunFolder, other: RunFolder) -> bool:
     left, right = newest_valid(one.checkpoints), newest_valid(other.checkpoints)
     assert left is not None and right is not None
-    times = {"time", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes"}
+    times = {"time", "seconds", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes"}
     histories = [
         [{name: value for name, value in record.items() if name not in times} for record in read_journal(run.journal)]
         for run in (one, other)

@@ -156,6 +156,19 @@ def test_the_ranking_puts_what_finished_before_what_was_pruned_before_what_faile
     assert rows[-1]["error"] == "it was so" and report.errors == ["it was so"]
 
 
+def test_a_trial_took_the_time_that_its_training_notes_whatever_its_last_pace(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1")
+    trial = sweep.next()
+    assert trial
+    folder = sweep.folder_of(trial)
+    told = [(10, 5.0, 1000.0), (20, 70.0, 10.0), (30, 75.0, 1000.0)]
+    lines = ({"step": s, "time": 0, "seconds": spent, "bytes_per_second": rate} for s, spent, rate in told)
+    folder.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for step, (_, spent, rate) in {10: told[0], 29: told[1], None: told[2]}.items():
+        ended = trial.ended("pruned" if step else "finished", folder, step=step)
+        assert (ended.seconds, ended.bytes_per_second) == (spent, rate)
+
+
 def test_why_a_trial_failed_is_noted_without_passwords(opened: Open) -> None:
     sweep = opened("model.fixed_rank=1")
     trial = sweep.next()

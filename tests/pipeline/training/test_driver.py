@@ -34,7 +34,7 @@ ALL: dict[str, Any] = {
     "growing": True,
     "accumulate": 2,
 }
-TIMES = {"time", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes", "mfu"}
+TIMES = {"time", "seconds", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes", "mfu"}
 
 
 def final(folder: RunFolder) -> Checkpoint:

@@ -26,7 +26,7 @@ from pipeline.training.validate import by_kind
 
 Make = Callable[..., RunConfig]
 Train = Callable[..., tuple[Summary, RunFolder, str]]
-TIMES = {"time", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes"}
+TIMES = {"time", "seconds", "evaluation_seconds", "bytes_per_second", "memory/peak_bytes"}
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,8 @@ def test_times_count_over_all_starts(tmp_path: Path, tiny: Make, train: Train) -
     passed = time.time() - began
     assert first.wall_seconds and second.wall_seconds
     assert first.seconds < second.seconds < second.wall_seconds and first.wall_seconds < second.wall_seconds < passed
+    spent = series(read_journal(folder.journal), "seconds")[1]
+    assert spent == sorted(spent) and second.seconds <= spent[-1] < second.wall_seconds, "what a trial is judged by"
     assert second.bytes_per_second == pytest.approx(second.bytes_seen / second.seconds)
     state = newest_state(folder.checkpoints)
     assert state and second.seconds < state[0]["wall_seconds"] < second.wall_seconds, "a kill would lose no more"
