@@ -108,7 +108,8 @@ def bytes_seen(record: Record, bytes_per_step: int) -> int:
 
 
 class Follower:
-    """Hands the new records of a journal to a consumer, in a thread of its own; each step once.
+    """Hands the new records of a journal to a consumer, in a thread of its own; each once, and a step that is trained
+    again once more.
 
     A consumer that raises is called again later with the same records, so a server that comes back misses nothing.
     """
@@ -126,7 +127,7 @@ class Follower:
         self._path, self._tail = path, tail(path)
         self._consume = consume
         self._again = again
-        self._last_step = -1
+        self._seen: set[tuple[int, float]] = set()
         self._newest = (-1, time.time())  # step and time; a run that is resumed has older records
         self._every_seconds = every_seconds or self._tail.every_seconds
         self._waiting: list[Record] = []
@@ -166,12 +167,11 @@ class Follower:
         records = _records(self._tail.read().rstrip(b"\n"), self._path)
         for record in records:
             # What was kept of a file that was started over has the time that it had.
-            if record.get("time", 0.0) > self._newest[1]:
+            if record["time"] > self._newest[1]:
                 if record["step"] <= self._newest[0]:
                     self._again(record["step"])
                 self._newest = record["step"], record["time"]
-        # A worker that restarts starts the file over: the step tells what was seen already.
-        fresh = [record for record in records if record["step"] > self._last_step]
-        if fresh:
-            self._last_step = fresh[-1]["step"]
+        # A worker that restarts starts the file over, with what it keeps of it.
+        fresh = [record for record in records if (record["step"], record["time"]) not in self._seen]
+        self._seen.update((record["step"], record["time"]) for record in fresh)
         return fresh

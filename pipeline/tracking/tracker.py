@@ -17,6 +17,8 @@ from pipeline.tracking.store import MLflowStore
 STATE_TAG = "state"
 """Tag of an MLflow run: finished, stopped, pruned or failed."""
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "pruned": "KILLED", "failed": "FAILED"}
+_COMPARED = ("bytes_seen", "train/bpb", "validation/bpb", "test/bpb")
+"""What tells a record that was logged from a new one of the same step; every record has the first."""
 _METRICS = 1000
 """Metrics that MLflow takes in one request."""
 
@@ -71,14 +73,15 @@ class MLflowRun:
         self._began = time.time()
         self._newest = 0.0  # time of the newest record
         self._client.update_run(run_id, status="RUNNING")
-        histories = (self._client.get_metric_history(run_id, key) for key in ("train/bpb", "validation/bpb"))
-        self._last_step = max((metric.step for history in histories for metric in history), default=-1)
+        histories = (self._client.get_metric_history(run_id, name) for name in _COMPARED)  # the oldest first
+        self._logged = {(metric.key, metric.step): metric.value for history in histories for metric in history}
 
     def log(self, records: list[Record]) -> None:
-        """Log every number of the records at their steps; those of steps that were logged already are passed over."""
+        """Log every number of the records at their steps; those that were logged already are passed over. Of a step
+        that was trained again with another result MLflow keeps both, the newer one as the latest."""
         from mlflow.entities import Metric
 
-        fresh = [record for record in records if record["step"] > self._last_step]
+        fresh = [record for record in records if _compared(record).items() - self._logged.items()]
         metrics = [
             Metric(key, value, int(record["time"] * 1000), record["step"])
             for record in fresh
@@ -87,7 +90,8 @@ class MLflowRun:
         ]
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(self._id, metrics=metrics[start : start + _METRICS])
-        self._last_step = max([self._last_step, *(record["step"] for record in fresh)])
+        for record in fresh:
+            self._logged |= _compared(record)
         self._newest = max([self._newest, *(record["time"] for record in records)])
 
     @contextmanager
@@ -139,6 +143,10 @@ class MLflowRun:
         for name in ("parameters", "bytes_seen", "seconds"):
             if all(metric.step != step for metric in self._client.get_metric_history(self._id, name)):
                 self._client.log_batch(self._id, metrics=[Metric(name, summary[name], now, step)])
+
+
+def _compared(record: Record) -> dict[tuple[str, int], float]:
+    return {(name, record["step"]): record[name] for name in _COMPARED if name in record}
 
 
 def track_run(

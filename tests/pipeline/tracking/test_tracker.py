@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.comparison.compared_run import from_mlflow
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.store import MLflowStore, connect
@@ -39,6 +40,39 @@ def test_a_record_is_logged_once_whoever_logs_it(store: MLflowStore, folder: Run
     assert again.run_id == tracker.run_id
     history = store.client.get_metric_history(again.run_id or "", "train/bpb")
     assert [(metric.step, metric.value) for metric in history] == [(0, 8.0), (1, 7.0), (2, 6.0)]
+
+
+def test_of_a_step_that_is_trained_again_the_newer_value_counts(store: MLflowStore, folder: RunFolder) -> None:
+    """In the process that goes back to a checkpoint, and in one that resumes the run with other options."""
+    attempts = [
+        [{"step": step, "time": 100.0 * number + step, "train/bpb": 10.0 * number + step} for step in range(number, 4)]
+        for number in range(3)
+    ]
+    tracker = tracked(store, folder)
+    for attempt in (*attempts[:2], attempts[1]):
+        tracker.log(attempt)
+    tracker = tracked(store, folder)
+    for attempt in (attempts[1], attempts[2], attempts[2]):
+        tracker.log(attempt)
+    run = run_of(store, tracker)
+    history = store.client.get_metric_history(run.info.run_id, "train/bpb")
+    assert len(history) == 4 + 3 + 2, "each once"
+    assert run.data.metrics["train/bpb"] == 23.0
+    compared = from_mlflow(store.client, run)
+    assert [(record["step"], record["train/bpb"]) for record in compared.records] == [(0, 0), (1, 11), (2, 22), (3, 23)]
+
+
+def test_what_a_step_that_is_trained_again_only_repeats_is_not_logged_twice(
+    store: MLflowStore, folder: RunFolder
+) -> None:
+    """As behind a worker that was lost; nor is what has no bits per byte, as where all gradients were not finite."""
+    for attempt in (0.0, 100.0):
+        tracker = tracked(store, folder)
+        records = [{"step": 2, "time": attempt + 2, "bytes_seen": 64, "skipped_steps": 2}]
+        tracker.log([*records, {"step": 4, "time": attempt + 4, "bytes_seen": 128, "train/bpb": 0.1 + 0.2}])
+    run_id = tracker.run_id or ""
+    logged = [[one.step for one in store.client.get_metric_history(run_id, key)] for key in ("bytes_seen", "train/bpb")]
+    assert logged == [[2, 4], [4]]
 
 
 def test_artifacts_lie_beside_the_database_and_nowhere_else(
