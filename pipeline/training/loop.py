@@ -126,8 +126,7 @@ def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) 
                 bytes_per_second = clock.steps_per_second(step + 1) * run.bytes_per_step
                 counters.record |= scalars(measured) | figures(train_state, worker, rate, bytes_per_second)
             if counters.record:
-                spent = {"bytes_seen": counters.bytes_seen, "seconds": clock.seconds}
-                journal.write({"step": step, "time": time.time(), **spent, **counters.record})
+                journal.write(heading(counters, clock) | counters.record)
                 counters.record = {}
             counters.bytes_seen += 0 if last else run.bytes_per_step
 
@@ -227,6 +226,11 @@ def evaluate(
             return news, True
         counters.evaluated["sample"] = step
     return news, False
+
+
+def heading(counters: Counters, clock: Clock) -> Record:
+    """What every record begins with."""
+    return {"step": counters.step, "time": time.time(), "bytes_seen": counters.bytes_seen, "seconds": clock.seconds}
 
 
 def figures(train_state: TrainState, worker: Worker, rate: float, bytes_per_second: float) -> Record:
