@@ -23,6 +23,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
+from h2q.alphabet import BYTES
 from h2q.config import ModelConfig, SamplingConfig
 from h2q.errors import UserError, first_line, require
 from h2q.generate import Memory, stream
@@ -89,7 +90,9 @@ class PyfuncByteModel(PythonModel):
             logits = self.model(window)[0, -1]
         else:
             logits = memory.session.read(memory.unread)
-        return logits.double().softmax(-1).tolist()
+        # As bytes are drawn: without markers; of a smaller alphabet the others are impossible.
+        likely = logits[:BYTES].double().softmax(-1).tolist()
+        return likely + [0.0] * (BYTES - len(likely))
 
 
 NEEDED = "a row must have either prompt (text) or prompt_bytes (base64 in JSON)"
