@@ -34,13 +34,11 @@ class Projection:
     """The task of a projector."""
 
     config: BoundProjector
-    stand_in: Reader | None = None
-    """What is read in place of the core that the config names."""
 
     @cached_property
     def core(self) -> Reader:
         """Read where it is needed: a worker's own."""
-        return self.stand_in or find_core(self.config)
+        return find_core(self.config)
 
     def begin(self, train_state: TrainState, corpus: Corpus) -> None:
         """Measure mean and spread of the core's numbers."""

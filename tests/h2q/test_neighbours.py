@@ -7,9 +7,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from h2q.alphabet import ALPHABET, BYTES, CARRIED, LONGEST, MARKERS
+from h2q.alphabet import ALPHABET, BYTES, CARRIED, HEADER, LONGEST, MARKERS
 from h2q.decode.neighbours import SteppedNeighbours
-from h2q.neighbours import END, GREY, HIGH, LOW, MIDDLE, NONE, RED, SOUND, Neighbours, look, look_ref
+from h2q.neighbours import (
+    END,
+    GREY,
+    HIGH,
+    INSTEAD,
+    LOW,
+    MIDDLE,
+    NONE,
+    PIXEL,
+    RED,
+    SAMPLE,
+    SOUND,
+    TAPS,
+    Neighbours,
+    look,
+)
 from h2q.strides import Strides
 
 
@@ -39,6 +54,56 @@ def documents(draw: st.DrawFn) -> list[int]:
 
 
 streams = st.lists(documents(), min_size=1, max_size=4).map(lambda parts: [*chain(*parts)])
+
+
+def look_ref(symbols: list[int], reset: list[bool]) -> list[tuple[list[float], int]]:
+    """`look` at one lane, document by document: the taps and the role of the byte behind each symbol."""
+    found, begins = [], [number for number, symbol in enumerate(symbols) if symbol >= BYTES or reset[number]]
+    for begin, end in zip([0, *begins], [*begins, len(symbols)]):
+        document = symbols[begin:end]
+        found += [beside_ref(document[: read + 1]) for read in range(len(document))]
+    return found
+
+
+def beside_ref(document: list[int]) -> tuple[list[float], int]:
+    """Of the byte behind the symbols of a document so far, marker, header and content."""
+    nothing = [float(MIDDLE)] * TAPS, NONE
+    marker, header, content = document[0], document[1 : 1 + HEADER], document[1 + HEADER :]
+    picture = marker == MARKERS["image"]
+    if len(header) < HEADER or not (picture or marker == MARKERS["audio"]):
+        return nothing
+    unit = 1 if picture else max(1, header[4])
+    frame = header[4] if picture else header[3] * header[4]
+    if not (1 <= frame <= LONGEST and unit <= 2):
+        return nothing
+    pixels, at = header[0] * 256 + header[1] if picture else 0, len(content)
+    pixels *= pixels * frame <= LONGEST
+    column, channel, low = at // frame % max(1, pixels), at % frame // unit, at % unit
+
+    def tap(number: int) -> float | None:
+        up, left, back = (PIXEL if picture else SAMPLE)[number]
+        distance = up * pixels * frame + left * frame + back * unit
+        inside = back <= channel and (0 <= column - left < pixels if pixels else up == 0)
+        if not (inside and distance <= min(at, LONGEST)):
+            return None
+        first = at - low - distance
+        if unit == 1:
+            return float(content[first])
+        sample = content[first] * 256 + content[first + 1]
+        return sample / 256 if low == 0 else float(sample - 256 * content[at - 1])
+
+    taps: list[float] = []
+    for number in range(TAPS):
+        value = tap(number)
+        if value is None and number == 0:
+            value = tap(1)
+            value = float(MIDDLE) if value is None else value
+        taps.append(taps[INSTEAD[number]] if value is None else value)
+    if pixels and at // (pixels * frame) >= header[2] * 256 + header[3]:
+        return taps, END
+    if picture:
+        return taps, GREY if frame == 1 else RED + min(2, at % frame)
+    return taps, SOUND if unit == 1 else HIGH + low
 
 
 def read(symbols: list[int], cuts: list[int], reset: list[bool] | None = None) -> tuple[Neighbours, Tensor | None]:
