@@ -5,7 +5,8 @@ checkpoints/step-000001000/     (how it becomes whole at once: pipeline.storage.
     optimizer.safetensors   moments by kind and parameter name
     carried.safetensors     of a model with a state: that of every lane of the training
     state.json              step, growth, scaler, best, config, corpus, versions
-    commit.json             size and sha256 of the others; written last: a folder without it does not count
+    commit.json             size and sha256 of the others; written last: a folder without it does not count. Where the
+                            state was written again, of the one before, too
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.runs.older import config_from
 from pipeline.storage.json_file import Count, fitting, object_of, read_json
-from pipeline.storage.path import is_whole, on_disk, remove_whole, write_whole
+from pipeline.storage.path import is_whole, on_disk, remove_whole, write_file, write_whole
 from pipeline.storage.uri import DamagedFile, open_regular
 
 if TYPE_CHECKING:  # torch takes seconds to load: who only looks at a state need not wait for it
@@ -87,7 +88,9 @@ class _State(TypedDict):
 
 
 _FILE = object_of(bytes=Count, sha256=str)
-_COMMITTED = object_of(files=object_of(**{MODEL: _FILE, OPTIMIZER: _FILE, _STATE: _FILE}))
+_COMMITTED = object_of(
+    files=object_of(**{MODEL: _FILE, OPTIMIZER: _FILE, _STATE: _FILE}), before=NotRequired[object_of(**{_STATE: _FILE})]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +118,9 @@ def step_of(folder: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint; one that is not finished never counts. Its folder."""
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, whole: bool = False) -> Path:
+    """Write a checkpoint; one that is not finished never counts. Its folder. `whole`: the one of this step is there and
+    whole, and its tensors stay if they are the same."""
     from safetensors.torch import save
 
     final = checkpoint_folder(folder, checkpoint.state["step"])
@@ -126,11 +130,29 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         **({_CARRIED: save(checkpoint.carried)} if checkpoint.carried else {}),
         _STATE: _json(checkpoint.state),
     }
-    listing = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
-    }
-    write_whole(final, {**files, _COMMIT: _json({"format": FORMAT, "files": listing})})
+    listing = {name: _described(content) for name, content in files.items()}
+    if not (whole and _renew(final, files[_STATE], listing)):
+        write_whole(final, {**files, _COMMIT: _json({"format": FORMAT, "files": listing})})
     return final
+
+
+def _renew(final: Path, state: bytes, listing: dict[str, Any]) -> bool:
+    """Give a checkpoint another state, if it has the tensors of the listing; whether it has. It is valid at any moment:
+    until that state is written, its commit holds for the one before, too."""
+    try:
+        there = read_json(final / _COMMIT, _COMMITTED, _REMEDY)["files"]
+        before = _described((final / _STATE).read_bytes())
+    except (FileNotFoundError, UserError):
+        return False
+    if there | {_STATE: None} != listing | {_STATE: None}:
+        return False
+    write_file(final / _COMMIT, _json({"format": FORMAT, "files": listing, "before": {_STATE: before}}))
+    write_file(final / _STATE, state)
+    return True
+
+
+def _described(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def read_checkpoint(folder: Path, *, moments: bool = True) -> Checkpoint:
@@ -175,8 +197,9 @@ def _verified(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
             commit = read_json(here / _COMMIT, object_of(format=int), _REMEDY)
             if commit["format"] != FORMAT:
                 raise DamagedFile(f"format {commit['format']}, this version reads {FORMAT}")
-            for name, expected in fitting(commit, _COMMITTED, _COMMIT, _REMEDY)["files"].items():
-                _compare(here / name, expected)
+            fitting(commit, _COMMITTED, _COMMIT, _REMEDY)
+            for name, expected in commit["files"].items():
+                _compare(here / name, expected, commit.get("before", {}).get(name))
             state = read_state(here)
             if checkpoint_folder(folder, state["step"]).name != folder.name:
                 raise DamagedFile(f"{_STATE} is of step {state['step']}")
@@ -187,13 +210,14 @@ def _verified(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
         raise DamagedCheckpoint(f"{folder}: {error}") from error
 
 
-def _compare(file: Path, expected: dict[str, Any]) -> None:
-    """Raise DamagedFile unless the file has this size and digest; a block of it is in memory."""
+def _compare(file: Path, expected: dict[str, Any], before: dict[str, Any] | None) -> None:
+    """Raise DamagedFile unless the file has this size and digest, or those before; a block of it is in memory."""
     with open_regular(file) as content:
         size = os.fstat(content.fileno()).st_size
-        if size != expected["bytes"]:
+        if size not in (expected["bytes"], before and before["bytes"]):
             raise DamagedFile(f"{file.name}: {size} bytes, {expected['bytes']} were written")
-        if hashlib.file_digest(content, "sha256").hexdigest() != expected["sha256"]:
+        found = {"bytes": size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+        if found not in (expected, before):
             raise DamagedFile(f"{file.name}: its sha256 is not the one that was written")
 
 
@@ -253,13 +277,21 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, folder: Path, keep: int, *, before: Callable[[], None] = lambda: None, active: bool = True
+        self,
+        folder: Path,
+        keep: int,
+        before: Callable[[], None] = lambda: None,
+        *,
+        active: bool = True,
+        read: int | None = None,
     ) -> None:
-        """`before` is called in that thread before each checkpoint is written."""
+        """`before` is called in that thread before each checkpoint is written. `read`: the step of a checkpoint that is
+        known to be whole."""
         self._active = active
         self._before = before
         self._folder = folder
         self._keep = keep
+        self._whole = read
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         if active:
@@ -289,7 +321,9 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self._before()
-        written = write_checkpoint(self._folder, checkpoint)
+        step = checkpoint.state["step"]
+        written = write_checkpoint(self._folder, checkpoint, whole=step == self._whole)
+        self._whole = step
         best = checkpoint.state.get("best")
         keep = set([path for path in list_checkpoints(self._folder) if path <= written][: self._keep])
         keep |= {checkpoint_folder(self._folder, best["step"])} if best else set()

@@ -87,7 +87,7 @@ def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) 
 
     with (
         Journal(folder.journal, first_step=start, active=worker.first) as journal,
-        CheckpointWriter(folder.checkpoints, keep=training.keep, before=journal.sync, active=worker.first) as writer,
+        CheckpointWriter(folder.checkpoints, training.keep, journal.sync, active=worker.first, read=start) as writer,
         stop_signal(folder.path) as stop,
         training_batches(run, corpus, worker) as batches,
         StepProfile(folder.trace, run.profile, worker.device, active=worker.first) as profile,

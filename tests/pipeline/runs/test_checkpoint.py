@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from pipeline.runs.checkpoint import (
     write_checkpoint,
 )
 from pipeline.storage import path as location
+from pipeline.storage import uri as storage
+from pipeline.storage.path import AnyPath, locate
 
 KINDS = ("exp_avg", "exp_avg_sq")
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "commit.json")
@@ -146,6 +149,47 @@ def test_what_a_run_saves_stays_beside_damaged_ones_that_it_passed_over(
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == kept
     found = newest_valid(tmp_path)
     assert found is not None and same(found[0], example(150, {"step": 150, "bpb": 1.0})) and found[2] == []
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_a_step_saved_again_is_there_at_every_moment_and_its_tensors_are_not_written_again(
+    tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """By the writer that wrote it, and by one of a start that read it."""
+    folder = tmp_path / "run" if where == "disk" else locate(store.uri("bucket/again"))
+    tmp_path.joinpath("run").mkdir()
+    real, counter, seen = storage.write_atomic, Counter(), []
+
+    def look(path: AnyPath, data: Any) -> None:
+        real(path, data)
+        found = newest_valid(folder)
+        assert found is not None and found[2] == []
+        best = found[0].state["best"]
+        assert same(found[0], example(2, best))
+        seen.append((path.name, best["step"]))
+
+    counter.step = counter.best = 2
+    with CheckpointWriter(folder, keep=1) as writer:
+        writer.write(counter)
+        writer.wait()
+        monkeypatch.setattr(storage, "write_atomic", look)
+        counter.best = 1
+        writer.write(counter)
+    with CheckpointWriter(folder, keep=1, read=2) as writer:
+        counter.best = 0
+        writer.write(counter)
+    assert seen == [("commit.json", 2), ("state.json", 1), ("commit.json", 1), ("state.json", 0)]
+
+
+def test_a_damaged_checkpoint_that_is_trained_anew_is_written_anew(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write_checkpoint(tmp_path, example(step))
+    (checkpoint_folder(tmp_path, 2) / "model.safetensors").write_bytes(b"damaged")
+    counter = Counter()
+    with CheckpointWriter(tmp_path, keep=2, read=1) as writer:
+        counter.step = counter.best = 2
+        writer.write(counter)
+    assert same(read_checkpoint(checkpoint_folder(tmp_path, 2)), example(2, {"step": 2, "bpb": 1.0}))
 
 
 def test_an_error_of_the_writing_thread_reaches_the_loop(tmp_path: Path) -> None:
