@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from h2q.errors import UserError, first_line
 from pipeline.corpus.corpus import Corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Follower, read_journal
@@ -57,12 +58,13 @@ class SweepTracking:
         began = self._began.pop(trial.number, None)
         self._following.pop(trial.number, ExitStack()).close()
         folder = self._sweep.folder_of(trial)
+        records, tracker = read_journal(folder.journal), NullTracker()
         with self._forgiving():
-            records = read_journal(folder.journal)
             tracker = self._run(trial, began or (records[0]["time"] if records else time.time()))
-            if trial.state == "finished":
-                wall_seconds = began and time.time() - began
-                summarise(run_config(folder), folder, self._corpus, records, tracker, self._sweep.preset, wall_seconds)
+        if trial.state == "finished":
+            wall_seconds = time.time() - began if began else (folder.summary() or {}).get("wall_seconds")
+            summarise(run_config(folder), folder, self._corpus, records, tracker, self._sweep.preset, wall_seconds)
+        with self._forgiving():
             tracker.log(records)
             state = "stopped" if trial.state == "running" else trial.state
             tracker.finish(folder, state, None if state == "finished" else _result(trial))
@@ -129,12 +131,18 @@ class SweepTracking:
 
     @contextmanager
     def _forgiving(self) -> Iterator[None]:
+        """Inside, what MLflow does not take costs a line, and nothing but that is forgiven."""
+        if self._store is None:
+            yield
+            return
+        from mlflow.exceptions import MlflowException
+
         try:
             yield
-        except Exception as error:
+        except (MlflowException, UserError, OSError) as error:
             self._progress.say(
-                f"MLflow did not take all of the sweep ({type(error).__name__}): it is in {self._sweep.folder.path}; "
-                f"send it with --resume --name {self._sweep.name} when {self._store and self._store.uri} answers"
+                f"MLflow did not take all of the sweep ({first_line(error)}): it is in {self._sweep.folder.path}; "
+                f"send it with --resume --name {self._sweep.name} when {self._store.uri} answers"
             )
 
 
