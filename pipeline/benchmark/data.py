@@ -22,8 +22,6 @@ class Options:
 
     sizes: tuple[float, ...] = (0.2, 1.0, 2.0, 0.2)
     """Gigabytes of text files to prepare, one after the other; the largest corpus is then read through lanes."""
-    cpus: int = 2
-    """CPUs that Ray is given."""
     shapes: tuple[tuple[int, int], ...] = ((24, 128), (192, 256), (24, 4096), (8, 65536))
     """(lanes, bytes of context) of the batches."""
     folder: str | None = None
@@ -63,22 +61,17 @@ def _whole_job(folder: Path) -> dict[str, Any]:
 
 def _preparations(folder: Path, options: Options) -> Iterator[dict[str, Any]]:
     """Preparation on a Ray that is up, at every size."""
-    import ray
-
-    from pipeline.cluster.session import quiet_ray
+    from pipeline.cluster.session import ray_session
     from pipeline.config import CorpusConfig
     from pipeline.prepare.prepare import prepare
 
-    quiet_ray(verbose=False)
-    ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
-    try:
+    with ray_session(verbose=False):
         # The first job of Ray Data pays for its own start.
         prepare(CorpusConfig(source="manual", prepared=str(folder / "warm")))
-        for size in options.sizes:
+        for number, size in enumerate(options.sizes):
             text = folder / f"text-{size}"
             text.mkdir()
-            number = round(size * 100)
-            written = sum(_write(text / f"{i:04d}.txt", 10_000_000) for i in range(number))
+            written = sum(_write(text / f"{i:04d}.txt", 10_000_000) for i in range(round(size * 100)))
             config = CorpusConfig(path=str(text), prepared=str(folder / f"shards-{size}"))
             with _watched() as peaks:
                 began = time.perf_counter()
@@ -87,9 +80,8 @@ def _preparations(folder: Path, options: Options) -> Iterator[dict[str, Any]]:
             shutil.rmtree(text)
             if size != max(options.sizes):
                 shutil.rmtree(folder / f"shards-{size}")
-            yield _row(f"prepare {size:g} GB", seconds, written, **peaks)
-    finally:
-        ray.shutdown()
+            again = ", again" * (size in options.sizes[:number])
+            yield _row(f"prepare {size:g} GB{again}", seconds, written, **peaks)
 
 
 def _write(path: Path, size: int) -> int:
