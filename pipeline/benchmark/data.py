@@ -34,10 +34,14 @@ def run(options: Options) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="h2q-data-", dir=options.folder))
     try:
         rows = [_whole_job(folder), *_preparations(folder, options)]
-        rows += _lanes(folder / f"shards-{max(options.sizes)}", options)
+        rows += _lanes(folder / f"shards-{_largest(options)}", options)
     finally:
         shutil.rmtree(folder)
     return {"rows": rows}
+
+
+def _largest(options: Options) -> int:
+    return options.sizes.index(max(options.sizes))
 
 
 def _row(what: str, seconds: float, size: int, **more: Any) -> dict[str, Any]:
@@ -69,17 +73,17 @@ def _preparations(folder: Path, options: Options) -> Iterator[dict[str, Any]]:
         # The first job of Ray Data pays for its own start.
         prepare(CorpusConfig(source="manual", prepared=str(folder / "warm")))
         for number, size in enumerate(options.sizes):
-            text = folder / f"text-{size}"
+            text = folder / f"text-{number}"
             text.mkdir()
             written = sum(_write(text / f"{i:04d}.txt", 10_000_000) for i in range(round(size * 100)))
-            config = CorpusConfig(path=str(text), prepared=str(folder / f"shards-{size}"))
+            config = CorpusConfig(path=str(text), prepared=str(folder / f"shards-{number}"))
             with _watched() as peaks:
                 began = time.perf_counter()
                 prepare(config)
                 seconds = time.perf_counter() - began
             shutil.rmtree(text)
-            if size != max(options.sizes):
-                shutil.rmtree(folder / f"shards-{size}")
+            if number != _largest(options):
+                shutil.rmtree(folder / f"shards-{number}")
             again = ", again" * (size in options.sizes[:number])
             yield _row(f"prepare {size:g} GB{again}", seconds, written, **peaks)
 
