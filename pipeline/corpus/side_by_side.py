@@ -5,12 +5,16 @@ B: stretches, T: bytes of a chunk, N: bytes of the whole.
 
 import itertools
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-Stretch = tuple[int, int]
-"""The first input and the last target: its targets are the bytes first + 1 … last."""
+
+class Stretch(NamedTuple):
+    """The first input and the last target: its targets are the bytes first + 1 … last."""
+
+    first: int
+    last: int
 
 
 class Bytes(Protocol):
@@ -30,7 +34,7 @@ def stretches(size: int, lanes: int, documents: np.ndarray | None = None) -> lis
     if documents is not None:
         later = documents[documents < size - 1]
         edges = sorted({0, *(int(later[at]) for at in np.searchsorted(later, edges) if at < len(later))})
-    return list(itertools.pairwise([*edges, size - 1]))
+    return list(itertools.starmap(Stretch, itertools.pairwise([*edges, size - 1])))
 
 
 def chunks(data: Bytes, side_by_side: list[Stretch], length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,14 +6,13 @@ workers. One lane is the whole stream. Of several, each but the first starts col
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from h2q.model import ByteModel
-from pipeline.corpus.side_by_side import chunks, stretches
+from pipeline.corpus.side_by_side import Stretch, chunks
 from pipeline.evaluation.scoring import Tally, code_lengths, tabulate
 from pipeline.evaluation.windows import Stream
 from pipeline.training.precision import Autocast
@@ -25,23 +24,10 @@ COLD = 1 << 11
 """Bytes of a lane over which its cold start is measured, behind as many that warm it up."""
 
 
-@dataclass(frozen=True)
-class Lane:
-    """A stretch of the stream: its targets are the bytes start + 1 … stop."""
-
-    start: int
-    stop: int
-
-
-def lanes_of(size: int, lanes: int) -> list[Lane]:
-    """A stream of `size` bytes as so many lanes: each byte but the very first is a target exactly once."""
-    return [Lane(*stretch) for stretch in stretches(size, lanes)]
-
-
 def score_lane(
     model: ByteModel,
     data: Stream,
-    lane: Lane,
+    lane: Stretch,
     autocast: Autocast,
     on_part: Callable[[np.ndarray], object] = lambda table: None,
 ) -> np.ndarray:
@@ -59,13 +45,13 @@ def score_lane(
     return table
 
 
-def cold_start_bits(model: ByteModel, data: Stream, lanes: list[Lane], autocast: Autocast) -> float:
+def cold_start_bits(model: ByteModel, data: Stream, lanes: list[Stretch], autocast: Autocast) -> float:
     """What it costs that all lanes but the first start cold: bits of their first bytes, over those of the same bytes
     behind as many that warm the state up."""
     nats = 0.0
     for lane in lanes[1:]:
-        first = Lane(lane.start, min(lane.start + COLD, lane.stop))
-        before = Lane(max(0, lane.start - COLD), lane.start)
+        first = Stretch(lane.first, min(lane.first + COLD, lane.last))
+        before = Stretch(max(0, lane.first - COLD), lane.first)
         *_, (_, _, warm) = _through(model, data, before, autocast, model.new_state(1))
         for state, sign in ((model.new_state(1), 1), (warm, -1)):
             nats += sign * sum(
@@ -76,10 +62,10 @@ def cold_start_bits(model: ByteModel, data: Stream, lanes: list[Lane], autocast:
 
 @torch.no_grad()
 def _through(
-    model: ByteModel, data: Stream, lane: Lane, autocast: Autocast, state: Tensor
+    model: ByteModel, data: Stream, lane: Stretch, autocast: Autocast, state: Tensor
 ) -> Iterator[tuple[Tensor, np.ndarray, Tensor]]:
     """Nats (1, T) of the targets of a lane, the bytes (1, T + 1) and the state behind them, part by part."""
     length = model.config.seq_len
-    for rows, _ in chunks(data, [(lane.start, lane.stop)], max(1, AT_ONCE[model.device.type] // length) * length):
+    for rows, _ in chunks(data, [lane], max(1, AT_ONCE[model.device.type] // length) * length):
         nats, state = code_lengths(model, torch.from_numpy(rows).to(model.device), autocast, state)
         yield nats, rows, state

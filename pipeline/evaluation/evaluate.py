@@ -9,7 +9,8 @@ import torch
 
 from h2q.errors import require
 from pipeline.cluster.session import ray_session
-from pipeline.evaluation.carried import cold_start_bits, lanes_of
+from pipeline.corpus.side_by_side import stretches
+from pipeline.evaluation.carried import cold_start_bits
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.kinds import code_of
 from pipeline.evaluation.learner import Learner
@@ -110,7 +111,7 @@ def plan_of(setup: Setup, data: Stream) -> Plan:
     """How a stream is scored: in lanes through which a state is carried, or in windows."""
     windowing = setup.windowing
     if setup.options.mode == "carried":
-        return lanes_of(len(data), windowing.lanes)
+        return stretches(len(data), windowing.lanes)
     return plan(len(data), window=windowing.window, stride=windowing.stride, lanes=windowing.lanes)
 
 
@@ -126,7 +127,7 @@ def cold_starts(setup: Setup, streams: list[Stream], machine: Machine, progress:
     autocast = setup_precision(machine.precision, machine.device)
     torch.set_num_threads(machine.threads)
     model = setup.subject.model.to(machine.device).eval()
-    return sum(cold_start_bits(model, data, lanes_of(len(data), lanes), autocast) for data in streams)
+    return sum(cold_start_bits(model, data, stretches(len(data), lanes), autocast) for data in streams)
 
 
 def learn(setup: Setup, progress: EvaluationProgress) -> CodeLength:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from safetensors.torch import load
 
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
-from pipeline.evaluation.carried import Lane, score_lane
+from pipeline.corpus.side_by_side import Stretch
+from pipeline.evaluation.carried import score_lane
 from pipeline.evaluation.machine import Machine
 from pipeline.evaluation.replayed import ReplayedScore
 from pipeline.evaluation.scoring import Tally, score
@@ -21,7 +22,7 @@ from pipeline.training.precision import setup_precision
 
 OnProgress = Callable[[Tally], object]
 OnPart = Callable[[np.ndarray], object]
-Plan = Sequence[Windows] | Sequence[Lane]
+Plan = Sequence[Windows] | Sequence[Stretch]
 """What is scored of one stream."""
 
 _GROUP = 4
@@ -55,10 +56,10 @@ class Scorer:
         self._streams, self._window, self._carry = streams, window, carry
         self._replayed = ReplayedScore(self._model, window, self._autocast) if machine.gpu else None
 
-    def table(self, stream: int, windows: Windows | Lane, on_part: OnPart = lambda table: None) -> np.ndarray:
+    def table(self, stream: int, windows: Windows | Stretch, on_part: OnPart = lambda table: None) -> np.ndarray:
         """The table of one batch of a stream, or of a lane, see Tally. `on_part`: see `score_lane`."""
         data = self._streams[stream]
-        if isinstance(windows, Lane):
+        if isinstance(windows, Stretch):
             return score_lane(self._model, data, windows, self._autocast, on_part)
         rows = windows.read(data)
         # The plan's full batches have one shape.
@@ -68,7 +69,7 @@ class Scorer:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A block of numbered batches, as Ray Data hands it over."""
-        made = Lane if self._carry else Windows
+        made = Stretch if self._carry else Windows
         rows = [[int(value) for value in row] for row in batch["windows"]]
         tables = [self.table(stream, made(*values)) for stream, *values in rows]
         return {"number": batch["number"], "table": np.stack(tables)}
@@ -112,8 +113,8 @@ def score_on_ray(
 
     quiet_ray_data()
     pieces = _pieces(plans)
-    rows = [{"number": number, "windows": [at, *astuple(windows)]} for number, (at, windows) in enumerate(pieces)]
-    carry = isinstance(pieces[0][1], Lane)
+    rows = [{"number": number, "windows": [at, *windows]} for number, (at, windows) in enumerate(pieces)]
+    carry = isinstance(pieces[0][1], Stretch)
     groups = len(rows) if carry else -(-len(rows) // _GROUP)
     with warnings.catch_warnings(action="ignore"):  # `max_restarts` has no other way in yet, says Ray.
         tables = ray.data.from_items(rows, override_num_blocks=groups).map_batches(
@@ -139,7 +140,7 @@ def score_on_ray(
     return tallies
 
 
-def _pieces(plans: Sequence[Plan]) -> list[tuple[int, Windows | Lane]]:
+def _pieces(plans: Sequence[Plan]) -> list[tuple[int, Windows | Stretch]]:
     """The pieces of all streams, each with the number of its stream."""
     return [(stream, windows) for stream, plan in enumerate(plans) for windows in plan]
 

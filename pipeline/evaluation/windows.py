@@ -8,12 +8,12 @@ and scores up to the first byte of the next lane, so that none is left out.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from h2q.errors import require
+from pipeline.corpus.side_by_side import stretches
 
 ROWS = 64
 """Windows of one forward pass. Fixed, like all of the plan: a figure must not depend on who computes it."""
@@ -37,8 +37,7 @@ class Stream(Protocol):
     def stream(self) -> Iterator[np.ndarray]: ...
 
 
-@dataclass(frozen=True)
-class Windows:
+class Windows(NamedTuple):
     """Windows of one length, scored in one forward pass: window i reads `length` bytes from `start` + i·`stride` on.
 
     Its targets are the bytes one further; the first `skip` of them were scored by the window before.
@@ -64,12 +63,7 @@ def plan(size: int, *, window: int, stride: int, lanes: int = 1) -> list[Windows
     """
     require(size >= 2, f"the data must hold at least 2 bytes to be scored, found {size}")
     check_stride(stride, window)
-    edges = lane_edges(size, lanes)
-    return [
-        windows
-        for start, stop in zip(edges, [*edges[1:-1], size - 1], strict=False)
-        for windows in _lane(start, stop, window, stride)
-    ]
+    return [windows for first, last in stretches(size, lanes) for windows in _lane(first, last, window, stride)]
 
 
 def check_stride(stride: int, window: int) -> None:

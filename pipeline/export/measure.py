@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from h2q.model import ByteModel
-from pipeline.evaluation.carried import lanes_of, score_lane
+from pipeline.corpus.side_by_side import stretches
+from pipeline.evaluation.carried import score_lane
 from pipeline.evaluation.scoring import Tally, score
 from pipeline.evaluation.windows import Stream, plan
 from pipeline.export.encoding import INT8, encoding_of, scaled, unscaled
@@ -50,7 +51,7 @@ def bits_per_byte(model: ByteModel, data: Stream, size: int, show: Progress = la
     window = model.config.seq_len
     tally = Tally.empty(window)
     if model.config.carries:
-        (lane,) = lanes_of(size, 1)
+        (lane,) = stretches(size, 1)
         tally.add(score_lane(model, data, lane, contextlib.nullcontext, lambda part: show(Tally(part))))
         return tally.bits / tally.scored
     for windows in plan(size, window=window, stride=window):

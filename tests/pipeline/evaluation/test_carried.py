@@ -14,8 +14,9 @@ from torch.nn import functional
 from h2q.config import ModelConfig
 from h2q.model import ByteModel
 from pipeline.config import RunConfig, TrainingConfig
+from pipeline.corpus.side_by_side import Stretch, stretches
 from pipeline.evaluation import evaluate
-from pipeline.evaluation.carried import Lane, cold_start_bits, lanes_of, score_lane
+from pipeline.evaluation.carried import cold_start_bits, score_lane
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.learner import Learner
@@ -60,7 +61,7 @@ def whole(model: ByteModel, data: RawFile) -> torch.Tensor:
 @pytest.mark.parametrize("changes", [{}, {"mixer": "both"}, {"rotation": "quaternion"}, {"ngrams": "2:64x4"}])
 def test_one_lane_is_one_long_forward_pass(data: RawFile, changes: dict) -> None:
     model = lively(**changes)
-    [lane] = lanes_of(len(data), 1)
+    [lane] = stretches(len(data), 1)
     parts: list[float] = []
     table = score_lane(model, data, lane, AUTOCAST, lambda part: parts.append(part[1, 8:].sum()))
     nats = whole(model, data)
@@ -72,11 +73,11 @@ def test_one_lane_is_one_long_forward_pass(data: RawFile, changes: dict) -> None
 
 def test_what_lanes_cost_is_what_their_cold_starts_cost(data: RawFile) -> None:
     """Where what warms them up reaches back to the beginning: in two lanes here."""
-    model, lanes = lively(), lanes_of(len(data), 2)
+    model, lanes = lively(), stretches(len(data), 2)
     cut = sum(Tally(score_lane(model, data, lane, AUTOCAST)).bits for lane in lanes)
     cost = cold_start_bits(model, data, lanes, AUTOCAST)
     assert cost == pytest.approx(cut - float(whole(model, data).sum()) / np.log(2), rel=1e-3) and abs(cost) > 1e-2
-    assert cold_start_bits(model, data, lanes_of(len(data), 1), AUTOCAST) == 0
+    assert cold_start_bits(model, data, stretches(len(data), 1), AUTOCAST) == 0
 
 
 def test_what_cold_starts_cost_is_no_time_of_scoring(
@@ -106,7 +107,7 @@ def test_what_cold_starts_cost_is_no_time_of_scoring(
 def test_workers_change_nothing(data: RawFile, tmp_path: Path) -> None:
     save_file({name: value.clone() for name, value in lively().state_dict().items()}, tmp_path / "model.safetensors")
     weights = Weights(SIZES, tmp_path / "model.safetensors")
-    machine, lanes = Machine(precision="fp32", gpu=False, threads=1), lanes_of(len(data), 3)
+    machine, lanes = Machine(precision="fp32", gpu=False, threads=1), stretches(len(data), 3)
     shown: list[int] = []
     [here] = score_here(weights, [data], [lanes], 8, machine, lambda tally: shown.append(tally.scored))
     assert shown == sorted(shown) and shown[-1] == here.scored == 3000
@@ -124,5 +125,5 @@ def test_an_online_learner_carries_the_state(data: RawFile, lanes: int) -> None:
     model, edges = lively(), [lane * len(data) // lanes for lane in range(lanes + 1)]
     wanted = 0.0
     for start, stop in pairwise(edges):
-        wanted += Tally(score_lane(model, data, Lane(start, stop - 1), AUTOCAST)).bits + 8
+        wanted += Tally(score_lane(model, data, Stretch(start, stop - 1), AUTOCAST)).bits + 8
     assert point.bits == pytest.approx(wanted, rel=1e-6) and tally.scored == len(data) - lanes

@@ -15,7 +15,8 @@ from h2q.config import ModelConfig
 from h2q.model import ByteModel
 from pipeline.compression.codec import Encoder, follow
 from pipeline.config import RunConfig
-from pipeline.evaluation.carried import lanes_of, score_lane
+from pipeline.corpus.side_by_side import stretches
+from pipeline.evaluation.carried import score_lane
 from pipeline.evaluation.file_stream import RawFile
 from pipeline.evaluation.learner import Learner
 from pipeline.evaluation.prequential import online
@@ -51,7 +52,7 @@ def windows(model: ByteModel, data: RawFile, stride: int, lanes: int = 1) -> flo
 
 
 def carried(model: ByteModel, data: RawFile) -> float:
-    return 8 + sum(Tally(score_lane(model, data, lane, AUTOCAST)).bits for lane in lanes_of(len(data), 1))
+    return 8 + sum(Tally(score_lane(model, data, lane, AUTOCAST)).bits for lane in stretches(len(data), 1))
 
 
 def prequential(model: ByteModel, data: RawFile) -> float:

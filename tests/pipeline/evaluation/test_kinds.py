@@ -15,7 +15,7 @@ from h2q.model import ByteModel
 from pipeline.config import CorpusConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.side_by_side import stretches
-from pipeline.evaluation.carried import lanes_of, score_lane
+from pipeline.evaluation.carried import score_lane
 from pipeline.evaluation.kinds import KindOf, code_of, kinds_in, reference_sizes
 from pipeline.evaluation.references import compressing
 from pipeline.evaluation.scoring import Tally
@@ -54,7 +54,7 @@ def model() -> ByteModel:
 
 def test_a_document_costs_the_same_whatever_came_before_it(model: ByteModel, corpus: Corpus) -> None:
     test = corpus.splits["test"]
-    table = score_lane(model, test, lanes_of(len(test), 1)[0], AUTOCAST)
+    table = score_lane(model, test, stretches(len(test), 1)[0], AUTOCAST)
     alone, marker = 0.0, MARKERS["bytes"]
     for number, document in enumerate(DOCUMENTS):
         symbols = torch.tensor([[marker, *document, marker]])
@@ -71,7 +71,7 @@ def test_training_cuts_lanes_between_documents_so_that_they_cost_nothing(
     test = corpus.splits["test"]
     assert stretches(len(test), 2, test.document_starts()) == [(0, 38), (38, len(test) - 1)]
     monkeypatch.setattr("pipeline.training.validate.LANE_BYTES", 8)
-    bits = Tally(score_lane(model, test, lanes_of(len(test), 1)[0], AUTOCAST)).bits + math.log2(ALPHABET)
+    bits = Tally(score_lane(model, test, stretches(len(test), 1)[0], AUTOCAST)).bits + math.log2(ALPHABET)
     found = bits_per_byte(model, test, Worker(world_rank=0, world_size=1, device=torch.device("cpu")), AUTOCAST)
     assert found * len(test) == pytest.approx(bits, rel=1e-6)
 
