@@ -35,7 +35,7 @@ from pipeline.sweep.tracking import SweepTracking, track
 from pipeline.sweep.trial import validations
 from pipeline.threads import wait_asleep_where_busy
 from pipeline.tracking.store import connect
-from pipeline.training.origin import with_source
+from pipeline.training.origin import source_of, with_source
 from pipeline.training.prologue import check_first, check_run, prepared_corpus, public, session
 
 _ENVIRONMENT = {
@@ -106,7 +106,7 @@ def tune(
             with track(store, sweep, corpus, command, progress) as tracking:
                 progress.begin(sweep, capacity, {name: len(split) for name, split in corpus.splits.items()})
                 with stoppable(folder.path) as stopping:
-                    search(sweep, capacity, corpus, tracking, progress)
+                    search(sweep, capacity, corpus, source_of(run), tracking, progress)
                 progress.stage("drawing")
                 report = report_on(sweep)
                 report.save(folder)
@@ -115,8 +115,15 @@ def tune(
     return report, folder, stopping
 
 
-def search(sweep: Sweep, capacity: Capacity, corpus: Corpus, tracking: SweepTracking, progress: SweepProgress) -> None:
-    """Ray Tune runs the trials that are left."""
+def search(
+    sweep: Sweep,
+    capacity: Capacity,
+    corpus: Corpus,
+    weights: Path | None,
+    tracking: SweepTracking,
+    progress: SweepProgress,
+) -> None:
+    """Ray Tune runs the trials that are left. `weights`: the checkpoint that they begin with."""
     from ray import tune as ray_tune
 
     from pipeline.sweep.ray_searcher import SweepSearcher, TrialWatch
@@ -125,7 +132,9 @@ def search(sweep: Sweep, capacity: Capacity, corpus: Corpus, tracking: SweepTrac
     notes = sweep.folder.path / "ray"
     searcher = SweepSearcher(sweep, [tracking, progress])
     # In Ray's memory: what a searcher suggests Tune writes down, and a place may hold a password.
-    training = ray_tune.with_parameters(TrialTraining, corpus=corpus.folder, resources=capacity.resources)
+    training = ray_tune.with_parameters(
+        TrialTraining, corpus=corpus.folder, weights=weights, resources=capacity.resources
+    )
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(training, capacity.of_tune),
         tune_config=ray_tune.TuneConfig(

@@ -27,8 +27,8 @@ from pipeline.training.fit import TrainingFailed, fit
 class TrialTraining(tune.Trainable):
     """Trains the run in `config["folder"]`; every step of Tune's is one validation."""
 
-    def setup(self, config: dict[str, Any], corpus: Path, resources: Resources) -> None:
-        """`config` holds `folder`, of the run; `corpus`: folder of the prepared corpus."""
+    def setup(self, config: dict[str, Any], corpus: Path, weights: Path | None, resources: Resources) -> None:
+        """`config` holds `folder`, of the run; `corpus`: folder of the prepared corpus; `weights`: see WorkerConfig."""
         self._folder = RunFolder(Path(config["folder"]))
         self._run = run_config(self._folder)
         self._records: queue.Queue[list[Record] | None] = queue.Queue()
@@ -38,7 +38,7 @@ class TrialTraining(tune.Trainable):
         self._began = time.time()
         self._first: Record | None = None
         """Of this start, not of one before."""
-        self._thread = threading.Thread(target=self._train, args=(corpus, resources), daemon=True)
+        self._thread = threading.Thread(target=self._train, args=(corpus, weights, resources), daemon=True)
         self._thread.start()
 
     def step(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class TrialTraining(tune.Trainable):
         request_stop(self._folder.path)
         self._thread.join()
 
-    def _train(self, folder: Path, resources: Resources) -> None:
+    def _train(self, folder: Path, weights: Path | None, resources: Resources) -> None:
         try:
             corpus = open_corpus(folder, self._run.corpus)
             run = replace(self._run, local=self._run.workers == 1)
@@ -81,7 +81,7 @@ class TrialTraining(tune.Trainable):
                 lock(self._folder.lock_file),
                 Follower(self._folder.journal, self._records.put, every_seconds=0.05),
             ):
-                fit(run, self._folder, corpus, resources)
+                fit(run, self._folder, corpus, resources, weights=weights)
         except (UserError, TrainingFailed) as error:
             self._error = str(error)
         except BaseException as error:

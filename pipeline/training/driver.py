@@ -29,7 +29,7 @@ from pipeline.tracking.store import MLflowStore, connect
 from pipeline.tracking.tracker import Tracker, track_run
 from pipeline.training.fit import fit, last_line
 from pipeline.training.graph_rule import use_graph, why_eager
-from pipeline.training.origin import with_source
+from pipeline.training.origin import source_of, with_source
 from pipeline.training.plots import draw
 from pipeline.training.precision import chosen_precision
 from pipeline.training.progress import Progress
@@ -81,6 +81,8 @@ class _Run:
     preset: str
     folder: RunFolder
     corpus: Corpus
+    weights: Path | None
+    """What it begins with, as a worker can read it."""
     store: MLflowStore | None
     tracker: Tracker
 
@@ -181,7 +183,7 @@ def _begin(start: _Start, corpus: Corpus, store: MLflowStore | None, held: ExitS
     progress.say(f"run {folder.path}")
     tracker = track_run(store, folder, config, corpus.name, corpus.sha256, start.command, preset, began=start.began)
     progress.stage("waiting for the first step")
-    return _Run(config, preset, folder, corpus, store, tracker)
+    return _Run(config, preset, folder, corpus, source_of(start.config), store, tracker)
 
 
 def _leave(
@@ -242,7 +244,16 @@ def _follow(
             watched_stage(folder.stage_file, progress.evaluating),
             Follower(folder.journal, track),
         ):
-            fit(run.config, folder, run.corpus, resources, private=private, began=began, task=task)
+            fit(
+                run.config,
+                folder,
+                run.corpus,
+                resources,
+                weights=run.weights,
+                private=private,
+                began=began,
+                task=task,
+            )
     except BaseException as error:
         _end(run.tracker, folder, "stopped" if isinstance(error, KeyboardInterrupt) else "failed", progress)
         raise

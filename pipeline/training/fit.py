@@ -7,6 +7,7 @@ import time
 import traceback
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from h2q.errors import UserError
@@ -34,14 +35,15 @@ def fit(
     corpus: Corpus,
     resources: Resources,
     *,
+    weights: Path | None,
     private: bool = False,
     began: float | None = None,
     task: "Task | None" = None,
 ) -> None:
     """Run the training loop in its workers, under Ray Train, or in this process where the run is `local`.
 
-    `private`: Ray is this process's own, and ends with it. `began`, `task`: see WorkerConfig (None: now; the next
-    byte).
+    `private`: Ray is this process's own, and ends with it. `weights`, `began`, `task`: see WorkerConfig (None: now; the
+    next byte).
     Raises: UserError and TrainingFailed as they happened in a worker.
     """
     import ray.train
@@ -52,6 +54,7 @@ def fit(
         run=config,
         folder=folder.path,
         corpus=corpus.folder,
+        weights=weights,
         use_gpu=resources.gpu,
         threads=resources.threads,
         began=time.time() if began is None else began,

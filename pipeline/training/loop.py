@@ -141,8 +141,8 @@ def restore(train_state: TrainState, config: WorkerConfig, corpus: Corpus, worke
         train_state.restore(found[0], worker.world_rank)
         counters, earlier = train_state.counters, config_of(found[0].state).training
         counters.leg = next_leg(counters.step, run.training, earlier, counters.leg)
-    elif run.init_from:
-        train_state.model.load_state_dict(first_weights(run).model)
+    elif config.weights is not None:
+        train_state.model.load_state_dict(first_weights(run, config.weights).model)
     else:
         (config.task or NextByte()).begin(train_state, corpus)
     train_state.counters.rollbacks = max(train_state.counters.rollbacks, rollbacks)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 from h2q.config import ModelConfig
@@ -94,9 +95,14 @@ def with_source(config: RunConfig) -> RunConfig:
     return config if config.init_from is None else replace(config, init_from=text_of(_fitting(config)[1]))
 
 
-def first_weights(config: RunConfig) -> Checkpoint:
-    """The checkpoint whose weights a run begins with. Raises: UserError as `with_source` does."""
-    return _fitting(config)[0]
+def source_of(config: RunConfig) -> Path | None:
+    """The checkpoint that `with_source` has found, if there is to be one."""
+    return None if config.init_from is None else locate(config.init_from)
+
+
+def first_weights(config: RunConfig, source: AnyPath) -> Checkpoint:
+    """The checkpoint there, with whose weights a run begins. Raises: UserError as `with_source` does."""
+    return _fitting(replace(config, init_from=text_of(source)))[0]
 
 
 def _fitting(config: RunConfig) -> tuple[Checkpoint, AnyPath]:

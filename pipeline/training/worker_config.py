@@ -20,6 +20,9 @@ class WorkerConfig:
     """Of the run."""
     corpus: AnyPath
     """Folder of the prepared corpus."""
+    weights: AnyPath | None
+    """The checkpoint that a new run begins with: `run.init_from`, which is noted down, without the password taken out
+    there."""
     use_gpu: bool
     threads: int
     """Of the CPU."""

@@ -107,6 +107,8 @@ class StandInStore:
         self.address = ""
         self.refused = ""
         """Names that hold this text cannot be written: 403."""
+        self.user = ""
+        """Who alone may read, if anybody: 403 to others."""
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         store = self
@@ -147,6 +149,14 @@ class StandInStore:
                 while file.readline().strip():
                     pass
                 return data
+
+            def parse_request(self) -> bool:
+                known = super().parse_request()
+                if known and store.user and f"Credential={store.user}/" not in self.headers.get("Authorization", ""):
+                    self.close_connection = True
+                    self.send(403, b"<Error><Code>AccessDenied</Code></Error>")
+                    return False
+                return known
 
             def do_HEAD(self) -> None:
                 key = self.key()

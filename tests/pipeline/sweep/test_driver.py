@@ -38,7 +38,8 @@ def test_nothing_that_tune_notes_holds_a_password(tmp_path: Path, store: Any, mo
     with SweepProgress(Console(file=io.StringIO())) as progress, monkeypatch.context() as patched:
         progress.begin(sweep, capacity, {"validation": 9000, "test": 9000})
         patched.setattr(shutil, "rmtree", look)
-        driver.search(sweep, capacity, corpus, SweepTracking(None, sweep, corpus, "", progress), progress)
+        tracking = SweepTracking(None, sweep, corpus, "", progress)
+        driver.search(sweep, capacity, corpus, locate(store.uri("bucket/first")), tracking, progress)
     [trial] = sweep.trials
     assert trial.state == "failed" and trial.error and "s3://bucket/prepared" in trial.error
     assert any(name.startswith("experiment_state") for name in notes)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pipeline.cli import options_of
 from pipeline.config import PRESETS, RunConfig
 from pipeline.runs.checkpoint import Checkpoint, newest_valid, write_checkpoint
 from pipeline.runs.folder import RunFolder, claim_folder
+from pipeline.storage.path import locate, text_of
 from pipeline.training.origin import with_source
 from pipeline.training.summary import Summary
 
@@ -105,6 +107,23 @@ def test_a_run_begins_with_the_weights_of_another_on_another_corpus(tmp_path: Pa
 
     assert summary.mlflow_run_id is not None
     assert MlflowClient(summary.mlflow_tracking_uri).get_run(summary.mlflow_run_id).data.params["init_from"] == source
+
+
+def test_weights_are_read_with_a_password_that_is_not_noted(
+    tmp_path: Path, tiny: Make, train: Train, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first, _ = train(tiny(tmp_path, training={"steps": 4}))
+    uri = store.uri("bucket/first")
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json", "commit.json"):
+        content = (first.checkpoints / "step-000000004" / name).read_bytes()
+        (locate(uri) / "step-000000004" / name).write_bytes(content)
+    monkeypatch.setattr(store, "user", "nobody")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    source = text_of(locate(uri) / "step-000000004")
+    still = {"steps": 1, "learning_rate": 1e-30, "weight_decay": 0.0, "axiom_lambda": 0.0}
+    _, second, _ = train(tiny(tmp_path, name="second", init_from=source, training=still))
+    assert all(torch.equal(weights(first)[name], tensor) for name, tensor in weights(second).items())
+    assert not [path for path in second.path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
 
 
 def test_an_imported_checkpoint_brings_its_model_and_its_grown_rank(tmp_path: Path, tiny: Make, train: Train) -> None:
