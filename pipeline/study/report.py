@@ -1,6 +1,7 @@
 """The result of a study: study.csv with every training, study.md with table and sentences, the picture."""
 
 import csv
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,17 @@ def outcomes_of(trainings: list[Training]) -> list[Outcome]:
     """The grid: what finished with the rate of its family, seeds together."""
     cells: dict[tuple[str, int], list[Training]] = {}
     for one in trainings:
-        if one.chosen and one.trial.state == "finished" and one.figures["test_bpb"] is not None:
+        scored = None not in (one.figures["validation_bpb"], one.figures["test_bpb"])
+        if one.chosen and one.trial.state == "finished" and scored:
             cells.setdefault((one.family, one.dim), []).append(one)
     return [
-        Outcome(family, dim, tuple(one.figures["test_bpb"] for one in ones), _costs(ones))
+        Outcome(
+            family,
+            dim,
+            tuple(one.figures["test_bpb"] for one in ones),
+            _costs(ones),
+            statistics.fmean(one.figures["validation_bpb"] for one in ones),
+        )
         for (family, dim), ones in cells.items()
     ]
 
@@ -120,7 +128,8 @@ def as_text(sweep: Sweep, plan: StudyPlan, ones: list[Training]) -> str:
     lines = [
         f"# {sweep.name}",
         "",
-        f"{study.budget} a training, {study.seeds} seeds; ± is their standard deviation.",
+        f"{study.budget} a training, {study.seeds} seeds; ± is their standard deviation, in brackets 95 % intervals.",
+        "Sizes are chosen on the validation split and told on the test split.",
         "",
     ]
     lines += [f"* {verdict(outcomes, currency, UNITS[currency])}" for currency in CURRENCIES]

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 CURRENCIES = {
     "seconds": "time of training",
@@ -20,10 +21,7 @@ SAME = 1.02
 """Costs that differ by less count as equal."""
 
 SETTLED = 2.0
-"""A difference counts where it is more than so many times the spread of seeds."""
-
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
-"""Of Student's t, two-sided 95 %, by degrees of freedom from 1."""
+"""A difference counts where it is more than so many times the spread of seeds, and its 95 % interval excludes 0."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Outcome:
     """Bits per byte of the test split, for each seed."""
     costs: dict[str, float]
     """By `CURRENCIES`; the same for all seeds."""
+    validation: float
+    """Bits per byte of the validation split, mean over seeds: what a size is chosen by."""
 
     @property
     def mean(self) -> float:
@@ -79,12 +79,20 @@ def slope(outcomes: Sequence[Outcome], currency: str) -> Slope | None:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     if len(points) < 3 or max(xs) - min(xs) < math.log2(SAME):
         return None
-    rise, at_zero = statistics.linear_regression(xs, ys)
-    freedom = len(points) - 2
-    left = sum((y - at_zero - rise * x) ** 2 for x, y in points) / freedom
-    middle = statistics.fmean(xs)
-    error = math.sqrt(left / sum((x - middle) ** 2 for x in xs)) * STUDENT[min(freedom, len(STUDENT)) - 1]
-    return Slope(rise, rise - error, rise + error)
+    from scipy import stats
+
+    fitted: Any = stats.linregress(xs, ys)
+    error = float(fitted.stderr * stats.t.ppf(0.975, len(points) - 2))
+    return Slope(rise := float(fitted.slope), rise - error, rise + error)
+
+
+def difference(first: Outcome, second: Outcome) -> tuple[float, float]:
+    """The ends of the 95 % interval of how much more the second takes than the first, by Welch's t over the seeds."""
+    from scipy import stats
+
+    found: Any = stats.ttest_ind(second.bits, first.bits, equal_var=False)
+    low, high = found.confidence_interval(0.95)
+    return float(low), float(high)
 
 
 def families(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -98,7 +106,8 @@ def families(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 def verdict(outcomes: Sequence[Outcome], currency: str, unit: str) -> str:
     """Who is best at equal cost, by how much and how surely; or that this is not settled.
 
-    The cost is the largest that every family reaches; each counts with its best size that costs no more.
+    The cost is the largest that every family reaches; each counts with the size that costs no more and is best on the
+    validation split.
     """
     name = CURRENCIES[currency]
     if len({one.family for one in outcomes}) < 2:
@@ -106,7 +115,7 @@ def verdict(outcomes: Sequence[Outcome], currency: str, unit: str) -> str:
     limit = min(max(one.costs[currency] for one in of_one) for of_one in families(outcomes).values())
     within = [one for one in outcomes if one.costs[currency] <= SAME * limit]
     best = sorted(
-        (min(of_one, key=lambda one: one.mean) for of_one in families(within).values()), key=lambda one: one.mean
+        (min(of_one, key=lambda one: one.validation) for of_one in families(within).values()), key=lambda one: one.mean
     )
     at = f"{name}, at most {_short(limit)}{unit}: "
     besides = "".join(
@@ -121,10 +130,11 @@ def verdict(outcomes: Sequence[Outcome], currency: str, unit: str) -> str:
     found = f"{first.family} {first} (dim {first.dim}), {second.family} {second} (dim {second.dim})"
     if len(spreads) < 2:
         return f"{at}not settled, with one seed; {found}{besides}"
-    times = apart / max(*spreads, 1e-9)
-    told = f"{apart:.3f} apart, {times:.1f} × the spread of seeds"
-    if times <= SETTLED:
-        return f"{at}not settled: {found}, {told}, where more than {SETTLED:g} × is wanted{besides}"
+    (low, high), times = difference(first, second), apart / max(*spreads, 1e-9)
+    told = f"{apart:.3f} apart ({low:.3f} to {high:.3f}), {times:.1f} × the spread of seeds"
+    if times <= SETTLED or not low > 0:
+        wanted = f"where more than {SETTLED:g} × is wanted, and an interval above 0"
+        return f"{at}not settled: {found}, {told}, {wanted}{besides}"
     return f"{at}{first.family} is best: {found}, {told}{besides}"
 
 

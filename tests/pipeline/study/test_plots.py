@@ -12,7 +12,9 @@ from pipeline.study.result import CURRENCIES, Outcome
 
 def test_a_currency_is_an_axis_unless_all_cost_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ones = [
-        Outcome(family, dim, (2.5 - dim / 1e3, 2.6 - dim / 1e3), dict.fromkeys(CURRENCIES, 1e3 * dim) | {"seconds": 40})
+        Outcome(
+            family, dim, (2.5 - dim / 1e3, 2.6 - dim / 1e3), dict.fromkeys(CURRENCIES, 1e3 * dim) | {"seconds": 40}, 2.5
+        )
         for family in ("hamilton", "dense")
         for dim in (128, 256, 512)
     ]
