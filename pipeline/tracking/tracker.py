@@ -133,7 +133,7 @@ class MLflowRun:
                     self._client.log_artifacts(self._id, str(path), files.name)
 
     def _log_size(self, folder: RunFolder) -> None:
-        """What a list of runs is sorted by and no record holds; once for each step at which the run has ended."""
+        """What a list of runs is sorted by, as the summary has it; once for each step at which the run has ended."""
         from mlflow.entities import Metric
 
         summary = folder.summary()
@@ -141,7 +141,8 @@ class MLflowRun:
             return
         now, step = int(time.time() * 1000), summary["steps"]
         for name in ("parameters", "bytes_seen", "seconds"):
-            if all(metric.step != step for metric in self._client.get_metric_history(self._id, name)):
+            logged = {(metric.step, metric.value) for metric in self._client.get_metric_history(self._id, name)}
+            if (step, summary[name]) not in logged:
                 self._client.log_batch(self._id, metrics=[Metric(name, summary[name], now, step)])
 
 
