@@ -9,7 +9,7 @@ from rich.table import Table
 
 from h2q.errors import UserError
 from pipeline.runs.find import best_bpb, corpus_of, list_runs
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder import RunFolder, started
 from pipeline.runs.journal import read_journal
 from pipeline.runs.state import state_of
 from pipeline.shown import cell, note
@@ -54,7 +54,7 @@ def _listed(folder: RunFolder) -> ListedRun:
         corpus=corpus[0],
         corpus_sha256=corpus[1],
         size=size_of(folder.path),
-        age=max(0.0, time.time() - folder.config_file.stat().st_mtime),
+        age=max(0.0, time.time() - started(folder.config_file)),
     )
 
 

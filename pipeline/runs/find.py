@@ -31,8 +31,8 @@ class _Scored:
 
 def find_run(reference: str, *, storage: str = "runs") -> RunFolder:
     """The run that `reference` names: a name or a folder of a run, of a trial, or of a sweep (its best trial); an
-    MLflow run id noted in one; `latest` (started last) or `best` (lowest validation bits per byte on the corpus of the
-    newest run that was evaluated; a note tells of runs on others).
+    MLflow run id noted in one; `latest` (started or resumed last) or `best` (lowest validation bits per byte on the
+    corpus of the newest run that was evaluated; a note tells of runs on others).
 
     Raises: UserError naming the nearest names there are.
     """
@@ -76,12 +76,10 @@ def unknown(reference: str, storage: str, also: str = "") -> UserError:
 
 
 def list_runs(storage: str) -> list[RunFolder]:
-    """The runs in a storage folder and the trials of the sweeps there, in the order of their start."""
+    """The runs in a storage folder and the trials of the sweeps there, the one that was last started or resumed at the
+    end."""
     folder = locate(storage)
-    found = run_folders(folder)
-    for sweep in folder.glob(f"*/{SWEEP}"):
-        found += run_folders(sweep.parent)
-    return sorted(found, key=lambda folder: (folder.config_file.stat().st_mtime, folder.path))
+    return run_folders(folder, *(sweep.parent for sweep in folder.glob(f"*/{SWEEP}")))
 
 
 def sweep_of(folder: RunFolder) -> Path | None:

@@ -1,7 +1,7 @@
 """The folder of a run, on a disk or a URI: its name, how it is claimed, and how a later start finds it again.
 
 runs/NAME/
-    config.json     preset, command and every option, as the run now is
+    config.json     preset, command and every option, as the run now is, and when it was last started
     history.json    which options were changed by a resume, and from which step on
     mlflow.json     the MLflow run that tracks it
     metrics.jsonl   one record a logged step
@@ -18,8 +18,10 @@ import glob
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -155,9 +157,9 @@ class RunFolder:
         return self.read(self.config_file.name, shape, LOST_OPTIONS)
 
     def note_config(self, preset: str, command: str, config: RunConfig) -> None:
-        """From here on, the folder is one of a run."""
-        noted = {"format": FORMAT, "preset": preset, "command": command, "config": config.to_dict()}
-        self.write(self.config_file.name, noted)
+        """From here on, the folder is one of a run, which starts, or goes on, now."""
+        noted = {"format": FORMAT, "started": time.time(), "preset": preset, "command": command}
+        self.write(self.config_file.name, noted | {"config": config.to_dict()})
 
     def history(self) -> list[Change]:
         """What resumes have changed, oldest first."""
@@ -309,7 +311,7 @@ def renamed_into_place(folder: RunFolder, fill: Callable[[RunFolder], None]) -> 
 
 
 def find_folder(storage: Path, name: str | None) -> RunFolder:
-    """The folder of the run `name`, or of the newest run.
+    """The folder of the run `name`, or of the one that was last started or resumed.
 
     Raises: UserError if there is none.
     """
@@ -328,7 +330,20 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
     return found[-1]
 
 
-def run_folders(storage: Path) -> list[RunFolder]:
-    """The runs in a storage folder, in the order of their start."""
-    found = [path for path in storage.glob("*/config.json") if not path.parent.name.startswith(".")]
-    return [RunFolder(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime, path))]
+def run_folders(*storages: Path) -> list[RunFolder]:
+    """The runs in storage folders, the one that was last started or resumed at the end."""
+    found = [path for storage in storages for path in storage.glob("*/config.json")]
+    return [RunFolder(path.parent) for path in by_start(path for path in found if not path.parent.name.startswith("."))]
+
+
+def by_start(files: Iterable[Path]) -> list[Path]:
+    """Files that say when their folders were last started, in that order; a copy comes before what it is of."""
+    return sorted(sorted(files, reverse=True), key=lambda file: (started(file), -file.stat().st_mtime))
+
+
+def started(file: Path) -> float:
+    """When a run or a sweep was last started or resumed, in seconds since the epoch: as its config.json or sweep.json
+    says, which no copy changes. Where it is older than that, or damaged: when it was written."""
+    with suppress(UserError):
+        return read_json(file, object_of(started=float), "")["started"]
+    return file.stat().st_mtime

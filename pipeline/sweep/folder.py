@@ -1,6 +1,7 @@
 """The folder of a sweep: how it is claimed, found again, and kept to one process and one search."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pipeline.runs.find import SWEEP
 from pipeline.runs.folder import (
     LOST_OPTIONS,
     RunFolder,
+    by_start,
     check_storage,
     holds_anything,
     new_names,
@@ -43,11 +45,11 @@ def sweep_folder(storage: Path, config: SweepConfig, preset: str) -> RunFolder:
 
 
 def find_sweep(storage: Path, name: str | None, job: str) -> RunFolder:
-    """The folder of the sweep `name`, or of the newest one, that the job began.
+    """The folder of the sweep `name`, or of the one that was last started or resumed, that the job began.
 
     Raises: UserError if there is none.
     """
-    sweeps = sorted(storage.glob(f"*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
+    sweeps = by_start(storage.glob(f"*/{SWEEP}"))
     folder = RunFolder(storage / (name or ""))
     for path in reversed(sweeps):
         if name in (None, path.parent.name):
@@ -130,6 +132,7 @@ def _note(folder: RunFolder, *, config: SweepConfig, preset: str, command: str, 
         folder.write(name, value)
     sweep = {
         "format": FORMAT,
+        "started": time.time(),
         "preset": preset,
         "command": command,
         "corpus_sha256": corpus.sha256,

@@ -1,10 +1,14 @@
 """`latest`, `best` and a sweep's name mean a run that can be read, ranked among runs on one corpus."""
 
+import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,10 +16,11 @@ from h2q.errors import UserError
 from pipeline.config import RunConfig
 from pipeline.runs.find import find_run, list_runs
 from pipeline.runs.folder import RunFolder, check_new, claim_folder, find_folder
+from pipeline.runs.load import run_config
 from pipeline.shown import note
 from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.folder import _note, find_sweep
 from pipeline.sweep.folder import check_new as check_new_sweep
-from pipeline.sweep.folder import find_sweep
 
 Past = Callable[..., RunFolder]
 
@@ -33,9 +38,9 @@ def storage(tmp_path: Path, past_run: Past) -> Path:
     past_run(tmp_path / "alone", 2.5)
     for number, bpb in ((1, 2.9), (2, 2.1), (3, 2.3)):
         past_run(tmp_path / "s" / f"s-{number:02d}", bpb)
-    RunFolder(tmp_path / "s").write("sweep.json", {})
-    for age, folder in enumerate(("s/s-03", "s/s-02", "s/s-01", "alone")):
-        os.utime(tmp_path / folder / "config.json", (1000 - age, 1000 - age))
+    sweep = RunFolder(tmp_path / "s")
+    corpus: Any = SimpleNamespace(sha256=64 * "a")
+    _note(sweep, config=SweepConfig(), preset="laptop", command="python jobs/tune.py", corpus=corpus, notes={})
     return tmp_path
 
 
@@ -78,10 +83,29 @@ def test_the_best_is_of_one_corpus_and_says_which(
 def test_a_damaged_run_is_passed_over_with_a_note(storage: Path, notes: pytest.LogCaptureFixture) -> None:
     (storage / "s" / "s-03" / "config.json").write_text("{")
     (storage / "s" / "s-02" / "metrics.jsonl").unlink()
-    os.utime(storage / "s" / "s-03" / "config.json", (2000, 2000))
     assert find_run("latest", storage=str(storage)).name == "s-02"
     assert find_run("best", storage=str(storage)).name == "alone", "s-02 was never evaluated"
     assert len(notes.messages) == 1 and "s-03 is passed over" in notes.messages[0]
+
+
+def test_the_latest_was_started_or_resumed_last_and_no_copy_is(storage: Path) -> None:
+    alone = RunFolder(storage / "alone")
+    assert find_run("latest", storage=str(storage)).name == "s-03"
+    alone.note_config("laptop", "", run_config(alone))  # as a resume does
+    for copy in (shutil.copy, shutil.copy2):  # without and with the times of the files
+        for name in ("alone", "s"):
+            shutil.copytree(storage / name, storage / f"{name}-{copy.__name__}", copy_function=copy)
+    assert find_run("latest", storage=str(storage)) == find_folder(storage, None) == alone
+    assert find_sweep(storage, None, "tune").path == storage / "s"
+
+
+def test_a_run_that_does_not_say_when_it_started_is_as_old_as_its_file(storage: Path) -> None:
+    for age, path in enumerate(storage.rglob("config.json")):
+        stored = json.loads(path.read_text())
+        del stored["started"]
+        path.write_text(json.dumps(stored))
+        os.utime(path, (1000 + age, 1000 + age))
+    assert find_run("latest", storage=str(storage)).path == path.parent
 
 
 def test_a_link_to_nowhere_is_told_as_what_it_is(storage: Path, notes: pytest.LogCaptureFixture) -> None:
