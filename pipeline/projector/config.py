@@ -34,6 +34,7 @@ DECODER = RunConfig(
         lanes=24,
         learning_rate=5e-3,
         embedding_lr=2.0,
+        table_decay=0.02,
         beta2=0.99,
         warmup=200,
         floor=0.02,

@@ -74,15 +74,17 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
 
 
 def _group(name: str, parameter: nn.Parameter) -> str:
-    if name.startswith("bank."):
+    owners = name.split(".")[:-1]  # a model may be a part of another: the decoder of a projector
+    if "bank" in owners:
         return "bank"
     if name.endswith("factors"):
         return "factors"
-    if name.startswith("tables."):
+    if "tables" in owners:
         return "tables"
     if "emb" in name:
         return "embeddings"
-    if parameter.ndim < 2 or "norm" in name:
+    # Those of neighbours themselves are no weight matrices: taps, spreads and powers, which start where they mean most.
+    if parameter.ndim < 2 or "norm" in name or owners[-1:] == ["strides"]:
         return "undecayed"
     return "matrices"
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from h2q.config import ModelConfig
+from h2q.alphabet import ALPHABET
+from h2q.config import BoundProjector, ModelConfig
 from h2q.model import ByteModel
+from h2q.projector import Projector
 from pipeline.config import TrainingConfig
 from pipeline.runs.checkpoint import to_host
 from pipeline.training.optimizer import (
@@ -24,7 +26,8 @@ SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "factor": 4, "fixed_
 @pytest.mark.parametrize("kind", ["hamilton", "dense", "monarch"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str, tied: bool) -> None:
-    model = ByteModel(ModelConfig(kind=kind, tied_embeddings=tied, ngrams="2:30x3", **SMALL))
+    senses = {"mixer": "state", "vocab": ALPHABET, "strides": "auto"} if tied else {}
+    model = ByteModel(ModelConfig(kind=kind, tied_embeddings=tied, ngrams="2:30x3", **SMALL, **senses))
     optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.1, table_decay=0.3))
     grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in model.parameters()}
@@ -33,12 +36,16 @@ def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str, tied:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            spared = "norm" in name or "bias" in name or "emb" in name
+            # Of neighbours: how far off predictions are, and their taps, which do not start at zero.
+            spared = any(part in name for part in ("norm", "bias", "emb", "strides.weights", "strides.shapes"))
             assert group["weight_decay"] == (0 if spared else 0.3 if "tables" in name else 0.1), name
 
 
-def test_bank_factors_embeddings_and_tables_have_their_own_learning_rates() -> None:
-    model = ByteModel(ModelConfig(ngrams="2:30x3", **SMALL))
+@pytest.mark.parametrize("within", [False, True], ids=["alone", "in-a-projector"])
+def test_bank_factors_embeddings_and_tables_have_their_own_learning_rates(within: bool) -> None:
+    config = ModelConfig(ngrams="2:30x3", **SMALL)
+    asked = BoundProjector(core="", sha256="", core_model=ModelConfig(mixer="state", **SMALL), last=8, rank=4)
+    model = Projector(config, asked) if within else ByteModel(config)
     rates_of = {"bank": 0.5, "factors": 3.0, "emb": 2.0, "tables": 6.0}
     optimizer = build_optimizer(model, TrainingConfig(bank_lr=0.5, factor_lr=3.0, embedding_lr=2.0, table_lr=6.0))
     set_learning_rate(optimizer, 1e-2)
