@@ -5,7 +5,7 @@ Only a local run needs torch in this process: it takes seconds to load, and 200 
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -202,8 +202,8 @@ def _leave(
             began = next((record["time"] for record in read_journal(folder.journal)), time.time())
             tracker = track_run(store, *about, began=began)
             run_id = tracker.run_id
-            _end(tracker, folder, "finished", progress)
-            _attach(tracker, folder)
+            if _end(tracker, folder, "finished", progress):
+                _attach(tracker, folder, progress)
         if tracking.register:
             _publish(store, run_id, folder, tracking.register, progress)
     progress.say(
@@ -263,7 +263,7 @@ def _follow(
 def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Progress) -> None:
     """End the tracked run, say what to do next, draw, register."""
     folder, stopped = run.folder, summary.status == "stopped"
-    _end(run.tracker, folder, summary.status, progress)
+    taken = _end(run.tracker, folder, summary.status, progress)
     if stopped:
         progress.say(f"stopped at step {summary.steps}; continue with --resume --name {folder.name}")
     if run.config.profile and folder.trace.exists():
@@ -271,27 +271,38 @@ def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Pr
     progress.stage("drawing")
     references = summary.references["validation"]
     draw(records, folder.plots, folder.name, bytes_per_step=run.config.bytes_per_step, references=references)
-    _attach(run.tracker, folder)
+    if taken:
+        _attach(run.tracker, folder, progress)
     if run.store and run.config.tracking.register and not stopped:
         _publish(run.store, run.tracker.run_id, folder, run.config.tracking.register, progress)
 
 
-def _end(tracker: Tracker, folder: RunFolder, state: str, progress: Progress) -> None:
-    """End the tracked run; a server that is away loses nothing, and does not spoil a training that went well."""
+def _end(tracker: Tracker, folder: RunFolder, state: str, progress: Progress) -> bool:
+    """End the tracked run; a server that is away loses nothing, and does not spoil a training that went well. Whether
+    it took all."""
     try:
         tracker.log(read_journal(folder.journal))
         tracker.finish(folder, state)
+        return True
     except Exception as error:
         reason = without_secrets(first_line(error))
         progress.say(
             f"MLflow did not take all of the run ({reason}): it is in {folder.journal}; send it with --resume --name "
             f"{folder.name} when {tracker.uri} answers"
         )
+        return False
 
 
-def _attach(tracker: Tracker, folder: RunFolder) -> None:
-    with suppress(Exception):  # `_end` has said what to do where the server is away
+def _attach(tracker: Tracker, folder: RunFolder, progress: Progress) -> None:
+    """Upload what the run left besides; it lies in its folder, too."""
+    try:
         tracker.attach(folder)
+    except Exception as error:
+        reason = without_secrets(first_line(error))
+        progress.say(
+            f"MLflow did not take the run's pictures and samples ({reason}): they are in {folder.path}; see that "
+            f"{tracker.uri} can keep artifacts"
+        )
 
 
 def _publish(store: MLflowStore, run_id: str | None, folder: RunFolder, name: str, progress: Progress) -> None:

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import torch
+from rich.console import Console
 
 from h2q.errors import UserError
 from pipeline.config import RunConfig, TrackingConfig
@@ -23,6 +26,9 @@ from pipeline.runs.journal import Record, read_journal
 from pipeline.runs.load import run_config
 from pipeline.runs.stop import StopSignal, request_stop
 from pipeline.tracking.store import MLflowStore
+from pipeline.tracking.tracker import track_run
+from pipeline.training import driver
+from pipeline.training.progress import Progress
 from pipeline.training.summary import Summary
 
 Make = Callable[..., RunConfig]
@@ -203,6 +209,27 @@ def test_a_resumed_run_is_one_run_in_mlflow(tmp_path: Path, tiny: Make, train: T
     client = MlflowClient(first.mlflow_tracking_uri)
     logged = [metric.step for metric in client.get_metric_history(first.mlflow_run_id or "", "train/bpb")]
     assert logged == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_pictures_that_mlflow_does_not_take_are_told_of_and_stay(
+    tmp_path: Path, tiny: Make, past_run: Callable[..., RunFolder]
+) -> None:
+    """The database answers, the place of its artifacts does not."""
+    config = tiny(tmp_path, tracking={"enabled": True})
+    folder, said = past_run(tmp_path / "runs" / "run", 2.0), StringIO()
+    folder.samples.mkdir()
+    (folder.samples / "step-000000100.txt").write_text("A sample.")
+    store = MLflowStore(config.tracking)
+    tracker = track_run(store, folder, config, "a corpus", "ab", "", "tiny", began=0.0)
+    kept = Path(urlsplit(str(store.client.get_run(tracker.run_id or "").info.artifact_uri)).path)
+    with Progress(Console(file=said, width=1000), config) as progress:
+        driver._attach(tracker, folder, progress)
+        assert said.getvalue() == "" and (kept / "samples" / "step-000000100.txt").exists()
+        shutil.rmtree(kept)
+        kept.write_text("no folder")
+        driver._attach(tracker, folder, progress)
+    [line] = said.getvalue().splitlines()
+    assert line.startswith("MLflow did not take the run's pictures and samples (") and str(folder.path) in line
 
 
 def test_a_store_that_mlflow_refuses_starts_nothing(tmp_path: Path, tiny: Make, train: Train) -> None:
