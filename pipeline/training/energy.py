@@ -1,5 +1,7 @@
 """The energy of the residual stream, block by block: what is healthy, and what is not."""
 
+from collections.abc import Iterable
+
 from pipeline.runs.journal import Record
 
 STEEP = 10.0
@@ -8,9 +10,15 @@ STEEP = 10.0
 HEALTHY = "Healthy: it rises while the learning rate does, then levels off; from block to block it grows little"
 
 
+def of_blocks(names: Iterable[str], metric: str) -> list[str]:
+    """The names of a metric that each block has a value of, in the order of the blocks."""
+    found = {name for name in names if name.startswith(f"{metric}/")}
+    return sorted(found, key=lambda name: (len(name), name))  # 99 before 100
+
+
 def energies(record: Record) -> list[float]:
     """Of each block, where the record has them."""
-    return [record[name] for name in sorted(record) if name.startswith("energy/")]
+    return [record[name] for name in of_blocks(record, "energy")]
 
 
 def steepness(record: Record) -> float:

@@ -9,7 +9,7 @@ from h2q.alphabet import MARKERS
 from pipeline.figures import bytes_axis, log_numbers, new_figure, save_figure
 from pipeline.runs.journal import Record, bytes_seen, series
 from pipeline.terminal import human_bytes
-from pipeline.training.energy import HEALTHY, STEEP, energies, steepness
+from pipeline.training.energy import HEALTHY, STEEP, energies, of_blocks, steepness
 
 Series = tuple[list[int], list[float]]
 
@@ -129,7 +129,7 @@ def _range(values: list[float], references: list[float]) -> tuple[float | None, 
 def _energy_map(records: list[Record], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
-    names = sorted({name for record in records for name in record if name.startswith("energy/")})
+    names = of_blocks((name for record in records for name in record), "energy")
     if not names:
         return
     figure = Figure(figsize=(7, 4.2))  # margins as above
@@ -163,7 +163,7 @@ def _judged(records: list[Record]) -> str:
 
 def _half_lives(records: list[Record], path: Path, title: str) -> None:
     """The median half-life of each block's state by step, and the last one between its outer deciles."""
-    names = sorted({name for record in records for name in record if name.startswith("half_life/")})
+    names = of_blocks((name for record in records for name in record), "half_life")
     if not names:
         return
     figure, axes = new_figure(1, 2, title)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.journal import Record
+from pipeline.training.energy import energies, of_blocks
 from pipeline.training.plots import _judged, _range, draw, series
 
 FULL = [
@@ -39,6 +40,13 @@ def test_the_map_says_what_is_healthy_and_what_is_not() -> None:
     assert "Here: the last block has 1.5 × the energy of the first, and 1 × what it had" in _judged(calm)
     steep = [record | {"energy/block_01": 60.0} for record in calm]
     assert "The last block explodes" in _judged(steep)
+
+
+def test_blocks_are_in_the_order_of_their_numbers() -> None:
+    values = {f"energy/block_{block:02d}": float(block) for block in range(121)}
+    record: Record = {"step": 0, **dict(sorted(values.items()))}
+    assert energies(record) == [float(block) for block in range(121)]
+    assert of_blocks([*record, "state_energy/block_07"], "energy") == list(values)
 
 
 def test_a_series_skips_records_without_the_metric() -> None:
