@@ -17,8 +17,9 @@ from pipeline.tracking.store import MLflowStore
 STATE_TAG = "state"
 """Tag of an MLflow run: finished, stopped, pruned or failed."""
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "pruned": "KILLED", "failed": "FAILED"}
-_COMPARED = ("bytes_seen", "train/bpb", "validation/bpb", "test/bpb")
-"""What tells a record that was logged from a new one of the same step; every record has the first."""
+_COMPARED = ("bytes_seen", "train/bpb", "validation/bpb", "test/bpb", "learning_rate", "objective")
+"""What tells a record that was logged from a new one of the same step; every record has the first. Where other options
+begin, the first loss is still the same, and the last two are not."""
 _METRICS = 1000
 """Metrics that MLflow takes in one request."""
 

@@ -19,10 +19,11 @@ import torch
 from rich.console import Console
 
 from h2q.errors import UserError
+from pipeline.comparison.compared_run import from_mlflow
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.checkpoint import Checkpoint, checkpoint_folder, list_checkpoints, newest_valid, read_checkpoint
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.journal import Record, read_journal
+from pipeline.runs.journal import Record, read_journal, series
 from pipeline.runs.load import run_config
 from pipeline.runs.stop import StopSignal, request_stop
 from pipeline.tracking.store import MLflowStore
@@ -198,17 +199,25 @@ def test_when_losses_are_looked_at_changes_no_weight(tmp_path: Path, tiny: Make,
 
 
 def test_a_resumed_run_is_one_run_in_mlflow(tmp_path: Path, tiny: Make, train: Train) -> None:
+    """What is only repeated is logged once; of what comes out otherwise the newer values count."""
     from mlflow.tracking import MlflowClient
 
     config = tiny(tmp_path, tracking={"enabled": True})
     first, folder, _ = train(config)
-    for path in list_checkpoints(folder.checkpoints)[:-1]:
-        shutil.rmtree(path)  # as if it had been killed after its first checkpoint
-    second, _, _ = train(replace(config, resume=True))
-    assert second.mlflow_run_id == first.mlflow_run_id
     client = MlflowClient(first.mlflow_tracking_uri)
-    logged = [metric.step for metric in client.get_metric_history(first.mlflow_run_id or "", "train/bpb")]
-    assert logged == [0, 2, 4, 6, 8, 10, 12]
+
+    def resumed(rate: float) -> list[int]:
+        for path in list_checkpoints(folder.checkpoints)[:-1]:
+            shutil.rmtree(path)  # as if it had been killed after its first checkpoint
+        summary, _, _ = train(replace(config, resume=True, training=replace(config.training, learning_rate=rate)))
+        assert summary.mlflow_run_id == first.mlflow_run_id
+        return [metric.step for metric in client.get_metric_history(first.mlflow_run_id or "", "train/bpb")]
+
+    assert resumed(config.training.learning_rate) == [0, 2, 4, 6, 8, 10, 12]
+    assert resumed(5 * config.training.learning_rate) == [0, 2, 4, 6, 8, 10, 12, 4, 6, 8, 10, 12]
+    compared = from_mlflow(client, client.get_run(first.mlflow_run_id or ""))
+    for name in ("train/bpb", "learning_rate", "validation/bpb"):
+        assert series(compared.records, name) == series(read_journal(folder.journal), name)
 
 
 def test_pictures_that_mlflow_does_not_take_are_told_of_and_stay(
