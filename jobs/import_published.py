@@ -17,6 +17,7 @@ from h2q.errors import UserError, require
 from pipeline.cli import parse, run
 from pipeline.config import RunConfig
 from pipeline.runs.folder import check_storage, claim_folder
+from pipeline.shown import without_secrets
 
 PROG = "python jobs/import_published.py"
 
@@ -47,12 +48,14 @@ def main(args: Sequence[str]) -> None:
     content = read(Path(options.file))
     from h2q.published import from_state_dict
     from pipeline.runs.checkpoint import Checkpoint, write_checkpoint
+    from pipeline.training.prologue import public
 
     model = from_state_dict(content["model"], content.get("config"))
     step = next((content[key] for key in ("iter", "chunk_counter") if isinstance(content.get(key), int)), 0)
     name = options.name or f"imported-{Path(options.file).stem}"
-    config = replace(RunConfig(), name=name, storage=options.storage, model=model.config)
-    folder = claim_folder(check_storage(options.storage), config, "imported", shlex.join([PROG, *args]))
+    config = public(replace(RunConfig(), name=name, storage=options.storage, model=model.config))
+    command = without_secrets(shlex.join([PROG, *args]))
+    folder = claim_folder(check_storage(options.storage), config, "imported", command)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     written = write_checkpoint(
         folder.checkpoints,

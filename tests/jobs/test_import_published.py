@@ -49,6 +49,15 @@ def test_a_published_file_becomes_a_run(tmp_path):
     assert torch.equal(model.token_emb.weight, published_checkpoint()["token_emb.weight"])
 
 
+def test_the_password_of_the_storage_is_not_kept_with_the_run(tmp_path, call_job):
+    torch.save({"model": published_checkpoint()}, tmp_path / "best.pt")
+    storage = f"file://someone:hunter2@localhost{tmp_path}/kept"
+    done = call_job("import_published", tmp_path, "best.pt", "--storage", storage)
+    assert done.returncode == 0
+    left = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert len(left) > 3 and not [path for path in left if b"hunter2" in path.read_bytes()]
+
+
 class Surprise:
     """An object whose unpickling would leave a file behind."""
 
