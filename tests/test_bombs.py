@@ -1,8 +1,10 @@
 """Small files that claim to be large: one line, and no more memory than is stated, however much they promise."""
 
+import gzip
 import hashlib
 import json
 import re
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,10 @@ from pipeline.compression.archive import Archive, read_archive
 from pipeline.compression.compress import decompress
 from pipeline.compression.config import CompressionConfig
 from pipeline.config import PRESETS, RunConfig
+from pipeline.prepare.plain import run_unpacking, unpackings
 from pipeline.runs.checkpoint import Checkpoint, read_checkpoint, to_host, write_checkpoint
 from pipeline.storage.json_file import LIMIT, read_json
+from pipeline.storage.listing import find
 
 BOMB = 1 << 30
 """Bytes, or numbers, that the files claim."""
@@ -139,6 +143,18 @@ class _Pickled:
 
     def __reduce__(self) -> tuple:
         return self._call
+
+
+@pytest.mark.parametrize("kind", [*b"xgXLKS"], ids=chr)
+def test_a_tar_whose_header_is_large(tmp_path: Path, kind: int) -> None:
+    info = tarfile.TarInfo("a")
+    info.type, info.size = bytes([kind]), 2 * MOST
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(2 * MOST >> 20):
+            file.write(bytes(1 << 20))
+    (work,) = unpackings(find(str(tmp_path)), tmp_path / "out", "text", "error", 1)
+    refused(lambda: run_unpacking(work.to_json()), "a header in it must have at most 65,536 bytes|is a sparse file")
 
 
 @pytest.mark.parametrize("claimed", [{"size": BOMB}, {"lanes": BOMB}, {"threads": BOMB}, {"stride": -1}], ids=repr)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -20,6 +20,12 @@ DEPTH = 3
 XZ_MEMORY = 1 << 29
 """Bytes that xz may look back: the file says how many, `xz -9` writes 64 MiB."""
 _BLOCK = 1 << 18
+_TAR_HEADER = 1 << 16
+"""Bytes of a header before a file of a tar (a long name, attributes), which tarfile reads whole; several may follow."""
+_TAR_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _MAGIC = {
     "gzip": re.compile(rb"\x1f\x8b\x08"),
     "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"),
@@ -148,10 +154,24 @@ class _Seekable(io.RawIOBase):
         return True
 
 
+class _TarInfo(tarfile.TarInfo):
+    """A header of a tar, refused where tarfile would read as much into memory as it claims."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise ValueError(f"{info.name} in it is a sparse file, which is not read")
+        if info.type in _TAR_HEADERS and info.size > _TAR_HEADER:
+            raise ValueError(f"a header in it must have at most {_TAR_HEADER:,} bytes, one claims {info.size:,}")
+        return info
+
+
 def _tar_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
     file: Any = stream
-    with tarfile.open(fileobj=file, mode="r|") as archive:
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=_TarInfo) as archive:
         for info in archive:
+            archive.members.clear()  # it would keep all
             member = archive.extractfile(info) if info.isfile() else None
             if member is not None:
                 yield info.name.removeprefix("./"), Stream(member.read)
