@@ -12,9 +12,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -49,8 +49,9 @@ def held(path: AnyPath, say: Callable[[str], object] = lambda text: None) -> Ite
         "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "began": psutil.Process().create_time(),
     }
-    with _locked(path):
-        _wait_for_the_dead(path, me, say)
+    file = _locked(path)
+    with file or nullcontext():
+        _wait_for_the_dead(path, me, say, locked=file is not None)
         turns = itertools.count()
 
         def renew() -> None:
@@ -66,10 +67,11 @@ def held(path: AnyPath, say: Callable[[str], object] = lambda text: None) -> Ite
                 _clear(path)
 
 
-def _locked(path: AnyPath) -> AbstractContextManager[object]:
-    """The file, locked where its file system has locks. Raises: Held; OSError for a file that cannot be written."""
+def _locked(path: AnyPath) -> IO[bytes] | None:
+    """The file, locked; None where its file system has no locks. Raises: Held; OSError for a file that cannot be
+    written."""
     if isinstance(path, UriPath):
-        return nullcontext()
+        return None
     try:
         return lock(path, wait=False)
     except BlockingIOError:
@@ -78,7 +80,7 @@ def _locked(path: AnyPath) -> AbstractContextManager[object]:
         if error.errno not in NO_LOCKS:
             raise
         path.touch()
-        return nullcontext()
+        return None
 
 
 def _write(path: AnyPath, holder: dict[str, Any]) -> None:
@@ -97,15 +99,16 @@ def _clear(path: AnyPath) -> None:
         path.write_bytes(b"")
 
 
-def _wait_for_the_dead(path: AnyPath, me: dict[str, Any], say: Callable[[str], object]) -> None:
+def _wait_for_the_dead(path: AnyPath, me: dict[str, Any], say: Callable[[str], object], *, locked: bool) -> None:
     """Return when nobody holds the file. Raises: Held."""
     found = _read(path)
     if not found:
         return
     if found.get("host") == me["host"]:
-        if isinstance(path, UriPath) and _runs(found):  # elsewhere the lock has told
+        if locked:  # which has told
+            return
+        if _runs(found):  # no is no answer: another container may call itself the same
             raise Held(_named(found))
-        return
     seconds = LOST_AFTER * RENEW_SECONDS
     say(f"waiting {seconds:.0f} s to see whether {_named(found)} still works there")
     for _ in range(LOST_AFTER):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import pytest
 
 from pipeline.storage import held as holding
@@ -31,7 +32,8 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, store: Any) -> AnyPath:
 
 
 @pytest.mark.ray  # a program of its own
-def test_another_process_is_named_until_it_is_killed(file: AnyPath) -> None:
+def test_another_process_is_named_until_it_is_killed(file: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "RENEW_SECONDS", 0.05)
     where = file.uri if isinstance(file, UriPath) else str(file)
     with subprocess.Popen([sys.executable, "-c", HOLD, where], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
@@ -45,11 +47,20 @@ def test_another_process_is_named_until_it_is_killed(file: AnyPath) -> None:
             pass
 
 
-@pytest.mark.parametrize("kind", ["disk whose locks end at the machine", "disk without locks", "store"])
-def test_a_holder_on_another_machine_is_told_by_what_it_writes(
-    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+@pytest.mark.parametrize(
+    ("kind", "host"),
+    [
+        ("disk whose locks end at the machine", "another"),
+        ("disk without locks", "another"),
+        ("store", "another"),
+        ("disk without locks", socket.gethostname()),
+        ("store", socket.gethostname()),
+    ],
+)
+def test_a_holder_that_is_not_seen_from_here_is_told_by_what_it_writes(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, host: str
 ) -> None:
-    file = (UriPath(store.uri("bucket/elsewhere")) if kind == "store" else tmp_path) / ".lock"
+    file = (UriPath(store.uri(f"bucket/{tmp_path.name}")) if kind == "store" else tmp_path) / ".lock"
     said: list[str] = []
 
     def no_lock(path: Path, *, wait: bool) -> IO[bytes]:
@@ -60,10 +71,11 @@ def test_a_holder_on_another_machine_is_told_by_what_it_writes(
     monkeypatch.setattr(holding, "RENEW_SECONDS", 0.05)
     monkeypatch.setattr(holding, "lock", no_lock)
     with monkeypatch.context() as there:
-        there.setattr(socket, "gethostname", lambda: "another")
+        there.setattr(socket, "gethostname", lambda: host)
+        there.setattr(psutil.Process, "create_time", lambda self: 0.0)  # as in a container with numbers of its own
         with held(file):
             there.undo()
-            with pytest.raises(Held, match="on another"), held(file, said.append):
+            with pytest.raises(Held, match=f"process {os.getpid()} on {host} "), held(file, said.append):
                 pass
             left_behind = file.read_bytes()
     monkeypatch.setattr(holding, "RENEW_SECONDS", 0.05)
@@ -71,8 +83,19 @@ def test_a_holder_on_another_machine_is_told_by_what_it_writes(
     with held(file, said.append):
         pass
     assert [text.partition(" (")[0] for text in said] == [
-        f"waiting 0 s to see whether process {os.getpid()} on another"
+        f"waiting 0 s to see whether process {os.getpid()} on {host}"
     ] * 2
+
+
+def test_a_process_of_this_machine_is_seen_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(path: Path, *, wait: bool) -> IO[bytes]:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(holding, "lock", no_lock)
+    with held(tmp_path / ".lock"), pytest.raises(Held, match=f"process {os.getpid()} on "), held(tmp_path / ".lock"):
+        pass
 
 
 def test_a_folder_that_was_deleted_meanwhile_is_not_made_again(tmp_path: Path) -> None:
