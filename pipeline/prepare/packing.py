@@ -171,7 +171,7 @@ def _tar_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
     file: Any = stream
     with tarfile.open(fileobj=file, mode="r|", tarinfo=_TarInfo) as archive:
         for info in archive:
-            archive.members.clear()  # it would keep all
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep all
             member = archive.extractfile(info) if info.isfile() else None
             if member is not None:
                 yield info.name.removeprefix("./"), Stream(member.read)
