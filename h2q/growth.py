@@ -94,7 +94,7 @@ def grow(model: ByteModel, where: Literal["ffn", "all"] = "ffn", *, seed: int = 
         rank < model.config.storage_rank,
         f"every rank in storage is active: model.max_rank = {model.config.storage_rank}; train with a larger one",
     )
-    generator = torch.Generator().manual_seed((seed << 16) + rank)
+    generator = torch.Generator().manual_seed(((seed << 16) + rank) % 2**64)  # as much as torch takes
     if model.bank is None:
         for layer in _layers(model, where):
             layer.grow(rank, generator)

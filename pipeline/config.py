@@ -227,10 +227,10 @@ class TrainingConfig(FromDict):
             "table_decay",
             "axiom_lambda",
             "independence_lambda",
-            "seed",
             "rollback_limit",
         ):
             require(getattr(self, name) >= 0, f"training.{name} must be at least 0, got {getattr(self, name)}")
+        require(0 <= self.seed < 2**64, f"training.seed must be at least 0 and below 2^64, got {self.seed}")
         for name in ("learning_rate", "bank_lr", "factor_lr", "embedding_lr", "table_lr", "clip"):
             require(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
         require(self.horizon >= 1, f"training.horizon must be at least 1 chunk, got {self.horizon}")

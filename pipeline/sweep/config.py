@@ -1,6 +1,6 @@
 """A sweep as one frozen value: what is searched and how, beside the options of every trial. Imports nothing heavy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from tyro.conf import arg
@@ -82,3 +82,4 @@ class SweepConfig:
             self.search.gpu_share == 1 or self.run.workers == 1,
             f"search.gpu_share is for trials of one worker: --workers 1, got {self.run.workers}",
         )
+        _ = replace(self.run.training, seed=self.run.training.seed + self.search.seeds - 1)  # the last one, checked

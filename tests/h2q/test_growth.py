@@ -87,6 +87,13 @@ def test_every_worker_draws_the_same_component():
     assert one.bank.components[2].abs().sum() > 0
 
 
+@pytest.mark.parametrize("seed", [1 << 48, 2**63 + 5, 2**64 - 1])
+def test_a_model_grows_with_every_seed_that_a_run_may_have(seed: int):
+    model = grown_model()
+    assert grow(model, seed=seed) == 3
+    assert model.bank is not None and model.bank.components[2].abs().sum() > 0
+
+
 def test_the_grown_rank_trains_and_the_others_keep_their_moments():
     """The published code never gives a grown rank to its optimizer."""
     model = grown_model()

@@ -3,11 +3,12 @@
 from dataclasses import fields, replace
 
 import pytest
+import torch
 
 from h2q.config import GrowthConfig, ModelConfig
 from h2q.errors import UserError
 from pipeline.config import PRESETS, CorpusConfig, RunConfig, TrainingConfig, describe_presets
-from pipeline.sweep.config import SearchConfig
+from pipeline.sweep.config import SearchConfig, SweepConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -45,6 +46,18 @@ def test_rules_across_parts_are_named() -> None:
         replace(RunConfig(), growth=replace(RunConfig().growth, enabled=True))
     with pytest.raises(UserError, match=r"training\.learning_rate must be positive, got 0"):
         TrainingConfig(learning_rate=0)
+
+
+def test_a_seed_that_torch_does_not_take_is_refused_of_a_sweep_its_last_one_too() -> None:
+    most = TrainingConfig(seed=2**64 - 1)
+    torch.manual_seed(most.seed)
+    for seed in (-1, 2**64):
+        with pytest.raises(UserError, match=rf"training\.seed must be at least 0 and below 2\^64, got {seed}"):
+            TrainingConfig(seed=seed)
+    run, space = RunConfig(training=most), ("model.depth=1,2",)
+    SweepConfig(run=run, search=SearchConfig(space=space))
+    with pytest.raises(UserError, match=rf"training\.seed must be .*, got {2**64}"):
+        SweepConfig(run=run, search=SearchConfig(space=space, seeds=2))
 
 
 @pytest.mark.parametrize("part", [TrainingConfig, ModelConfig, GrowthConfig, CorpusConfig, SearchConfig])
