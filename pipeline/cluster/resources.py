@@ -62,7 +62,8 @@ def find_resources(
 
 def usual_threads(cpus: int) -> int:
     """Threads of a worker that has so many CPUs, where nobody asks for another number."""
-    return min(cpus, int(os.environ.get("OMP_NUM_THREADS") or cpus))
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of those that nested regions get
+    return min(cpus, int(first) or cpus) if first.isdecimal() else cpus
 
 
 def _lack(kind: str, workers: int, there: int, wait: int) -> str:

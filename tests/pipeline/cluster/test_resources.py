@@ -3,7 +3,7 @@
 import pytest
 
 from h2q.errors import UserError
-from pipeline.cluster.resources import cpus_per_worker, find_resources, local_resources
+from pipeline.cluster.resources import cpus_per_worker, find_resources, local_resources, usual_threads
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,16 @@ def test_workers_get_as_many_cpus_as_fit_on_the_nodes(nodes: list[int], workers:
     assert cpus_per_worker(nodes, workers) == cpus
     assert sum(node // cpus for node in nodes) >= workers
     assert sum(node // (cpus + 1) for node in nodes) < workers
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("", 8), ("4", 4), (" 4 , 2", 4), ("99", 8), ("0", 8), ("0,2", 8), ("-3", 8), ("auto", 8)]
+)
+def test_threads_are_the_first_number_that_openmp_was_told(
+    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert usual_threads(8) == threads
 
 
 @pytest.mark.usefixtures("ray_cluster")
