@@ -59,7 +59,10 @@ def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
 
 
 def _open_streams() -> None:
-    """Output that a terminal's encoding lacks becomes ? and a stream that was closed is one that nobody reads."""
+    """Output that a terminal's encoding lacks becomes ? and a stream that was closed is one that nobody reads, or that
+    holds nothing."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

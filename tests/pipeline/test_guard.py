@@ -33,6 +33,13 @@ def test_a_full_output_is_said_and_a_reader_that_leaves_is_not() -> None:
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
+def test_an_input_that_was_closed_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "argv", ["job"])
+    assert guarded(lambda _: len(sys.stdin.buffer.read()) + len(sys.stdin.read())) == 0
+    sys.stdin.close()
+
+
 @pytest.mark.ray  # a program of its own
 @pytest.mark.parametrize(
     "variables",
