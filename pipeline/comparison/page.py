@@ -52,7 +52,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; paddin
 
 def write_page(comparison: Comparison, png: bytes, path: Path) -> None:
     """Write the page."""
-    path.write_text(page(comparison, png), encoding="utf-8")
+    path.write_text(page(comparison, png), encoding="utf-8", errors="backslashreplace")
 
 
 def _cell(text: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from h2q.alphabet import BYTES
 from h2q.errors import require
+from pipeline.shown import printable
 
 _BLOCK = 1 << 24
 
@@ -23,7 +24,7 @@ class RawFile:
         Raises: UserError if there is no such file, it cannot be read, or it is empty.
         """
         self.path = Path(path).absolute()
-        self.name = self.path.name
+        self.name = printable(self.path.name)
         require(self.path.exists(), f"no file {self.path}: give {option} another")
         require(not self.path.is_dir(), f"{option} must be a file, but {self.path} is a folder: name a file in it")
         require(self.path.is_file(), f"{option} must be an ordinary file, but {self.path} is none: save it to a file")

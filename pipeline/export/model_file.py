@@ -31,7 +31,7 @@ def write_model(model: ByteModel, told: dict[str, Any], precision: str, halves: 
     """The file of a plain model (see `pipeline.export.parts.plain`) in `precision` fp32 or int8; `told`: what is known
     of it; `halves`: names of parts that an int8 file keeps in fp16."""
     tables = model.config.tables
-    text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
     head = [*_header(model), len(tables), len(text), *(number for table in tables for number in table[:3])]
     body = np.array(head, "<u4").tobytes() + text + bytes(-len(text) % 4)
     body += b"".join(record(part, encoding_of(part, precision, halves)) for part in parts(model))

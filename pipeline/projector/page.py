@@ -23,5 +23,7 @@ def write_page(path: Path, readings: list[Reading], title: str) -> None:
     data = json.dumps({"title": title, "moments": told}, ensure_ascii=False, separators=(",", ":"))
     # In a script no text ends it but this one.
     path.write_text(
-        TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", data.replace("</", "<\\/")), encoding="utf-8"
+        TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", data.replace("</", "<\\/")),
+        encoding="utf-8",
+        errors="backslashreplace",
     )

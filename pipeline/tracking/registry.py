@@ -23,6 +23,7 @@ from h2q.errors import UserError, first_line
 from pipeline.runs.checkpoint import MODEL, Checkpoint, config_of, weights_sha256
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.load import load_checkpoint
+from pipeline.shown import printable
 from pipeline.storage.path import on_disk
 from pipeline.tracking.store import MLflowStore
 from pipeline.tracking.uri import mlflow_program
@@ -128,9 +129,9 @@ def _version(
             source=f"models:/{model_id}",
             run_id=run_id,
             model_id=model_id,
-            description=f"{folder.name}: {bpb}, step {state['step']:,}, {state['parameters']:,} parameters",
+            description=f"{printable(folder.name)}: {bpb}, step {state['step']:,}, {state['parameters']:,} parameters",
             tags={
-                "run": folder.name,
+                "run": printable(folder.name),
                 "step": str(state["step"]),
                 "corpus_sha256": state["corpus_sha256"],
                 "weights_sha256": sha256,

@@ -8,7 +8,7 @@ from h2q.errors import UserError, require
 from pipeline.config import CorpusConfig, TrackingConfig
 from pipeline.mix import shown_mix
 from pipeline.runs.folder import RunFolder
-from pipeline.shown import without_secrets
+from pipeline.shown import printable, without_secrets
 from pipeline.storage.store_address import sqlite_file
 from pipeline.tracking import ui_view
 from pipeline.tracking.client import open_client
@@ -46,8 +46,9 @@ class MLflowStore:
         """A new run, with its options as parameters; its id. `began`: seconds since the epoch."""
         from mlflow.entities import Param
 
-        run = self.client.create_run(self.experiment_id, run_name=name, tags=tags, start_time=int(began * 1000))
-        listed = [Param(key, str(value)) for key, value in parameters.items()]
+        tags = {key: printable(value) for key, value in tags.items()}  # a database takes no other names of files
+        run = self.client.create_run(self.experiment_id, int(began * 1000), tags, printable(name))
+        listed = [Param(key, printable(str(value))) for key, value in parameters.items()]
         for start in range(0, len(listed), _PARAMETERS):
             self.client.log_batch(run.info.run_id, params=listed[start : start + _PARAMETERS])
         return run.info.run_id

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pipeline.config import RunConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record
+from pipeline.shown import printable
 from pipeline.storage.path import on_disk
 from pipeline.tracking.client import answering
 from pipeline.tracking.description import result_of, with_result
@@ -187,4 +188,4 @@ def track_run(
 def _tag_history(store: MLflowStore, run_id: str, folder: RunFolder) -> None:
     """Parameters cannot be changed: what resumes have changed stands in tags, the newest value first."""
     for name, values in option_tags(folder.history()).items():
-        store.client.set_tag(run_id, name, values)
+        store.client.set_tag(run_id, name, printable(values))

@@ -98,15 +98,18 @@ def test_this_processor_computes_what_any_does(
             np.testing.assert_allclose(other.step(symbol), one.step(symbol), atol=1e-4, rtol=0)
 
 
+TOLD = {"bpb": 2.5, "data": "caf\udce9.txt"}  # as Python has a name that is not UTF-8
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_is_read_back_as_it_was_written(name: str, new_model: Callable, tmp_path: Any) -> None:
     model = plain(new_model(**MODELS[name]))
-    (tmp_path / "m").write_bytes(write_model(model, {"bpb": 2.5}, "fp32"))
+    (tmp_path / "m").write_bytes(write_model(model, TOLD, "fp32"))
     back, told = read_model(tmp_path / "m")
-    assert told == {"bpb": 2.5}
+    assert told == TOLD
     x = torch.tensor([list(PLACE[: model.config.seq_len])]) % model.config.vocab
     torch.testing.assert_close(back(x), model(x), atol=0, rtol=0)
-    again = write_model(back, {"bpb": 2.5}, "fp32")
+    again = write_model(back, TOLD, "fp32")
     assert again == (tmp_path / "m").read_bytes()
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from h2q.errors import UserError
-from pipeline.config import RunConfig, TrackingConfig
+from pipeline.config import CorpusConfig, RunConfig, TrackingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.store import MLflowStore
 from pipeline.tracking.tracker import Tracker, track_run
@@ -79,3 +79,13 @@ def test_a_deleted_run_is_said_with_both_ways_out(store: MLflowStore, tmp_path: 
     folder.note_mlflow_run(store.uri, "0" * 32)
     with pytest.raises(UserError, match=f"has no run {'0' * 32} any more: remove .*mlflow.json"):
         tracked()
+
+
+def test_names_that_are_not_utf8_are_tracked(store: MLflowStore, tmp_path: Path) -> None:
+    odd, shown = f"{tmp_path}/caf\udce9", rf"{tmp_path}/caf\udce9"
+    folder, config = RunFolder(Path(odd)), RunConfig(corpus=CorpusConfig(path=odd))
+    folder.path.mkdir()
+    run_id = track_run(store, folder, config, "a corpus", "0" * 64, f"train {odd}", "laptop", began=1.0).run_id
+    data = store.client.get_run(run_id or "").data
+    assert data.params["corpus.path"] == data.tags["run_folder"] == shown
+    assert data.tags["mlflow.runName"] == r"caf\udce9" and shown in data.tags["mlflow.note.content"]
