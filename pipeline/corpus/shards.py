@@ -6,6 +6,7 @@ that crosses shards is one row in each; the schema's metadata says whether row 0
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def map_shard(path: Path, shard: Shard, rebuild: str) -> MappedShard:
     """
     check_size(path, path.stat().st_size if path.exists() else None, shard, rebuild)
     try:
-        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        file = pa.ipc.open_file(pa.memory_map(os.fsencode(path)))
         about = {key.decode(): value.decode() for key, value in (file.schema.metadata or {}).items()}
         version = about.get("version", "none") if about.get("format") == "h2q-bytes" else "none"
         require(
@@ -176,7 +177,7 @@ def check_sha256(path: Path, shard: Shard, rebuild: str) -> None:
 def sha256_of(path: AnyPath) -> str:
     """The digest of a file; a local one is mapped, not read into memory."""
     if isinstance(path, Path):
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(os.fsencode(path)) as file:
             return hashlib.sha256(file.read_buffer()).hexdigest()
     digest = hashlib.sha256()
     with storage.opened(path) as file:

@@ -5,6 +5,7 @@ Every reader yields blocks of whole rows, in their order, of about BLOCK bytes e
 
 import csv as csv_parser
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -160,7 +161,7 @@ def _batches(file: ListedFile, column: str) -> list[InputPart]:
 def record_batches(part: InputPart, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
     """Record batches [start, stop) of the mapped stream file; those before are passed over without being read."""
     assert isinstance(part.path, Path), part.path
-    with pa.memory_map(str(part.path)) as file:
+    with pa.memory_map(os.fsencode(part.path)) as file:
         for number, batch in enumerate(pa.ipc.open_stream(file)):
             if stop is not None and number >= stop:
                 return

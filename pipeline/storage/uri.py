@@ -53,13 +53,16 @@ def local_path(path: str) -> str | None:
     return unquote(parts.path) if parts.scheme == "file" else None
 
 
-def filesystem(path: "AnyPath") -> tuple["FileSystem", str]:
-    """pyarrow's file system of a path, and the path inside it. Raises: UserError for a URI that pyarrow cannot open."""
+def filesystem(path: "AnyPath") -> tuple["FileSystem", Any]:
+    """pyarrow's file system of a path, and the path inside it: on a disk bytes, since names there need not be UTF-8.
+
+    Raises: UserError for a URI that pyarrow cannot open.
+    """
     import pyarrow as pa
     from pyarrow import fs
 
     if isinstance(path, Path):
-        return fs.LocalFileSystem(), str(path)
+        return fs.LocalFileSystem(), os.fsencode(path)
     try:
         return fs.FileSystem.from_uri(path.uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
@@ -71,7 +74,7 @@ def opened(path: "AnyPath") -> Iterator["NativeFile"]:
     """The file for random reads. Raises: UserError when it is missing or may not be read."""
     where, inner = filesystem(path)
     try:
-        file = where.open_input_file(os.fsencode(inner))  # names on a disk need not be UTF-8
+        file = where.open_input_file(inner)
     except OSError as error:
         raise UserError(f"cannot read {path}: {first_line(error)}") from error
     with file:

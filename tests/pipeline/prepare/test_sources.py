@@ -81,8 +81,9 @@ def test_names_that_are_not_utf8_are_prepared(tmp_path: Path, name: bytes) -> No
     with open(os.fsencode(tmp_path) + b"/" + name + b"/" + name + b".txt", "wb") as file:
         file.write(b"some text\n" * 100)
     for path in (tmp_path, tmp_path / os.fsdecode(name)):
-        corpus = prepare(CorpusConfig(path=str(path), prepared=str(tmp_path / ".data")), local=True)
-        assert corpus.manifest["bytes"] == 1000
+        prepared = str(tmp_path / f".data-{os.fsdecode(name)}")
+        corpus = prepare(CorpusConfig(path=str(path), prepared=prepared), local=True)
+        assert corpus.manifest["bytes"] == 1000 and corpus.train.read(0, 4).tobytes() == b"some"
         assert all(text.encode().isascii() for text in (corpus.name, *corpus.notes))
 
 

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from h2q.errors import UserError
-from pipeline.storage.uri import write_atomic
+from pipeline.storage.uri import (
+    info,
+    make_folder,
+    remove,
+    remove_folder,
+    size_of,
+    sizes_in,
+    write_atomic,
+    write_blocks,
+)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -34,3 +43,15 @@ def test_a_link_goes_on_pointing_and_a_pipe_stays_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no regular file"):
         write_atomic(tmp_path / "pipe", b"new")
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "\udcff"])
+def test_folders_are_used_whose_names_are_not_utf8(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / "inside"
+    make_folder(folder)
+    assert write_blocks(folder / name, [b"one", b"two"]) == size_of(folder) == info(folder / name).size == 6
+    remove(folder / name)
+    write_atomic(folder / "file", b"data")
+    assert sizes_in(folder) == {"file": 4}
+    remove_folder(folder)
+    assert not folder.exists()
