@@ -177,17 +177,21 @@ def write_seen(options: GenerateOptions, kind: Media, coding: "Coding", folder: 
     code, wanted = 130 if ended else 0, missing(document)
     if len(written) == options.length and (wanted is None or wanted > len(written)):
         ended = ", where --length ended it"
-    data, told = written_file(kind, [*document[1:], *written], os.path.splitext(options.out)[1][1:])
+    data, told = written_file(kind, [*document[1:], *written], _format(options))
     write_atomic(Path(options.out), data)
     print(printable(f"{options.out}: {told}; {len(written):,} bytes by {folder.name}{ended}"))
     return code
+
+
+def _format(options: GenerateOptions) -> str:
+    return os.path.splitext(options.out or "")[1][1:].lower()
 
 
 def begin(options: GenerateOptions, kind: Media, coding: "Coding") -> list[int]:
     """The symbols of the prompt's picture or sound; of none its marker. Raises: UserError for a file that is none."""
     from pipeline.senses.completion import begun_picture, begun_sound
     from pipeline.senses.pictures import read_picture
-    from pipeline.senses.sounds import read_sound
+    from pipeline.senses.sounds import read_sound, takes
 
     if options.prompt is None:
         return [MARKERS[kind]]
@@ -196,7 +200,14 @@ def begin(options: GenerateOptions, kind: Media, coding: "Coding") -> list[int]:
         with sys.stdin.buffer if options.prompt == "-" else open(options.prompt, "rb") as file:
             if kind == "image":
                 return begun_picture(read_picture(file, name), options.height)
-            return begun_sound(read_sound(file, name), coding)
+            sound = read_sound(file, name)
+            rate, channels, format = sound.rate, sound.samples.shape[1], _format(options)
+            require(
+                takes(format, rate, channels),
+                f"a {format} file cannot hold {channels} channels of {rate:,} samples a second, as {name} has: give "
+                "--out FILE.wav",
+            )
+            return begun_sound(sound, coding)
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror}; give --prompt the file of a beginning") from error
 

@@ -119,6 +119,8 @@ def _deep(image: Any) -> bool:
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(arg, str) and re.search(r";(16|32)", arg) for arg in args):
             return True
+        if tile[0] == "SGI16":
+            return True
         if tile[0].startswith("ppm") and isinstance(args[-1], int) and args[-1] > 255:
             return True
     return False

@@ -100,6 +100,11 @@ def sound_of(document: bytes) -> Sound:
     return Sound(rate, from_ulaw(content) if width == 1 else (content.astype(np.int32) - _HALF).astype(np.int16))
 
 
+def takes(format: str, rate: int, channels: int) -> bool:
+    """Whether a file of this format (wav, flac) can say so. FLAC: 3 bits for channels, above 2¹⁶ the tens of a rate."""
+    return format != "flac" or (channels <= 8 and (rate < 1 << 16 or (rate < 655_360 and rate % 10 == 0)))
+
+
 def write_sound(sound: Sound, file: BinaryIO, format: str = "WAV") -> None:
     """Write samples as a sound of 16 bits, in a format without loss (WAV, FLAC)."""
     library("soundfile").write(file, sound.samples, sound.rate, format=format, subtype="PCM_16")

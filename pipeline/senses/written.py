@@ -12,7 +12,7 @@ import numpy as np
 from h2q.alphabet import BYTES, HEADER
 from pipeline.senses.media import Media
 from pipeline.senses.pictures import picture_shape, write_picture
-from pipeline.senses.sounds import Sound, sound_header, sound_of, sound_shape, write_sound
+from pipeline.senses.sounds import Sound, sound_header, sound_of, sound_shape, takes, write_sound
 from pipeline.senses.synthesis import RATE
 
 
@@ -29,7 +29,7 @@ def written_file(kind: Media, symbols: Sequence[int], format: str) -> tuple[byte
         pixels, told = written_picture(symbols)
         write_picture(pixels, file, format)
     else:
-        sound, told = written_sound(symbols)
+        sound, told = written_sound(symbols, format)
         write_sound(sound, file, format)
     return file.getvalue(), told
 
@@ -57,19 +57,19 @@ def written_picture(symbols: Sequence[int]) -> tuple[np.ndarray, str]:
     return pixels.reshape(height, width, channels), told
 
 
-def written_sound(symbols: Sequence[int]) -> tuple[Sound, str]:
+def written_sound(symbols: Sequence[int], format: str = "wav") -> tuple[Sound, str]:
     """A sound as its header states it, and what was done, in words.
 
     A last sample that is not whole is left out, and where there is none it is silence. Behind a header that states no
-    sound the bytes are µ-law of a telephone.
+    sound, or none that a file of the format can hold, the bytes are µ-law of a telephone.
     """
     document = document_bytes(symbols)
     header, content = document[:HEADER], document[HEADER:]
-    told = ""
-    if sound_shape(header) is None:
-        told = "its header states no sound, so all is µ-law: "
-        header = sound_header(RATE, 1, 1)
-    rate, channels, width = sound_shape(header) or (RATE, 1, 1)
+    told, shape = "", sound_shape(header)
+    if shape is None or not takes(format, *shape[:2]):
+        told = f"its header states no sound{' that FLAC takes' if shape else ''}, so all is µ-law: "
+        header, shape = sound_header(RATE, 1, 1), (RATE, 1, 1)
+    rate, channels, width = shape
     whole = len(content) // (channels * width) * channels * width
     sound = sound_of(header + (content[:whole] or silence(channels, width)))
     seconds = f"{len(sound.samples) / rate:.2f} s at {rate:,} samples a second"

@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs.generate import show_numbers, show_prompt
+from h2q.errors import UserError
+from jobs.generate import GenerateOptions, begin, show_numbers, show_prompt
 from pipeline.runs.checkpoint import list_checkpoints
+from pipeline.senses.sounds import Sound, write_sound
 
 JOB = Path(__file__).parents[2] / "jobs" / "generate.py"
 
@@ -191,3 +195,14 @@ def test_where_other_programs_work_its_threads_sleep_while_they_wait(job: Job, m
     monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
     assert job("any-bytes", "--length", "1", "--bytes").returncode == 0
     assert os.environ["GOMP_SPINCOUNT"] == "0"
+
+
+def test_a_beginning_that_its_file_could_not_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("soundfile")
+    with (tmp_path / "nine.wav").open("wb") as file:
+        write_sound(Sound(8000, np.zeros((4, 9), np.int16)), file)
+    for out in ("a.flac", "a.FLAC", "a.wav"):
+        options = GenerateOptions(prompt=str(tmp_path / "nine.wav"), out=out)
+        refused = nullcontext() if out == "a.wav" else pytest.raises(UserError, match=r"9 channels.*--out FILE\.wav")
+        with refused:
+            begin(options, "audio", "ulaw")

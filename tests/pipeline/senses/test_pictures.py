@@ -88,6 +88,11 @@ def deep_rgb() -> bytes:
     return data[:29] + struct.pack(">I", crc) + data[33:]
 
 
+def deep_sgi() -> bytes:
+    """A picture of Silicon Graphics', 3 × 16 bits a pixel."""
+    return struct.pack(">HBBHHHH", 474, 0, 2, 3, 1, 1, 3).ljust(512, b"\0") + bytes(6)
+
+
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated": (lambda: png(noise())[:-2000], "damaged picture"),
     "a truncated JPEG": (lambda: png(noise(), "JPEG")[:-500], "damaged picture"),
@@ -96,6 +101,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "CMYK": (lambda: png(Image.new("CMYK", (4, 4)), "TIFF"), "grey or RGB.*CMYK"),
     "16 bits": (lambda: png(Image.fromarray(np.zeros((4, 4), np.uint16))), "8 bits"),
     "16 bits in RGB": (deep_rgb, "8 bits"),
+    "16 bits in SGI": (deep_sgi, "8 bits"),
     "16 bits in PPM": (lambda: b"P6 1 1 65535\n" + bytes(6), "8 bits"),
     "see-through": (lambda: png(see_through()), "alpha channel of 7"),
     "text": (lambda: b"Once upon a time\n" * 50, "no picture that Pillow reads"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from h2q.alphabet import MARKERS
 from pipeline.senses.pictures import picture_document, picture_header, read_picture, write_picture
 from pipeline.senses.sounds import Sound, read_sound, sound_document, sound_header, write_sound
-from pipeline.senses.written import written_picture, written_sound
+from pipeline.senses.written import written_file, written_picture, written_sound
 
 SYMBOLS = st.lists(st.integers(0, 259), max_size=300)
 HEADERS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 4))
@@ -28,11 +28,22 @@ def test_any_symbols_become_a_picture_that_opens(symbols: list[int]) -> None:
 @given(SYMBOLS | st.tuples(HEADERS, SYMBOLS).map(lambda drawn: [*sound_header(*drawn[0]), *drawn[1]]))
 def test_any_symbols_become_a_sound_that_opens(symbols: list[int]) -> None:
     pytest.importorskip("soundfile")
-    sound, told = written_sound(symbols)
-    file = io.BytesIO()
-    write_sound(sound, file)
-    file.seek(0)
-    assert np.array_equal(read_sound(file, "x").samples, sound.samples) and "\n" not in told
+    for format in ("wav", "flac"):
+        sound, told = written_sound(symbols, format)
+        file = io.BytesIO()
+        write_sound(sound, file, format)
+        file.seek(0)
+        assert np.array_equal(read_sound(file, "x").samples, sound.samples) and "\n" not in told
+
+
+@pytest.mark.parametrize("channels", [1, 8, 9, 255])
+@pytest.mark.parametrize("rate", [1, 65_535, 65_536, 65_537, 65_540, 655_350, 655_360, (1 << 24) - 1])
+def test_a_flac_file_has_its_own_rates_and_channels_and_opens(rate: int, channels: int) -> None:
+    pytest.importorskip("soundfile")
+    file, told = written_file("audio", [*sound_header(rate, channels, 1), *range(255)], "flac")
+    read = read_sound(io.BytesIO(file), "x")
+    held = channels <= 8 and rate in (1, 65_535, 65_540, 655_350)
+    assert ((read.rate, read.samples.shape[1]) == (rate, channels)) == held == ("no sound that FLAC takes" not in told)
 
 
 def test_a_whole_document_comes_back_as_it_is() -> None:
