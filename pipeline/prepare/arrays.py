@@ -1,4 +1,4 @@
-"""JSON that holds a table, an array of its rows or a row a line, as JSON Lines."""
+"""JSON that holds a table, arrays of its rows or a row a line, as JSON Lines."""
 
 import codecs
 import json
@@ -32,7 +32,7 @@ def is_lines(head: bytes) -> bool:
 
 
 def array_lines(blocks: Iterator[bytes], column: str, invalid: Invalid) -> Iterator[bytes]:
-    """A line for each element of the array, many at a time: an object as it is, a text as the row's column.
+    """A line for each element of the arrays, many at a time: an object as it is, a text as the row's column.
 
     Raises: ValueError naming the element that is no row, or for what is no JSON.
     """
@@ -58,21 +58,23 @@ def _texts(blocks: Iterator[bytes], invalid: Invalid) -> Iterator[str]:
 
 
 def _elements(texts: Iterator[str]) -> Iterator[Any]:
-    """The elements of an array, of which a block's worth is in memory."""
+    """The elements of an array, and of those behind it (`cat` puts two together), of which a block's worth is in
+    memory."""
     decode = json.JSONDecoder().raw_decode
     ahead, at, wanted, begun = "", 0, 1, False
     for more in texts:
         ahead, at = ahead[at:] + more, 0
         wanted = wanted if more else 1  # nothing follows
-        if not begun and ahead.lstrip():
-            ahead, begun = ahead.lstrip()[1:], True
-        while begun and len(ahead) - at >= wanted:
+        while len(ahead) - at >= wanted:
             match = _GAP.match(ahead, at)
             at = match.end() if match else at
             if at == len(ahead):
                 break
-            if ahead[at] == "]":
-                return
+            if ahead[at] == ("]" if begun else "["):
+                begun, at = not begun, at + 1
+                continue
+            if not begun:
+                raise ValueError(f"only another array may follow an array, found {ahead[at : at + 40]!r}")
             try:
                 row, at = decode(ahead, at)
             except json.JSONDecodeError as error:
@@ -83,4 +85,5 @@ def _elements(texts: Iterator[str]) -> Iterator[Any]:
                 break
             wanted = 1
             yield row
-    raise ValueError("the array does not end")
+    if begun:
+        raise ValueError("the array does not end")

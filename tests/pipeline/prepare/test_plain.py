@@ -282,6 +282,13 @@ def test_a_json_array_is_a_table(tmp_path: Path, folder: Path, rows: int, indent
     assert any("JSON array" in note for note in corpus.notes) and any("config.json" in note for note in corpus.notes)
 
 
+@pytest.mark.parametrize("between", ["", "\n", "\n\n", " " * 300_000])
+def test_arrays_that_follow_one_another_are_one_table(tmp_path: Path, folder: Path, between: str) -> None:
+    arrays = [json.dumps([{"text": f"{number} "}] * many) for number, many in enumerate((2, 0, 1))]
+    (folder / "a.json").write_text(between.join(arrays))
+    assert content(made(tmp_path, holdout=0.0)) == b"0 0 2 "
+
+
 def test_json_of_texts_and_of_lines_are_tables_too(tmp_path: Path, folder: Path) -> None:
     (folder / "a.json").write_text(json.dumps(["one ", "two ", "\ud800"]))
     (folder / "b.json").write_text('{"text": "three "}\n{"text": "four"}\n')
@@ -293,6 +300,9 @@ def test_json_of_texts_and_of_lines_are_tables_too(tmp_path: Path, folder: Path)
     [
         ('[{"text": "a"}, 5]', "element 1 of the array must be an object or a text, found 5"),
         ('[{"text": "a"}', "the array does not end"),
+        ('[{"text": "a"}]\n[{"text": "b"}', "the array does not end"),
+        ('[{"text": "a"}]\n{"text": "b"}', "only another array may follow an array, found '{"),
+        ('[{"text": "a"}]' + " " * 300_000 + "]", "only another array may follow an array, found ']'"),
         ('[{"text": "a"}, {"text" "b"}' + " " * 99, "Expecting ':'"),
         ('[{"text": "' + "[" * 9, "the array does not end"),
         ("[{" * 100_000, "cannot be unpacked"),
