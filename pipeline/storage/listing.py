@@ -138,12 +138,16 @@ def _nothing(top: AnyPath) -> str:
 
 
 def _cut_glob(pattern: str) -> tuple[str, list[str] | None]:
-    """The folder above the first wildcard of a glob and the parts below it; None for them when it is no glob."""
+    """The folder above the first wildcard of a glob and the parts below it; None for them when it is no glob.
+
+    On a disk no name that is there is taken for wildcards: `[2024] books` is one.
+    """
     # In a URI, `?` begins the query: there, a glob is made of `*` and `[…]`.
     base, mark, query = pattern.partition("?") if is_uri(pattern) else (pattern, "", "")
     parts = base.split("/")
-    first = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
-    if first is None or (not is_uri(pattern) and os.path.lexists(pattern)):
+    wild = (i for i, part in enumerate(parts) if set(part) & set("*?["))
+    first = next((i for i in wild if is_uri(pattern) or not os.path.lexists("/".join(parts[: i + 1]))), None)
+    if first is None:
         return pattern, None
     return ("/".join(parts[:first]) or "/") + mark + query, parts[first:]
 

@@ -37,6 +37,17 @@ def test_globs_find_files_in_the_order_of_their_bytes(
     assert [file.label for file in find(f"{scheme}{tmp_path}/{glob}")] == expected
 
 
+@pytest.mark.parametrize("name", ["[2024] books", "a?", "*"])
+def test_a_folder_whose_name_holds_wildcards_is_no_glob(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name / "b").mkdir(parents=True)
+    (tmp_path / name / "a.txt").write_text("x")
+    monkeypatch.chdir(tmp_path / name)
+    for glob in ("*.txt", "[a]*", "./?.txt", f"{tmp_path}/{name}/*.txt", ".", f"{tmp_path}/[[*2a]*/a.txt"):
+        assert [file.label.rpartition("/")[2] for file in find(glob)] == ["a.txt"]
+
+
 def test_names_with_odd_characters_are_read_through_uris(tmp_path: Path) -> None:
     (tmp_path / "a b%20?#.txt").write_text("odd")
     found = find(f"file://{tmp_path}")
