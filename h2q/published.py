@@ -12,12 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from h2q.baselines import parameters
 from h2q.config import ModelConfig
 from h2q.errors import require
 from h2q.model import ByteModel
 
 HEADS = 8
 """Attention heads of both published models; no tensor and no config tells them."""
+
+MOST_VALUES = 1 << 26
+"""Numbers of the largest model that is read: no published one has half as many."""
 
 _H2Q_BANK = "structure_bank.factors_A"
 
@@ -26,12 +30,16 @@ def from_state_dict(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] 
     """The model that a published state_dict holds, in float32, in evaluation mode.
 
     `config` is the published one (best-model files carry it); only its dropout is needed, the rest must agree.
-    Raises: UserError if the names are of neither family, a tensor is missing, left over or misshapen, or the config
-    contradicts the tensors.
+    Raises: UserError if the names are of neither family, a tensor is missing, left over or misshapen, the model would
+    have more than `MOST_VALUES` parameters, or the config contradicts the tensors.
     """
     tensors = {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in state_dict.items()}
     renamed = _rename(tensors)
     model_config = _read_config(renamed, h2q=_H2Q_BANK in tensors, published=config or {})
+    size = parameters(model_config)
+    require(
+        size <= MOST_VALUES, f"the checkpoint calls for a model of {size:,} parameters, and may for {MOST_VALUES:,}"
+    )
     with torch.random.fork_rng(devices=[]):
         model = ByteModel(model_config)
     attention = len(renamed["blocks.0.attention.q_proj.factors"])
@@ -54,9 +62,13 @@ def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     ranks: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
-        require(isinstance(tensor, Tensor), f"{name} must be a tensor, got {type(tensor).__name__}")
         if ".structure_bank." in name:
             continue
+        told = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        require(
+            isinstance(tensor, Tensor) and tensor.dim() > 0,
+            f"{name} must be a tensor of one dimension or more, got {told}",
+        )
         single = re.fullmatch(r"(.+\.(?:factors_A_components|factors_B_gpu))\.(\d+)", name)
         if single:
             ranks.setdefault(_our_name(single[1]), {})[int(single[2])] = tensor
@@ -100,11 +112,12 @@ def _read_config(renamed: Mapping[str, Tensor], *, h2q: bool, published: Mapping
         "depth": len(blocks),
         "seq_len": positions.shape[1],
     }
+    stated = {"dropout_rate": 0.1, **found, **published}
+    for name in ("dropout_rate", *found):
+        kind = type(stated[name])
+        require(issubclass(kind, int | float), f"config: {name} must be a number, got {kind.__name__}")
     for name, size in found.items():
-        require(
-            published.get(name, size) == size,
-            f"config and tensors contradict each other: {name} is {published.get(name)} and {size}",
-        )
+        require(stated[name] == size, f"config and tensors contradict each other: {name} is {stated[name]} and {size}")
     return ModelConfig(
         dim=found["dim"],
         depth=found["depth"],
@@ -120,7 +133,7 @@ def _read_config(renamed: Mapping[str, Tensor], *, h2q: bool, published: Mapping
         positions="random",
         final_norm=False,
         tied_embeddings=False,
-        dropout=published.get("dropout_rate", 0.1),
+        dropout=stated["dropout_rate"],
         head_layout="published" if h2q else "split",
     )
 

@@ -21,8 +21,6 @@ from pipeline.shown import without_secrets
 
 PROG = "python jobs/import_published.py"
 
-MOST_VALUES = 1 << 26
-"""Numbers of the largest model that is read: no published one has half as many."""
 MOST_PICKLE = 1 << 24
 """Bytes of the longest list of tensors that is read."""
 PLAIN = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter")
@@ -79,6 +77,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     import torch
 
+    from h2q.published import MOST_VALUES
+
     require(os.path.isfile(path), f"no file {path}")
     try:
         check_records(path)
@@ -101,9 +101,10 @@ def read(path: Path) -> dict[str, Any]:
         f"{path} is not a checkpoint of the published code: its config must be a dictionary",
     )
     for name, tensor in content["model"].items():
+        require(isinstance(name, str), f"{path}: {name} must be the name of a tensor, in text")
         require(isinstance(tensor, torch.Tensor), f"{path}: {name} must be a tensor, got {type(tensor).__name__}")
     # The bank is named again below every layer: a file need not hold all that it names.
-    values = sum(tensor.numel() for name, tensor in content["model"].items() if ".structure_bank." not in str(name))
+    values = sum(tensor.numel() for name, tensor in content["model"].items() if ".structure_bank." not in name)
     most = min(MOST_VALUES, path.stat().st_size)
     require(values <= most, f"{path} claims to hold {values:,} numbers, but can hold no more than {most:,}")
     return content

@@ -17,6 +17,7 @@ import torch
 from h2q.config import ModelConfig
 from h2q.errors import UserError
 from h2q.model import ByteModel
+from h2q.published import from_state_dict
 from jobs.import_published import read
 from pipeline.compression.archive import Archive, read_archive
 from pipeline.compression.compress import decompress
@@ -133,6 +134,19 @@ def test_a_published_file(tmp_path: Path, write: Callable[[Path], object], rule:
     path = tmp_path / "file.pt"
     write(path)
     refused(lambda: read(path), rule)
+
+
+def test_a_published_file_of_a_model_that_is_large() -> None:
+    """Few numbers, but each of many layers would have as many terms as the bank."""
+    checkpoint = {
+        "structure_bank.factors_A": torch.zeros(1024, 4, 16, 16),
+        "token_emb.weight": torch.zeros(8, 2 * 64 * 256),
+        "pos_emb": torch.zeros(1, 4, 2 * 64 * 256),
+        "layers.0.attn.q_proj.factors_B": torch.zeros(1, 256, 256),
+        "layers.0.ffn_1.factors_B": torch.zeros(1, 256, 256),
+        **{f"layers.{block}.norm1.weight": torch.zeros(1) for block in range(120)},
+    }
+    refused(lambda: from_state_dict(checkpoint), "calls for a model of 48,[0-9,]+ parameters")
 
 
 class _Pickled:

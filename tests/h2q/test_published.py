@@ -166,6 +166,8 @@ def test_the_published_layout_depends_on_the_window():
         (lambda p: p.update({"head.bias": torch.zeros(3)}), "head.bias must have shape"),
         (lambda p: p.update({"layers.0.ffn_1.factors_B": torch.zeros(1, F, F)}), "ranks"),
         (lambda p: p.update({"pos_emb": 3}), "must be a tensor"),
+        (lambda p: p.update({"structure_bank.factors_A": torch.tensor(3.0)}), "must be a tensor"),
+        (lambda p: p.update({"layers.0.ffn_2.factors_B": torch.tensor(3.0)}), "must be a tensor"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
@@ -178,3 +180,10 @@ def test_what_does_not_fit_is_refused(change, message):
 def test_a_contradicting_config_is_refused():
     with pytest.raises(UserError, match="depth is 7 and 2"):
         from_state_dict(make_checkpoint("h2q"), {"depth": 7})
+
+
+@pytest.mark.parametrize("name", ["dropout_rate", "dim"])
+@pytest.mark.parametrize("value", ["a text", None, torch.zeros(2)], ids=repr)
+def test_a_config_of_another_type_is_refused(name, value):
+    with pytest.raises(UserError, match=f"{name} must be a number, got {type(value).__name__}"):
+        from_state_dict(make_checkpoint("h2q"), {name: value})

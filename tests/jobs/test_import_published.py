@@ -74,6 +74,7 @@ class Surprise:
         (lambda path: torch.save({"model": {}, "surprise": Surprise()}, path), "cannot be read safely"),
         (lambda path: torch.save([1, 2], path), "dictionary under the name model"),
         (lambda path: torch.save({"model": {"a": torch.zeros(1)}}, path), "not a checkpoint of the published"),
+        (lambda path: torch.save({"model": {3: torch.zeros(1)}}, path), "3 must be the name of a tensor"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(tmp_path, write, message, call_job):
