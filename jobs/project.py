@@ -62,7 +62,7 @@ def _judge(core: RunFolder, name: str, console: "Console") -> int:
     try:
         judge_projector(core, name, console)
     except KeyboardInterrupt:
-        again = "--resume" if name == DECODER.name else f"--name {name} --resume"
+        again = "--resume" if name == DECODER.name else f"--name {shlex.quote(name)} --resume"
         print(f"error: interrupted while judging; the projector is trained, {again} judges it again", file=sys.stderr)
         return 130
     return 0

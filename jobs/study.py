@@ -31,7 +31,7 @@ def main(args: Sequence[str]) -> int:
     console.print(show_text(folder), highlight=False, markup=False, soft_wrap=True)
     console.print(f"{folder.path}: study.csv, study.md, plots/study.png", highlight=False, markup=False, soft_wrap=True)
     if stopping.signal is not None and report.counts["interrupted"]:
-        console.print(f"\nstopped; continue with {PROG} --resume --name {folder.name}", highlight=False)
+        console.print(f"\nstopped; continue with {PROG} {folder.to_resume}", highlight=False)
         return stopping.exit_code
     if not report.counts["finished"]:
         print(f"error: no trial finished: {'; '.join(report.errors) or 'none was started'}", file=sys.stderr)

@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> int:
         return 130
     report.show(console, folder)
     if stopping.signal is not None and report.counts["interrupted"]:
-        console.print(f"\nstopped; continue with {PROG} --resume --name {folder.name}", highlight=False)
+        console.print(f"\nstopped; continue with {PROG} {folder.to_resume}", highlight=False)
         return stopping.exit_code
     if report.best is None:
         print(f"error: no trial finished: {'; '.join(report.errors) or 'none was started'}", file=sys.stderr)

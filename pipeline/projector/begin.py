@@ -1,5 +1,6 @@
 """The run of a projector before it starts: its core found and checked, and what the options leave open filled in."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
@@ -78,7 +79,7 @@ def bound_run(options: ProjectionConfig, core: RunFolder) -> tuple[RunConfig, st
                 f"resume needs the projector of the run: projector.{option} was {was}, now {now}; start another --name",
             )
     else:
-        checkpoint, path = load_checkpoint(core, f": python jobs/train.py --name {core.name} --resume")
+        checkpoint, path = load_checkpoint(core, f": python jobs/train.py {core.to_resume}")
         model, corpus_sha256 = config_of(checkpoint.state).model, checkpoint.state.get("corpus_sha256")
         require(
             model.carries or options.projector.given == "stream",
@@ -96,7 +97,8 @@ def find_projector(core: RunFolder, name: str) -> tuple[BoundProjector, RunConfi
     folder = core.path / FOLDER
     require(
         RunFolder(folder / name).config_file.exists(),
-        f"{core.name} has no projector named {name}: train it with python jobs/project.py {core.name} --name {name}",
+        f"{core.name} has no projector named {name}: train it with python jobs/project.py "
+        f"{shlex.quote(core.name)} --name {shlex.quote(name)}",
     )
     config = run_config(find_folder(folder, name))
     require(config.projector is not None, f"{name} in {folder} is no projector: name another with --name")

@@ -1,5 +1,6 @@
 """A projector that was trained, and the core that it reads."""
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +20,8 @@ def load_projector(core: RunFolder, name: str) -> tuple[Projector, Core, RunConf
     """
     bound, config = find_projector(core, name)
     found = find_core(bound)
-    checkpoint, _ = load_checkpoint(
-        RunFolder(core.path / FOLDER / name), f": python jobs/project.py {core.name} --name {name} --resume"
-    )
+    folder = RunFolder(core.path / FOLDER / name)
+    checkpoint, _ = load_checkpoint(folder, f": python jobs/project.py {shlex.quote(core.name)} {folder.to_resume}")
     model = Projector(config.model, bound)
     model.load_state_dict(checkpoint.model)
     return model.eval(), found, replace(config, projector=bound), checkpoint.state

@@ -17,6 +17,7 @@ import errno
 import glob
 import json
 import os
+import shlex
 import shutil
 import time
 import uuid
@@ -93,6 +94,11 @@ class RunFolder:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def to_resume(self) -> str:
+        """The options that continue it, as a shell takes them."""
+        return f"--resume --name {shlex.quote(self.name)}"
 
     @property
     def config_file(self) -> Path:
@@ -321,7 +327,7 @@ def find_folder(storage: Path, name: str | None) -> RunFolder:
             missing = f"no run {name} in {storage}: leave out --resume to start it"
             for trial in storage.glob(f"*/{glob.escape(name)}/config.json"):
                 sweep = trial.parent.parent
-                missing = f"{name} is a trial of the sweep {sweep.name}: add --storage {sweep}"
+                missing = f"{name} is a trial of the sweep {sweep.name}: add --storage {shlex.quote(str(sweep))}"
             raise UserError(occupied(folder) if holds_anything(folder) else missing)
         return folder
     note_lost_links(storage)

@@ -142,7 +142,7 @@ class SweepTracking:
         except (MlflowException, UserError, OSError) as error:
             self._progress.say(
                 f"MLflow did not take all of the sweep ({first_line(error)}): it is in {self._sweep.folder.path}; "
-                f"send it with --resume --name {self._sweep.name} when {self._store.uri} answers"
+                f"send it with {self._sweep.folder.to_resume} when {self._store.uri} answers"
             )
 
 

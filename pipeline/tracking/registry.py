@@ -58,7 +58,8 @@ def serve_command(uri: str, name: str, number: int) -> str:
     """The command that serves a version on port 5001 of this machine."""
     program = mlflow_program()
     # MLflow starts uvicorn by its bare name, which a Python that is not activated does not have on the PATH.
-    path = "" if program == "mlflow" else f"PATH={Path(program).parent}:$PATH "
+    beside = Path(shlex.split(program)[0]).parent
+    path = "" if program == "mlflow" else f"PATH={shlex.quote(str(beside))}:$PATH "
     model = shlex.quote(f"models:/{name}/{number}")
     serve = f"{program} models serve -m {model} --env-manager local --port 5001"
     return f"{path}MLFLOW_TRACKING_URI={shlex.quote(uri)} {serve}"

@@ -3,6 +3,7 @@
 Only a local run needs torch in this process: it takes seconds to load, and 200 MB.
 """
 
+import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -265,7 +266,7 @@ def _conclude(run: _Run, summary: "Summary", records: list[Record], progress: Pr
     folder, stopped = run.folder, summary.status == "stopped"
     taken = _end(run.tracker, folder, summary.status, progress)
     if stopped:
-        progress.say(f"stopped at step {summary.steps}; continue with --resume --name {folder.name}")
+        progress.say(f"stopped at step {summary.steps}; continue with {folder.to_resume}")
     if run.config.profile and folder.trace.exists():
         progress.say(f"profile {folder.trace} (open it in https://ui.perfetto.dev)")
     progress.stage("drawing")
@@ -287,8 +288,8 @@ def _end(tracker: Tracker, folder: RunFolder, state: str, progress: Progress) ->
     except Exception as error:
         reason = without_secrets(first_line(error))
         progress.say(
-            f"MLflow did not take all of the run ({reason}): it is in {folder.journal}; send it with --resume --name "
-            f"{folder.name} when {tracker.uri} answers"
+            f"MLflow did not take all of the run ({reason}): it is in {folder.journal}; send it with "
+            f"{folder.to_resume} when {tracker.uri} answers"
         )
         return False
 
@@ -315,8 +316,8 @@ def _publish(store: MLflowStore, run_id: str | None, folder: RunFolder, name: st
         version = register(folder, name, store, run_id)
     except Exception as error:
         progress.say(
-            f"not registered as {name} ({last_line(error)}): try again with --resume --name {folder.name} "
-            f"--tracking.register {name}"
+            f"not registered as {name} ({last_line(error)}): try again with {folder.to_resume} "
+            f"--tracking.register {shlex.quote(name)}"
         )
     else:
         progress.say(f"registered as models:/{name}/{version}; serve it with")

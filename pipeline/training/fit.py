@@ -101,12 +101,12 @@ def explained(error: Exception, folder: RunFolder) -> Exception:
             failure.__suppress_context__ = True
             return failure
         if isinstance(failure, OSError) and (said := _of_its_folder(failure, folder)):
-            return UserError(f"{said}, then continue with --resume --name {folder.name}; what was saved is whole")
+            return UserError(f"{said}, then continue with {folder.to_resume}; what was saved is whole")
     with suppress(UserError, OSError):  # a store that is away
         (folder.path / "error.txt").write_text(presentable("".join(traceback.format_exception(error))))
     return TrainingFailed(
         f"{type(failures[0]).__name__}: {presentable(last_line(failures[0]))} (all of it in "
-        f"{folder.path / 'error.txt'}; continue with --resume --name {folder.name})"
+        f"{folder.path / 'error.txt'}; continue with {folder.to_resume})"
     )
 
 

@@ -198,11 +198,11 @@ def test_a_core_or_projector_without_a_checkpoint_is_told_how_to_train_on(
     done = call_job("project", tmp_path, str(copy.path), "--name", "brief", "--read", "short")
     assert (done.returncode, done.stderr.rpartition(": ")[2]) == (
         2,
-        "python jobs/project.py core --name brief --resume\n",
+        "python jobs/project.py core --resume --name brief\n",
     )
     shutil.rmtree(copy.checkpoints)
     done = call_job("project", tmp_path, str(copy.path), *SMALL)
-    assert (done.returncode, done.stderr.rpartition(": ")[2]) == (2, "python jobs/train.py --name core --resume\n")
+    assert (done.returncode, done.stderr.rpartition(": ")[2]) == (2, "python jobs/train.py --resume --name core\n")
 
 
 def test_the_run_is_the_latest_unless_it_is_named(call_job: Callable[..., Any], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -58,6 +59,20 @@ def test_the_version_holds_the_best_checkpoint_and_no_pickle(registered: Registe
     assert not [
         file for file in files if file.suffix in (".pkl", ".pt", ".bin") or b"\x80\x04\x95" in file.read_bytes()
     ]
+
+
+@pytest.mark.parametrize("folder", ["an environment", "it's", "plain"])
+def test_the_command_that_serves_is_one_of_a_shell_wherever_python_is(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / folder
+    programs.mkdir()
+    (programs / "mlflow").touch()
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    uri = "sqlite:////a b/mlflow.db"
+    path, store, *words = shlex.split(serve_command(uri, "a name", 1))
+    assert (path, store) == (f"PATH={programs}:$PATH", f"MLFLOW_TRACKING_URI={uri}")
+    assert words[:5] == [str(programs / "mlflow"), "models", "serve", "-m", "models:/a name/1"]
 
 
 def test_the_same_checkpoint_is_registered_once(registered: Registered) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -75,3 +77,12 @@ def test_a_folder_that_cannot_be_written_any_more_is_one_line(tmp_path: Path, co
     error = explained(OSError(code, os.strerror(code), "/x/state.json"), RunFolder(tmp_path))
     assert isinstance(error, UserError) and said in str(error) and f"--resume --name {tmp_path.name}" in str(error)
     assert list(tmp_path.iterdir()) == [], "it is no fault of the program, whose traceback would be kept"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), OSError(errno.ENOSPC, "full")])
+@pytest.mark.parametrize("name", ["a run", "it's"])
+def test_the_way_back_is_one_of_a_shell_whatever_the_name(tmp_path: Path, error: Exception, name: str) -> None:
+    folder = RunFolder(tmp_path / name)
+    folder.path.mkdir()
+    advice = re.search(r"continue with (.+?)(\)$|; )", str(explained(error, folder)))
+    assert advice and shlex.split(advice[1]) == ["--resume", "--name", name]
