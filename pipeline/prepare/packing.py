@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import re
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -122,7 +123,7 @@ def _zip_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
         raise ValueError("a zip archive inside another file is not read")
     with zipfile.ZipFile(_Seekable(stream.whole)) as archive:
         for info in archive.infolist():
-            if info.is_dir():
+            if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
                 continue
             if info.flag_bits & 1:
                 raise ValueError(f"{info.filename} in it is encrypted")

@@ -146,7 +146,8 @@ def _row_groups(file: ListedFile, column: str) -> list[InputPart]:
 
 def _column_bytes(group: Any, column: str) -> int:
     columns = (group.column(i) for i in range(group.num_columns))
-    return sum(part.total_uncompressed_size for part in columns if part.path_in_schema.split(".")[0] == column)
+    # Those of a list lie below it: `a.list.element`; a name may hold dots.
+    return sum(part.total_uncompressed_size for part in columns if f"{part.path_in_schema}.".startswith(f"{column}."))
 
 
 def _batches(file: ListedFile, column: str) -> list[InputPart]:

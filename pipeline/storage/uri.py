@@ -138,7 +138,7 @@ def write_atomic(path: "AnyPath", data: Any) -> None:
             return
         where, inner = filesystem(path)
         direct = where.type_name in _WHOLE_OBJECTS
-        target = inner if direct else f"{inner}.{uuid.uuid4().hex}.tmp"
+        target = inner if direct else f"{inner.rpartition('/')[0]}/.{uuid.uuid4().hex}.tmp"
         with where.open_output_stream(target) as file:
             file.write(data)
         if where.type_name == "hdfs":  # its move does not replace
@@ -181,7 +181,7 @@ def _write_local(path: Path, data: Any) -> None:
         path = Path(os.path.realpath(path))  # a link goes on pointing to what is written; one to itself is replaced
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it is no regular file, and would be replaced by one; name another file")
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not of its name, which may be as long as one can be
     try:
         with open(beside, "wb") as file:
             file.write(data)

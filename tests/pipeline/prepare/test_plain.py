@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import stat
 import tarfile
 import tracemalloc
 import zipfile
@@ -98,6 +99,16 @@ def test_packed_text_is_read_as_text_whatever_its_name(tmp_path: Path, folder: P
     corpus = made(tmp_path)
     assert content(corpus) == TEXT
     assert any(f"read as what it holds ({packing_of(PACKED[kind](TEXT))}" in note for note in corpus.notes)
+
+
+def test_a_link_in_an_archive_is_no_document(tmp_path: Path, folder: Path) -> None:
+    link, sink = zipfile.ZipInfo("link.txt"), io.BytesIO()
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr(link, "a.txt")
+        archive.writestr("a.txt", TEXT)
+    (folder / "a.zip").write_bytes(sink.getvalue())
+    assert content(made(tmp_path)) == TEXT
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])

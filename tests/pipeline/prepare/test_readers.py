@@ -278,6 +278,17 @@ def test_a_few_repeated_texts_do_not_fill_the_memory(tmp_path: Path) -> None:
     assert sum(sizes) == 40_000_000 and max(sizes) <= tables.MOST_ROWS * 1000
 
 
+@pytest.mark.parametrize("column", ["a.b", "a", "text"])
+def test_row_groups_are_sized_by_their_column_whatever_its_name(tmp_path: Path, column: str) -> None:
+    texts = [f"{number}" * 900 for number in range(4)]
+    rows = pa.table({column: texts, "other.b": ["x" * 9_000] * 4})
+    pq.write_table(rows, tmp_path / "a.parquet", row_group_size=1, compression="none", use_dictionary=False)
+    parts = tables.parts_of(find(str(tmp_path))[0], "parquet", column)
+    assert len(parts) == 4 and all(900 <= part.size < 9_000 for part in parts)
+    found = [joined(blocks(part, Reading(column=column)))[0].decode() for part in parts]
+    assert found == texts
+
+
 def test_a_flipped_bit_in_a_parquet_file_is_one_line_or_harmless(place: Path) -> None:
     """Every byte of a small file once: it is read as it was, or refused by name."""
     sink = io.BytesIO()

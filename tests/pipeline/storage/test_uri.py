@@ -55,3 +55,10 @@ def test_folders_are_used_whose_names_are_not_utf8(tmp_path: Path, name: str) ->
     assert sizes_in(folder) == {"file": 4}
     remove_folder(folder)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u00e9" * 127, "\U0001f642" * 63, "x"], ids=len)
+def test_a_file_of_any_name_is_written(tmp_path: Path, name: str) -> None:
+    write_atomic(tmp_path / name, b"old")
+    write_atomic(tmp_path / name, b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"new")]
