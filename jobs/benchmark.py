@@ -49,8 +49,9 @@ def main(args: Sequence[str]) -> None:
 
 def show(what: str, result: dict[str, Any]) -> None:
     """The rows as a table, every other plain value below it."""
-    from rich.console import Console
     from rich.table import Table
+
+    from pipeline.terminal import new_console
 
     machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     table = Table(title=what, caption=machine, caption_justify="left")
@@ -58,7 +59,7 @@ def show(what: str, result: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if isinstance(result["rows"][0][column], str) else "right")
     for row in result["rows"]:
         table.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    console = Console()
+    console = new_console()
     console.print(table)
     for name, value in result.items():
         if name not in ("rows", "machine", "seconds", "model", "runs"):

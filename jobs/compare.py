@@ -56,14 +56,13 @@ def main(args: Sequence[str]) -> int:
             path is None or Path(path).absolute().parent.is_dir(),
             f"the folder of {path} does not exist: make it, or name another file",
         )
-    from rich.console import Console
-
     from pipeline.comparison.compare import compare
     from pipeline.comparison.find import experiment_runs, find_runs, newest_runs
     from pipeline.comparison.page import write_page
     from pipeline.comparison.picture import picture
     from pipeline.comparison.table import table
     from pipeline.config import TrackingConfig
+    from pipeline.terminal import new_console
 
     tracking = TrackingConfig(uri=options.tracking_uri)
     if options.experiment:
@@ -84,7 +83,7 @@ def main(args: Sequence[str]) -> int:
         json.dump(comparison.to_dict(), sys.stdout, indent=1)
         print()
         return 0
-    console = Console()
+    console = new_console()
     shown, hidden = table(comparison, console.width)
     console.print(shown)
     if hidden:

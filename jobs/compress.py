@@ -13,13 +13,12 @@ def main(args: Sequence[str]) -> int:
     """Write the archive, or the file that it holds, and say what that took."""
     options = parse(CompressionConfig, args, default=CompressionConfig(), prog=PROG)
     require(options.file != "", f"name a file: {PROG} FILE, or {PROG} --decompress FILE.h2q")
-    from rich.console import Console
-
     from pipeline.compression.compress import compress, decompress
     from pipeline.compression.report import lines
     from pipeline.evaluation.progress import EvaluationProgress
+    from pipeline.terminal import new_console
 
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
     with EvaluationProgress(console) as progress:
         progress.stage("decompressing" if options.decompress else "compressing")
         outcome = (decompress if options.decompress else compress)(options, progress.show)

@@ -21,14 +21,13 @@ def main(args: Sequence[str]) -> int:
     options = parse(EvaluationConfig, args, default=EvaluationConfig(), prog=PROG)
     folder = named_run(options)
     wait_asleep_where_busy()
-    from rich.console import Console
-
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.progress import EvaluationProgress
     from pipeline.evaluation.ray_scoring import ScoringFailed
     from pipeline.evaluation.tracking import log_evaluation
+    from pipeline.terminal import new_console
 
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
     output = options.output and check_folder(options.output, "output")
     require(not isinstance(output, UriPath), f"output must be a folder of this machine, got {output}: name another")
     try:

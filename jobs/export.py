@@ -14,13 +14,12 @@ def main(args: Sequence[str]) -> int:
     options = parse(ExportConfig, args, default=ExportConfig(), prog=PROG)
     require(options.run != "", f"name the run to export: its name or folder, latest, or best: {PROG} RUN --to FILE")
     require(options.to != "", f"name the file to write: {PROG} {options.run} --to FILE")
-    from rich.console import Console
-
     from pipeline.evaluation.progress import EvaluationProgress
     from pipeline.export.export import export
     from pipeline.export.report import lines
+    from pipeline.terminal import new_console
 
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
     with EvaluationProgress(console) as progress:
         outcome = export(options, progress)
     for line in lines(outcome):

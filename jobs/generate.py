@@ -153,7 +153,6 @@ def check_seen(options: GenerateOptions, kind: Media) -> None:
 
 def write_seen(options: GenerateOptions, kind: Media, coding: "Coding", folder: "RunFolder") -> int:
     """A picture or a sound, completed or new, into a file, which can be opened whatever the model writes."""
-    from rich.console import Console
     from rich.progress import track
 
     from pipeline.runs.load import load_model
@@ -161,6 +160,7 @@ def write_seen(options: GenerateOptions, kind: Media, coding: "Coding", folder: 
     from pipeline.senses.completion import completed, missing
     from pipeline.senses.written import written_file
     from pipeline.storage.uri import write_atomic
+    from pipeline.terminal import new_console
 
     assert options.out is not None
     check_target(options.out, "out")
@@ -168,7 +168,7 @@ def write_seen(options: GenerateOptions, kind: Media, coding: "Coding", folder: 
     model, _ = load_model(folder)
     drawn = completed(model, document, options, options.length)
     total = missing(document) if options.length is None else options.length
-    terminal, quiet = Console(stderr=True), not sys.stderr.isatty()
+    terminal, quiet = new_console(stderr=True), not sys.stderr.isatty()
     try:
         for byte in track(drawn, "writing", total, console=terminal, transient=True, disable=quiet):
             written.append(byte)

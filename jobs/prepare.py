@@ -30,15 +30,14 @@ class PrepareConfig:
 def main(args: Sequence[str]) -> None:
     """Prepare the corpus and say what it is."""
     config = parse(PrepareConfig, args, default=PrepareConfig(), prog="python jobs/prepare.py")
-    from rich.console import Console
-
     from pipeline.cluster.session import ray_session
     from pipeline.cluster.submitted import check_lasting
     from pipeline.prepare.prepare import prepare
     from pipeline.prepare.progress import PreparationProgress
     from pipeline.prepare.sources import check_places
+    from pipeline.terminal import new_console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = new_console(highlight=False, soft_wrap=True)
     check_lasting("corpus.prepared", config.corpus.prepared)
     check_places(config.corpus)
     with (

@@ -21,9 +21,9 @@ PROG = "python jobs/project.py"
 def main(args: Sequence[str]) -> int:
     """Train a projector of the run and judge it, or read a file with one."""
     options, core = configure(args, PROG)
-    from rich.console import Console
+    from pipeline.terminal import new_console
 
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
     if options.read is None:
         return _train(options, core, f"{PROG} {shlex.join(args)}", console)
     from pipeline.projector.show import show

@@ -33,13 +33,12 @@ class RunsOptions:
 
 def main(args: Sequence[str]) -> int:
     options = parse(RunsOptions, args, default=RunsOptions(), prog=PROG)
-    from rich.console import Console
-
     from pipeline.comparison.delete import delete
     from pipeline.comparison.listed import as_json, list_table, listed
     from pipeline.config import TrackingConfig
+    from pipeline.terminal import new_console
 
-    console = Console()
+    console = new_console()
 
     def say(text: str) -> None:
         console.print(presentable(text), markup=False, highlight=False, soft_wrap=True)

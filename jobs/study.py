@@ -16,13 +16,13 @@ PROG = "python jobs/study.py"
 
 
 def main(args: Sequence[str]) -> int:
-    from rich.console import Console
+    from pipeline.terminal import new_console
 
     preset, config = configure(args)
     from pipeline.study.driver import study
     from pipeline.study.report import show_text
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = new_console(width=None if sys.stdout.isatty() else 140)
     try:
         report, folder, stopping = study(config, preset=preset, command=f"{PROG} {shlex.join(args)}", console=console)
     except KeyboardInterrupt:

@@ -18,10 +18,10 @@ PROG = "python jobs/train.py"
 
 
 def main(args: Sequence[str]) -> int:
-    from rich.console import Console
+    from pipeline.terminal import new_console
 
     preset, config = configure(args)
-    console = Console()
+    console = new_console()
     if config.estimate:
         quiet_profiler()
         wait_asleep_where_busy()

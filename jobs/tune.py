@@ -15,13 +15,13 @@ PROG = "python jobs/tune.py"
 
 
 def main(args: Sequence[str]) -> int:
-    from rich.console import Console
+    from pipeline.terminal import new_console
 
     preset, config = configure(args)
     from pipeline.sweep.driver import tune
 
     # A file has no width of its own: as wide as the table is.
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = new_console(width=None if sys.stdout.isatty() else 140)
     try:
         report, folder, stopping = tune(config, preset=preset, command=f"{PROG} {shlex.join(args)}", console=console)
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -14,6 +14,11 @@ from pipeline.shown import presentable
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines, those that always stay aside."""
+
+
+def new_console(**options: Any) -> Console:
+    """A console of rich's that shows `:a:` in a path or a name as it is, not as the picture of that name."""
+    return Console(emoji=False, **options)
 
 
 class Display:
@@ -31,7 +36,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total, status="")
-        self._preparing: tuple[float, int] | None = None
+        self._preparing = "", 0.0, 0  # what, since when, and how much of it was there then
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -62,7 +67,9 @@ class Display:
             self.say(event.text)
         elif event.total:
             now = time.monotonic()
-            began, first = self._preparing = self._preparing or (now, event.done)
+            if event.text != self._preparing[0]:
+                self._preparing = event.text, now, event.done
+            _, began, first = self._preparing
             status = f"{human_bytes(event.done)} of {human_bytes(event.total)}"
             if event.done > first and now - began >= 1:
                 rate = (event.done - first) / (now - began)
@@ -98,7 +105,7 @@ def fit(parts: list[Part], room: int) -> str:
 def human_bytes(count: float) -> str:
     """12,345,678 → '12.3 MB' (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:  # which is rounded to 1000
             return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
         count /= 1000
     return f"{count:.3g} TB"

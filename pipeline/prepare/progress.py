@@ -11,13 +11,13 @@ class PreparationProgress(Display):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._tenths = 0
+        self._said = "", 0
 
     def preparing(self, event: Event) -> None:
         super().preparing(event)
         if event.kind == "note" or self._console.is_terminal or not event.total:
             return
-        tenths = 10 * event.done // event.total
-        if tenths > self._tenths:
-            self._tenths = tenths
+        stage, tenths = self._said if self._said[0] == event.text else (event.text, 0)
+        if 10 * event.done // event.total > tenths:
+            self._said = stage, 10 * event.done // event.total
             self.say(f"{event.text}: {event.done:,} of {event.total:,} bytes")
