@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _SIZES = object_of(training=object_of(lanes=Count), model=object_of(seq_len=Count, fixed_rank=Count))
 """What a comparison needs of a config, however old."""
-
+_NEEDED = ("training.lanes", "model.seq_len", "model.fixed_rank")
+"""The same, of MLflow's parameters."""
 
 OF_A_KIND = {f"{split} bpb of {kind}": f"{split}/{kind}/bpb" for split in ("validation", "test") for kind in MARKERS}
 """Results that only runs over a mix have, and their metrics."""
@@ -77,8 +78,13 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     )
 
 
+def is_training(run: "Run") -> bool:
+    """Whether a run of MLflow's is one that `from_mlflow` can read: not a sweep's own, nor another program's."""
+    return all(run.data.params.get(name, "").isdecimal() for name in _NEEDED)
+
+
 def from_mlflow(client: "MlflowClient", run: "Run") -> ComparedRun:
-    """A run by what MLflow holds of it."""
+    """A run by what MLflow holds of it, where it `is_training`."""
     by_step: dict[int, Record] = {}
     for key in run.data.metrics:
         if not key.startswith("system/"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from h2q.errors import UserError, require
-from pipeline.comparison.compared_run import ComparedRun, from_folder, from_mlflow
+from pipeline.comparison.compared_run import ComparedRun, from_folder, from_mlflow, is_training
 from pipeline.config import TrackingConfig
 from pipeline.runs.find import list_runs
 from pipeline.runs.folder import RunFolder
@@ -40,7 +40,10 @@ def find_runs(references: Iterable[str], *, storage: str, tracking: TrackingConf
             match = [run for run in known if reference in (run.info.run_id, run.info.run_name)]
             if not client or not match:
                 raise _unknown(reference, storage, known) from None
-            runs.append(from_mlflow(client, match[0]))
+            trained = [run for run in match if is_training(run)]
+            if not trained:
+                raise _untrained(reference, match[0]) from None
+            runs.append(from_mlflow(client, trained[0]))
     if damaged and not runs:
         raise damaged[0]
     return runs
@@ -55,7 +58,7 @@ def experiment_runs(name: str, last: int, tracking: TrackingConfig) -> list[Comp
     names = [experiment.name for experiment in client.search_experiments()] if client else []
     if client is None or name not in names:
         raise UserError(f"no experiment is called {name!r}; {_nearest(name, names, 'experiments')}")
-    runs = [run for run in _runs(client, name) if "model.dim" in run.data.params][:last]
+    runs = [run for run in _runs(client, name) if is_training(run)][:last]
     if not runs:
         raise UserError(f"experiment {name!r} has no training runs yet: train one with --tracking.experiment {name}")
     return ranked([_from_anywhere(client, run) for run in runs])
@@ -112,6 +115,12 @@ def _unknown(reference: str, storage: str, known: list["Run"]) -> UserError:
     names = [folder.name for folder in list_runs(storage)] + [run.info.run_name or "" for run in known]
     near = _nearest(reference, names, "runs")
     return UserError(f"no run is called {reference!r} in {locate(storage)} or in MLflow; {near}")
+
+
+def _untrained(reference: str, run: "Run") -> UserError:
+    sweep = run.data.tags.get("sweep")
+    what = f"the sweep {sweep}: name one of its trials" if sweep else "a run of another program: name one that trained"
+    return UserError(f"{reference} is {what}")
 
 
 def _nearest(name: str, names: list[str], kind: str) -> str:

@@ -18,6 +18,7 @@ from pipeline.config import RunConfig, TrackingConfig
 from pipeline.runs.find import best_bpb
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Journal
+from pipeline.tracking.store import MLflowStore
 from pipeline.training.summary import Summary
 
 Make = Callable[..., RunConfig]
@@ -80,6 +81,31 @@ def test_looking_makes_no_store(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no experiment is called 'h2q'"):
         experiment_runs("h2q", 1, tracking)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "parameters", "told"),
+    [
+        ("s", {"sweep": "s"}, {"search.seeds": "1", "space.model.dim": "32,64"}, "is the sweep s: name one of its"),
+        ("foreign", {}, {"model.dim": "64", "training.lanes": "many"}, "is a run of another program: name one that"),
+    ],
+)
+def test_a_run_of_mlflow_that_is_no_training_is_called_what_it_is(
+    tmp_path: Path,
+    empty_store: Callable[[Path], str],
+    name: str,
+    tags: dict[str, str],
+    parameters: dict[str, str],
+    told: str,
+) -> None:
+    tracking = TrackingConfig(uri=empty_store(tmp_path))
+    store = MLflowStore(tracking)
+    run_id = store.begin_run(name, tags, parameters, began=0.0)
+    for reference in (name, run_id):
+        with pytest.raises(UserError, match=f"{reference} {told}"):
+            find_runs([reference], storage=str(tmp_path), tracking=tracking)
+    with pytest.raises(UserError, match="'h2q' has no training runs yet"):
+        experiment_runs("h2q", 9, tracking)
 
 
 def test_bits_per_byte_of_different_corpora_are_not_ranked(tmp_path: Path, tiny: Make, train: Train) -> None:
