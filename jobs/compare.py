@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from h2q.errors import UserError, require
+from h2q.errors import require
 from pipeline.cli import parse, run
 from pipeline.shown import printable
 
@@ -62,6 +62,7 @@ def main(args: Sequence[str]) -> int:
     from pipeline.comparison.picture import picture
     from pipeline.comparison.table import table
     from pipeline.config import TrackingConfig
+    from pipeline.storage.uri import write_atomic
     from pipeline.terminal import new_console
 
     tracking = TrackingConfig(uri=options.tracking_uri)
@@ -73,12 +74,9 @@ def main(args: Sequence[str]) -> int:
         runs = find_runs(options.runs, storage=options.storage, tracking=tracking)
     comparison = compare(runs)
     png = picture(comparison)
-    try:
-        Path(options.plot).write_bytes(png)
-        if options.html:
-            write_page(comparison, png, Path(options.html))
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}; name another file") from error
+    write_atomic(Path(options.plot), png)
+    if options.html:
+        write_page(comparison, png, Path(options.html))
     if options.json:
         json.dump(comparison.to_dict(), sys.stdout, indent=1)
         print()

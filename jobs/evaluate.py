@@ -46,7 +46,8 @@ def main(args: Sequence[str]) -> int:
     try:
         files = evaluation.write(output or beside)
     except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}; name a folder with --output") from error
+        place = error.filename or output or beside  # an error of a write names no file
+        raise UserError(f"cannot write {place}: {error.strerror}; name a folder with --output") from error
     for path in files:
         console.print(printable(str(path)), markup=False, soft_wrap=True)
     if folder and options.tracking.enabled:

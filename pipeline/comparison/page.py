@@ -8,6 +8,7 @@ from pipeline.comparison.compare import Comparison
 from pipeline.comparison.compared_run import ComparedRun
 from pipeline.comparison.table import grid
 from pipeline.shown import printable
+from pipeline.storage.uri import write_atomic
 
 
 def page(comparison: Comparison, png: bytes) -> str:
@@ -51,8 +52,8 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; paddin
 
 
 def write_page(comparison: Comparison, png: bytes, path: Path) -> None:
-    """Write the page."""
-    path.write_text(page(comparison, png), encoding="utf-8", errors="backslashreplace")
+    """Write the page. Raises: UserError as `write_atomic`."""
+    write_atomic(path, page(comparison, png).encode("utf-8", "backslashreplace"))
 
 
 def _cell(text: str) -> str:

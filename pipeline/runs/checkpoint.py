@@ -204,10 +204,10 @@ def _verified(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
             if checkpoint_folder(folder, state["step"]).name != folder.name:
                 raise DamagedFile(f"{_STATE} is of step {state['step']}")
             yield state, here
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{folder / Path(error.filename).name} is missing") from error
     except (DamagedFile, OSError) as error:
-        raise DamagedCheckpoint(f"{folder}: {error}") from error
+        missing = isinstance(error, FileNotFoundError) and error.filename  # which safetensors does not say
+        said = f"{folder / Path(missing).name} is missing" if missing else f"{folder}: {error}"
+        raise DamagedCheckpoint(said) from error
 
 
 def _compare(file: Path, expected: dict[str, Any], before: dict[str, Any] | None) -> None:

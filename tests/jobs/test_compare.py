@@ -1,6 +1,7 @@
 """The command line of comparing, as its user types it."""
 
 import json
+import resource
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_an_experiment_as_json(folder: Path, call_job: Callable) -> None:
     for run in told["runs"]:
         summary = json.loads((folder / "runs" / run["name"] / "summary.json").read_text())
         assert run["results"]["test bpb"] == summary["test_bpb"]
+
+
+def test_a_page_that_does_not_fit_is_named_and_not_half_written(folder: Path, call_job: Callable) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        done = call_job("compare", folder, "first", "second", "--html", "large.html")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.returncode == 2 and "cannot write large.html: " in done.stderr and "too large" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (folder / "large.html").exists()
 
 
 @pytest.mark.parametrize(

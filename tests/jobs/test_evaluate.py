@@ -104,6 +104,14 @@ def test_a_window_slides_over_a_file_and_the_rest_is_left_alone(place: Path, eva
     assert sorted(path.name for path in place.iterdir()) == before
 
 
+def test_a_disk_that_is_full_is_named_by_the_folder_on_it(place: Path, evaluate: Call, tmp_path: Path) -> None:
+    (tmp_path / "test-sliding-window-16-stride-16.json").symlink_to("/dev/full")
+    options = ("--stride", "16", "--local", "--no-compressors", "--tracking.no-enabled", "--output", str(tmp_path))
+    code, _, wrong = evaluate("one", *options)
+    said = f"error: cannot write {tmp_path}: No space left on device; name a folder with --output\n"
+    assert (code, wrong) == (2, said)
+
+
 def test_lanes_are_scored_as_they_were_read(place: Path, evaluate: Call) -> None:
     code, said, _ = evaluate("one", "--mode", "lanes", "--local", "--tracking.no-enabled", "--no-compressors")
     assert code == 0 and "in 4 lanes" in said and "xz" not in said

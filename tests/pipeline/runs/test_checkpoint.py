@@ -24,6 +24,7 @@ from pipeline.runs.checkpoint import (
     to_host,
     write_checkpoint,
 )
+from pipeline.runs.tensors import read_tensors
 from pipeline.storage import path as location
 from pipeline.storage import uri as storage
 from pipeline.storage.path import AnyPath, locate
@@ -204,3 +205,17 @@ def test_only_the_first_worker_writes(tmp_path: Path) -> None:
     with CheckpointWriter(tmp_path, keep=1, active=False) as writer:
         writer.write(Counter())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_is_taken_away_while_it_is_read_is_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_checkpoint(tmp_path, example(1))
+
+    def read_too_late(model: Path, *others: Any) -> Any:
+        model.unlink()
+        return read_tensors(model, *others)
+
+    monkeypatch.setattr("pipeline.runs.tensors.read_tensors", read_too_late)
+    with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors"):
+        read_checkpoint(path)
