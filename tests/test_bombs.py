@@ -6,7 +6,7 @@ import json
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +159,59 @@ class _Pickled:
         return self._call
 
 
-@pytest.mark.parametrize("kind", [*b"xgXLKS"], ids=chr)
-def test_a_tar_whose_header_is_large(tmp_path: Path, kind: int) -> None:
+def tar_header(kind: bytes, size: int) -> bytes:
     info = tarfile.TarInfo("a")
-    info.type, info.size = bytes([kind]), 2 * MOST
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def tar_fields(kind: bytes, fields: dict[str, str]) -> bytes:
+    """A header of pax with these fields: each `LENGTH NAME=VALUE`, where the length has three digits."""
+    text = "".join(f"{len(name) + len(value) + 6:03d} {name}={value}\n" for name, value in fields.items()).encode()
+    return tar_header(kind, len(text)) + text.ljust(-(-len(text) // 512) * 512, b"\0")
+
+
+SPARSE = {
+    "0.0": {"GNU.sparse.size": str(BOMB << 10), "GNU.sparse.numblocks": "0"},
+    "0.1": {"GNU.sparse.size": str(BOMB << 10), "GNU.sparse.map": "0,0"},
+    "1.0": {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(BOMB << 10)},
+}
+LARGE = [b"\n" * (1 << 20)] * (2 * MOST >> 20)
+TARS: dict[str, tuple[Callable[[], Iterable[bytes]], str]] = {
+    **{
+        f"a header {chr(kind)}": (
+            lambda kind=kind: [tar_header(bytes([kind]), 2 * MOST), *LARGE],
+            "at most 65,536 bytes",
+        )
+        for kind in b"xgXLK"
+    },
+    **{
+        f"sparse {version}": (
+            lambda fields=fields: [tar_fields(b"x", fields), tar_header(b"0", 2 * MOST), b"%d\n" % MOST, *LARGE],
+            "a sparse file",
+        )
+        for version, fields in SPARSE.items()
+    },
+    "sparse, of old": (lambda: [tar_header(b"S", 0), *LARGE], "a sparse file"),
+    "fields for all": (
+        lambda: (
+            part
+            for number in range(2000)
+            for part in (tar_fields(b"g", {f"{number}.{i}": "x" * 800 for i in range(70)}), tar_header(b"0", 0))
+        ),
+        "at most 100 fields",
+    ),
+    "headers before headers": (lambda: [tar_header(b"x", 1 << 16) + bytes(1 << 16)] * 2000, "recursion"),
+}
+
+
+@pytest.mark.parametrize("kind", TARS)
+def test_a_tar_whose_headers_are_large(tmp_path: Path, kind: str) -> None:
+    make, rule = TARS[kind]
     with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
-        file.write(info.tobuf(tarfile.GNU_FORMAT))
-        for _ in range(2 * MOST >> 20):
-            file.write(bytes(1 << 20))
+        file.writelines(make())
     (work,) = unpackings(find(str(tmp_path)), tmp_path / "out", "text", "error", 1)
-    refused(lambda: run_unpacking(work.to_json()), "a header in it must have at most 65,536 bytes|is a sparse file")
+    refused(lambda: run_unpacking(work.to_json()), rule)
 
 
 @pytest.mark.parametrize("claimed", [{"size": BOMB}, {"lanes": BOMB}, {"threads": BOMB}, {"stride": -1}], ids=repr)

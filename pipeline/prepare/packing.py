@@ -23,6 +23,8 @@ XZ_MEMORY = 1 << 29
 _BLOCK = 1 << 18
 _TAR_HEADER = 1 << 16
 """Bytes of a header before a file of a tar (a long name, attributes), which tarfile reads whole; several may follow."""
+_TAR_FIELDS = 100
+"""Of headers for all files that follow, which tarfile keeps."""
 _TAR_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -162,10 +164,19 @@ class _TarInfo(tarfile.TarInfo):
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
         info = super().frombuf(buf, encoding, errors)
         if info.type == tarfile.GNUTYPE_SPARSE:
-            raise ValueError(f"{info.name} in it is a sparse file, which is not read")
+            raise _sparse()
         if info.type in _TAR_HEADERS and info.size > _TAR_HEADER:
             raise ValueError(f"a header in it must have at most {_TAR_HEADER:,} bytes, one claims {info.size:,}")
         return info
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """In place of tarfile's own, which reads a list of any length into memory."""
+        raise _sparse()
+
+
+def _sparse() -> ValueError:
+    """Of a sparse file some bytes may stand for a terabyte of zeros."""
+    return ValueError("a sparse file in it is not read: tar it without --sparse")
 
 
 def _tar_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
@@ -173,6 +184,10 @@ def _tar_members(stream: Stream, label: str) -> Iterator[tuple[str, Stream]]:
     with tarfile.open(fileobj=file, mode="r|", tarinfo=_TarInfo) as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all
+            if len(archive.pax_headers) > _TAR_FIELDS:
+                raise ValueError(f"its headers must have at most {_TAR_FIELDS} fields for all files")
+            if info.issparse():
+                raise _sparse()
             member = archive.extractfile(info) if info.isfile() else None
             if member is not None:
                 yield info.name.removeprefix("./"), Stream(member.read)
