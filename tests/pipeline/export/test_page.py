@@ -212,6 +212,17 @@ def test_a_byte_that_the_alphabet_lacks_is_told(new_model: Callable, open_page: 
     assert steps(page)[: len(wanted)] == wanted and page.is_enabled("#write")
 
 
+@pytest.mark.parametrize(("vocab", "start"), [(10, b"\0"), (11, b"\n")])
+def test_without_a_text_it_begins_with_a_byte_of_the_alphabet(
+    vocab: int, start: bytes, new_model: Callable, open_page: Callable
+) -> None:
+    model = new_model(mixer="state", vocab=vocab)
+    page = open_page(write_page(model, TOLD | {"alphabet": vocab}, "fp32", frozenset()))
+    put(page, "prompt", "")
+    wanted = start + generate(model, start, 100, temperature=0)
+    assert steps(page)[: len(wanted)] == wanted and page.is_enabled("#write") and page.wrong == []
+
+
 def test_scoring_and_writing_leave_each_other_alone(new_model: Callable, open_page: Callable) -> None:
     page = open_page(write_page(new_model(mixer="state"), TOLD, "int8", frozenset()))
     put(page, "prompt", "The ")
