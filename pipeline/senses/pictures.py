@@ -25,6 +25,8 @@ _GREY = {"1", "L", "LA"}
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX"}
 _DRAWN = {"EPS", "WMF"}
 """Formats that state no pixels: other programs draw them."""
+_DEEP_JPEG2000 = re.compile(rb"\xff\x4f\xff\x51.{38}[\x08-\x7f\x88-\xff]", re.DOTALL)
+"""The header (ISO 15444-1, A.5.1) of more than 8 bits a channel, of which Pillow says nothing."""
 
 
 def read_picture(file: BinaryIO, name: str) -> np.ndarray:
@@ -41,7 +43,7 @@ def read_picture(file: BinaryIO, name: str) -> np.ndarray:
         warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused here, and of harmless oddities.
         try:
             with image_module.open(io.BytesIO(data)) as image:
-                _check(image, name)
+                _check(image, data, name)
                 image.load()
                 return _pixels(image, name)
         except image_module.DecompressionBombError:
@@ -89,7 +91,7 @@ def write_picture(pixels: np.ndarray, file: BinaryIO, format: str = "PNG", **opt
     image.save(file, format, **options)
 
 
-def _check(image: Any, name: str) -> None:
+def _check(image: Any, data: bytes, name: str) -> None:
     """Raises: UserError for a picture whose pixels cannot be kept, before they are decoded."""
     width, height = image.size
     if width * height > LARGEST_PICTURE or max(width, height) > LARGEST_SIDE:
@@ -97,7 +99,7 @@ def _check(image: Any, name: str) -> None:
     frames = getattr(image, "n_frames", 1)
     require(frames == 1, f"a picture must have one frame, {name} has {frames}: save each as a file of its own")
     require(image.format not in _DRAWN, f"{name} is a drawing ({image.format}), not pixels: save it as PNG")
-    require(not _deep(image), f"a picture must have 8 bits a channel, {name} has more: convert it to 8 bits")
+    require(not _deep(image, data), f"a picture must have 8 bits a channel, {name} has more: convert it to 8 bits")
     require(
         image.mode in _GREY | _COLOUR,
         f"a picture must be grey or RGB, {name} is {image.mode}: convert it to RGB",
@@ -111,9 +113,9 @@ def _too_large(name: str, pixels: str) -> UserError:
     )
 
 
-def _deep(image: Any) -> bool:
+def _deep(image: Any, data: bytes) -> bool:
     """Whether the file has more than 8 bits a channel, which Pillow would round without a word."""
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(("I", "F")) or (image.format == "JPEG2000" and _DEEP_JPEG2000.search(data)):
         return True
     for tile in getattr(image, "tile", ()):
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)

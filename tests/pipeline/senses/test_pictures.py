@@ -93,6 +93,13 @@ def deep_sgi() -> bytes:
     return struct.pack(">HBBHHHH", 474, 0, 2, 3, 1, 1, 3).ljust(512, b"\0") + bytes(6)
 
 
+def deep_jpeg2000() -> bytes:
+    """A picture whose header says 16 bits a channel."""
+    data = bytearray(png(noise(), "JPEG2000"))
+    data[data.index(b"\xff\x4f\xff\x51") + 42] = 15
+    return bytes(data)
+
+
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated": (lambda: png(noise())[:-2000], "damaged picture"),
     "a truncated JPEG": (lambda: png(noise(), "JPEG")[:-500], "damaged picture"),
@@ -101,6 +108,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "CMYK": (lambda: png(Image.new("CMYK", (4, 4)), "TIFF"), "grey or RGB.*CMYK"),
     "16 bits": (lambda: png(Image.fromarray(np.zeros((4, 4), np.uint16))), "8 bits"),
     "16 bits in RGB": (deep_rgb, "8 bits"),
+    "16 bits in JPEG 2000": (deep_jpeg2000, "8 bits"),
     "16 bits in SGI": (deep_sgi, "8 bits"),
     "16 bits in PPM": (lambda: b"P6 1 1 65535\n" + bytes(6), "8 bits"),
     "see-through": (lambda: png(see_through()), "alpha channel of 7"),
@@ -121,3 +129,8 @@ def test_what_cannot_be_kept_is_refused_in_one_line_that_names_the_file(case: st
         warnings.simplefilter("error")
         read_picture(io.BytesIO(data), "a/file.png")
     assert "a/file.png" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("format", ["JPEG2000", "SGI"])
+def test_8_bits_are_not_taken_for_more(format: str) -> None:
+    assert read_picture(io.BytesIO(png(noise(), format)), "x").shape == (40, 40, 3)
