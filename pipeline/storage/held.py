@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import IO, Any
 
 import psutil
@@ -46,6 +47,7 @@ def held(path: AnyPath, say: Callable[[str], object] = lambda text: None) -> Ite
     me = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "numbers": _numbers(),
         "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "began": psutil.Process().create_time(),
     }
@@ -107,8 +109,10 @@ def _wait_for_the_dead(path: AnyPath, me: dict[str, Any], say: Callable[[str], o
     if found.get("host") == me["host"]:
         if locked:  # which has told
             return
-        if _runs(found):  # no is no answer: another container may call itself the same
+        if _runs(found):
             raise Held(_named(found))
+        if me["numbers"] and found.get("numbers") == me["numbers"]:
+            return
     seconds = LOST_AFTER * RENEW_SECONDS
     say(f"waiting {seconds:.0f} s to see whether {_named(found)} still works there")
     for _ in range(LOST_AFTER):
@@ -118,6 +122,14 @@ def _wait_for_the_dead(path: AnyPath, me: dict[str, Any], say: Callable[[str], o
             return
         if now != found:
             raise Held(_named(now))
+
+
+def _numbers() -> str:
+    """Among whom a process number names one process: this boot of the kernel, and its namespace of processes, since
+    another container or machine may call itself the same. Empty where the system does not say."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
+    return ""
 
 
 def _runs(holder: dict[str, Any]) -> bool:
