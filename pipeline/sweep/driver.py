@@ -84,7 +84,7 @@ def tune(
         os.environ.setdefault(name, value)
     with ThreadPoolExecutor(1) as aside, SweepProgress(console) as progress, ExitStack() as held:
         if run.resume:
-            held.enter_context(only_one(folder))
+            held.enter_context(only_one(folder, progress.say))
         connecting = aside.submit(connect, run.tracking)
         # Without its dashboard, Tune would never give back what a stopped trial held.
         with session(run, progress, dashboard=True):
@@ -102,7 +102,7 @@ def tune(
                 note_again(folder, config, corpus, sweep.plan.notes)
             else:
                 sweep.folder = folder = claim_sweep(storage, config, preset, command, corpus, sweep.plan.notes)
-                held.enter_context(only_one(folder))
+                held.enter_context(only_one(folder, progress.say))
             with track(store, sweep, corpus, command, progress) as tracking:
                 progress.begin(sweep, capacity, {name: len(split) for name, split in corpus.splits.items()})
                 with stoppable(folder.path) as stopping:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -187,14 +187,14 @@ def _compared(config: SweepConfig) -> dict:
 
 
 @contextmanager
-def only_one(folder: RunFolder) -> Iterator[None]:
-    """One process at a time works on a sweep.
+def only_one(folder: RunFolder, say: Callable[[str], object]) -> Iterator[None]:
+    """One process at a time works on a sweep. `say`: told of a wait.
 
     Raises: UserError naming the process that does.
     """
     with ExitStack() as held_here:
         try:
-            held_here.enter_context(held(folder.lock_file))
+            held_here.enter_context(held(folder.lock_file, say))
         except Held as error:
             raise UserError(f"the sweep {folder.name} is run by {error}: wait for its end, or stop it") from None
         yield

@@ -217,7 +217,7 @@ def test_resume_keeps_to_the_search_but_may_go_further(opened: Open) -> None:
 
 def test_a_sweep_has_one_process(opened: Open) -> None:
     folder = opened("model.fixed_rank=1").folder
-    with only_one(folder), pytest.raises(UserError, match="is run by process"), only_one(folder):
+    with only_one(folder, print), pytest.raises(UserError, match="is run by process"), only_one(folder, print):
         pass
     assert not stop_wanted(folder.path)
 
