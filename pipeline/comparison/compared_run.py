@@ -126,6 +126,10 @@ def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, 
         latest |= record
     validations = [bpb for record in records if math.isfinite(bpb := record.get("validation/bpb", math.nan))]
     steps = max(latest.get("step", 0), known.get("steps", known.get("step", 0)))
+    seen, seconds = (
+        max(known.get("bytes_seen", 0), latest.get("bytes_seen", steps * bytes_per_step)),
+        known.get("seconds"),
+    )
     return {
         "validation bpb": latest.get("validation/bpb"),
         "best validation bpb": min(validations, default=None),
@@ -135,9 +139,9 @@ def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, 
         "parameters": known.get("parameters"),
         "rank": latest.get("growth/rank", rank),
         "steps": steps,
-        "bytes seen": max(known.get("bytes_seen", 0), latest.get("bytes_seen", steps * bytes_per_step)),
-        "bytes/s": latest.get("bytes_per_second"),
-        "seconds": known.get("seconds"),
+        "bytes seen": seen,
+        "bytes/s": seen / seconds if seconds else latest.get("bytes_per_second"),
+        "seconds": seconds,
     }
 
 

@@ -142,9 +142,9 @@ class MLflowRun:
         if summary is None:
             return
         now, step = int(time.time() * 1000), summary["steps"]
-        for name in ("parameters", "bytes_seen", "seconds"):
+        for name in ("parameters", "bytes_seen", "seconds", "bytes_per_second"):  # the last: over the whole run
             logged = {(metric.step, metric.value) for metric in self._client.get_metric_history(self._id, name)}
-            if (step, summary[name]) not in logged:
+            if name in summary and (step, summary[name]) not in logged:
                 self._client.log_batch(self._id, metrics=[Metric(name, summary[name], now, step)])
 
 

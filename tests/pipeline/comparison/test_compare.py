@@ -38,6 +38,7 @@ def test_what_differs_and_what_was_reached(tmp_path: Path, tiny: Make, train: Tr
         assert run.results["best validation bpb"] == summary.best_validation_bpb
         assert run.results["parameters"] == summary.parameters and run.results["seconds"] == summary.seconds
         assert run.results["bytes seen"] == summary.bytes_seen and run.results["rank"] == summary.rank
+        assert run.results["bytes/s"] == pytest.approx(summary.bytes_per_second)
     assert comparison.same_corpus and comparison.notes == []
     assert comparison.best("test bpb") == min(one.test_bpb or 9, two.test_bpb or 9)
     rows = {row[0]: row[1:] for row in grid(comparison)}
@@ -57,6 +58,7 @@ def test_what_differs_and_what_was_reached(tmp_path: Path, tiny: Make, train: Tr
         assert lost.folder is None and lost.mlflow_run_id == two.mlflow_run_id and lost.command == runs[1].command
         assert lost.fields == runs[1].fields
         assert lost.results == pytest.approx(runs[1].results)
+        assert lost.records[-1]["bytes_per_second"] == pytest.approx(two.bytes_per_second)
         ours = [record for record in lost.records if "train/bpb" in record]
         assert [record["train/bpb"] for record in ours] == [
             record["train/bpb"] for record in runs[1].records if "train/bpb" in record
