@@ -10,9 +10,9 @@ from h2q.alphabet import MARKERS
 from h2q.errors import UserError
 from pipeline.runs.checkpoint import list_checkpoints, read_state
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.journal import Record, read_journal
+from pipeline.runs.journal import Record
 from pipeline.runs.older import completed
-from pipeline.runs.state import UNFINISHED, ended, state_of
+from pipeline.runs.state import UNFINISHED, ended, records_of, state_of
 from pipeline.storage.json_file import Count, fitting, object_of
 from pipeline.tracking.provenance import DESCRIPTION_TAG, current_options, parameters
 from pipeline.tracking.tracker import STATE_TAG
@@ -61,11 +61,14 @@ def from_folder(folder: RunFolder) -> ComparedRun:
     # An option that is younger than the run must not show today's default, nor one that was deleted.
     config = completed(stored["config"], stored.get("format", 0))
     config = fitting(config, _SIZES, f"the config in {folder.config_file}", "put it back as it was")
-    records, fields = read_journal(folder.journal), _fields(stored["preset"], config)
+    records, fields = records_of(folder), _fields(stored["preset"], config)
     known = ended(folder, records) or _newest_state(folder)
+    status = state_of(folder, records)
+    if status == "pruned" and records:  # its checkpoint may lie behind the step at which it was judged
+        known |= {"steps": records[-1]["step"], "bytes_seen": 0, "seconds": records[-1].get("seconds")}
     return ComparedRun(
         name=folder.name,
-        status=state_of(folder, records),
+        status=status,
         folder=str(folder.path),
         mlflow_run_id=(folder.mlflow_run() or {}).get("run_id"),
         command=stored["command"],

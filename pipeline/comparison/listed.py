@@ -10,8 +10,7 @@ from rich.table import Table
 from h2q.errors import UserError
 from pipeline.runs.find import best_bpb, corpus_of, list_runs
 from pipeline.runs.folder import RunFolder, started
-from pipeline.runs.journal import read_journal
-from pipeline.runs.state import state_of
+from pipeline.runs.state import records_of, state_of
 from pipeline.shown import cell, note
 from pipeline.storage.uri import size_of
 from pipeline.terminal import human_bytes, human_seconds
@@ -43,7 +42,7 @@ def _listed(folder: RunFolder) -> ListedRun:
     state, bpb, corpus = "damaged", math.inf, (None, None)
     try:
         folder.config()
-        state = state_of(folder, read_journal(folder.journal))
+        state = state_of(folder, records_of(folder))
         bpb, corpus = best_bpb(folder), corpus_of(folder)
     except UserError as error:
         note(f"{folder.name}: {error}")

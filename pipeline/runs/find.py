@@ -10,7 +10,7 @@ from h2q.errors import UserError, require
 from pipeline.config import RUN_WORDS
 from pipeline.runs.checkpoint import list_checkpoints, newest_state, read_state
 from pipeline.runs.folder import RunFolder, leads_nowhere, note_lost_links, run_folders
-from pipeline.runs.journal import read_journal
+from pipeline.runs.state import records_of
 from pipeline.shown import note
 from pipeline.storage.json_file import read_hint
 from pipeline.storage.path import locate
@@ -89,8 +89,8 @@ def sweep_of(folder: RunFolder) -> Path | None:
 
 
 def best_bpb(folder: RunFolder) -> float:
-    """The lowest validation bits per byte that the run has reached, infinity before its first evaluation."""
-    scored = (record.get("validation/bpb", math.inf) for record in read_journal(folder.journal))
+    """The lowest validation bits per byte of the run's `records_of`, infinity before its first evaluation."""
+    scored = (record.get("validation/bpb", math.inf) for record in records_of(folder))
     return min(filter(math.isfinite, scored), default=math.inf)
 
 

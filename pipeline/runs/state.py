@@ -2,7 +2,7 @@
 
 from pipeline.runs.checkpoint import list_checkpoints, step_of
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.journal import Record
+from pipeline.runs.journal import Record, read_journal
 from pipeline.storage.json_file import read_hint
 from pipeline.storage.lock import is_locked
 from pipeline.storage.path import UriPath
@@ -18,10 +18,22 @@ def state_of(folder: RunFolder, records: list[Record]) -> str:
     """
     if not isinstance(folder.lock_file, UriPath) and is_locked(folder.lock_file):
         return "running"
-    trial = read_hint(folder.path / "trial.json", dict, "it is told like any run") or {}
-    if trial.get("state") in ("pruned", "failed"):
-        return trial["state"]
+    if (state := _trial(folder).get("state")) in ("pruned", "failed"):
+        return state
     return summary["status"] if (summary := ended(folder, records)) else UNFINISHED
+
+
+def records_of(folder: RunFolder) -> list[Record]:
+    """The journal of a run; of a pruned trial up to the step at which its sweep judged it: it trained on meanwhile."""
+    records, trial = read_journal(folder.journal), _trial(folder)
+    if trial.get("state") == "pruned" and isinstance(step := trial.get("step"), int):
+        return [record for record in records if record["step"] <= step]
+    return records
+
+
+def _trial(folder: RunFolder) -> dict:
+    """What its sweep notes of it, nothing of a run that is no trial."""
+    return read_hint(folder.path / "trial.json", dict, "it is told like any run") or {}
 
 
 def ended(folder: RunFolder, records: list[Record]) -> dict | None:

@@ -22,15 +22,20 @@ class Configuration:
         return next(state for state in ("pruned", "failed", "running", "finished") if state in states)
 
     @property
+    def counted(self) -> list[Trial]:
+        """Whose results are told: all seeds; where one was pruned or failed, those that ended at its step."""
+        return [trial for trial in self.trials if trial.bpb is not None and trial.step == self.step] or self.trials
+
+    @property
     def bpb(self) -> float | None:
-        """Mean over seeds; of one that was pruned or failed, over those that got as far as any."""
-        reached = [trial.bpb for trial in self.trials if trial.bpb is not None and trial.step == self.step]
+        """Mean over the trials that count."""
+        reached = [trial.bpb for trial in self.counted if trial.bpb is not None]
         return statistics.fmean(reached) if reached else None
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds, None for one."""
-        reached = [trial.bpb for trial in self.trials if trial.bpb is not None and trial.step == self.step]
+        """Standard deviation over them, None for one."""
+        reached = [trial.bpb for trial in self.counted if trial.bpb is not None]
         return statistics.stdev(reached) if len(reached) > 1 else None
 
     @property
@@ -39,8 +44,8 @@ class Configuration:
         return min((trial.step or 0 for trial in self.trials), default=0)
 
     def mean(self, name: str) -> float | None:
-        """Mean over seeds of a result, where there is one."""
-        values = [value for trial in self.trials if (value := getattr(trial, name)) is not None]
+        """Mean over them of a result, where there is one."""
+        values = [value for trial in self.counted if (value := getattr(trial, name)) is not None]
         return statistics.fmean(values) if values else None
 
 

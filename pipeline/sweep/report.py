@@ -117,7 +117,7 @@ class Report:
             Column("time", _all(tried, "seconds", human_seconds), 91),
             Column("step", [str(one.step) for one in tried], 3),
             Column("state", [told(one.state) for one in tried], 1, left=True),
-            Column("trial", [", ".join(f"{trial.number:02d}" for trial in one.trials) for one in tried], 2, left=True),
+            Column("trial", [_trials(one) for one in tried], 2, left=True),
         ]
         styles = ["bold" if row.position == 1 else "" if row.position else "dim" for row in self.rows]
         table, hidden = fitted(columns, width, styles)
@@ -175,9 +175,15 @@ def bits(configuration: Configuration) -> str:
     return f"{bpb:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
 
 
+def _trials(tried: Configuration) -> str:
+    """`01, 02`; where not all of them count for the results, `02 of 01, 02`."""
+    counted, all_ = (", ".join(f"{one.number:02d}" for one in ones) for ones in (tried.counted, tried.trials))
+    return all_ if counted == all_ else f"{counted} of {all_}"
+
+
 def _header(report: Report) -> list[str]:
     results = ["validation_bpb", "spread", "parameters", "rank", "bytes_per_second", "seconds", "step", "state"]
-    return ["place", *report.fields, *results, "pareto_front", "trials", "error"]
+    return ["place", *report.fields, *results, "pareto_front", "trials", "counted", "error"]
 
 
 def _cells(report: Report, row: Row) -> list[Any]:
@@ -185,9 +191,9 @@ def _cells(report: Report, row: Row) -> list[Any]:
     results: list[Value] = [tried.bpb, tried.spread]
     results += [tried.mean(name) for name in ("parameters", "rank", "bytes_per_second", "seconds")]
     errors = "; ".join(trial.error for trial in tried.trials if trial.error)
-    trials = " ".join(str(trial.number) for trial in tried.trials)
+    trials, counted = (" ".join(str(trial.number) for trial in ones) for ones in (tried.trials, tried.counted))
     values = [tried.values.get(field) for field in report.fields]
-    return [row.position, *values, *results, tried.step, told(tried.state), row.front, trials, errors]
+    return [row.position, *values, *results, tried.step, told(tried.state), row.front, trials, counted, errors]
 
 
 def _all(tried: list[Configuration], name: str, shown: Callable[[float], str]) -> list[str]:

@@ -16,7 +16,9 @@ from h2q.baselines import parameters
 from h2q.config import ModelConfig
 from h2q.errors import UserError, require
 from pipeline.cli import parse
+from pipeline.comparison.compared_run import from_folder
 from pipeline.config import RunConfig, TrainingConfig, new_run
+from pipeline.runs.find import best_bpb
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import stop_wanted
 from pipeline.sweep.config import SearchConfig, SweepConfig
@@ -136,6 +138,34 @@ def test_seeds_are_trials_of_one_configuration_and_a_pruned_one_is_not_tried_aga
     report = report_on(sweep)
     assert report.best is not None and report.best.number == 1
     assert report.counts == {"finished": 3, "pruned": 1, "failed": 0, "interrupted": 1}
+
+
+def test_a_row_tells_which_of_its_seeds_it_is_of(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1", algorithm="grid", seeds=2)
+    for bpb, state, step in ((2.0, "finished", 100), (3.0, "pruned", 20)):
+        trial = sweep.next()
+        assert trial
+        end(sweep, trial, state, bpb, step)  # type: ignore[arg-type]
+    report = report_on(sweep)
+    report.save(sweep.folder)
+    [row] = csv.DictReader(io.StringIO((sweep.folder.path / "table.csv").read_text()))
+    assert (row["validation_bpb"], row["step"], row["trials"], row["counted"]) == ("3.0", "20", "1 2", "2")
+    said = io.StringIO()
+    report.show(Console(file=said, width=200), sweep.folder)
+    assert "02 of 01, 02" in said.getvalue()
+
+
+def test_a_trial_that_trained_on_while_it_was_pruned_has_one_figure_everywhere(opened: Open) -> None:
+    sweep = opened("model.fixed_rank=1", algorithm="grid")
+    trial = sweep.next()
+    assert trial
+    folder = sweep.folder_of(trial)
+    told = [(4, 7.5), (8, 7.0), (12, 6.5)]
+    folder.journal.write_text("".join(json.dumps({"step": s, "time": s, "validation/bpb": b}) + "\n" for s, b in told))
+    sweep.update(trial.ended("pruned", folder, step=4))
+    compared = from_folder(folder)
+    assert (compared.status, compared.results["validation bpb"], compared.results["steps"]) == ("pruned", 7.5, 4)
+    assert best_bpb(folder) == 7.5 == sweep.configurations()[0].bpb
 
 
 def test_the_ranking_puts_what_finished_before_what_was_pruned_before_what_failed(opened: Open) -> None:
