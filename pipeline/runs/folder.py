@@ -10,6 +10,7 @@ runs/NAME/
     plots/          curves.png, energy.png
     profile/        trace.json.gz, with --profile
     summary.json    the result, when it has ended
+    failed.json     why training ended by an error, until it goes on
     evaluation/     what jobs/evaluate.py has found of it
 """
 
@@ -145,6 +146,11 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def failure_file(self) -> Path:
+        """There while its training has ended by an error, which it holds."""
+        return self.path / "failed.json"
+
+    @property
     def stage_file(self) -> Path:
         """What it is busy with, see `pipeline.runs.stage`."""
         return self.path / "stage.json"
@@ -164,6 +170,7 @@ class RunFolder:
 
     def note_config(self, preset: str, command: str, config: RunConfig) -> None:
         """From here on, the folder is one of a run, which starts, or goes on, now."""
+        remove(self.failure_file)
         noted = {"format": FORMAT, "started": time.time(), "preset": preset, "command": command}
         self.write(self.config_file.name, noted | {"config": config.to_dict()})
 

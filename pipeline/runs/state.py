@@ -12,7 +12,7 @@ UNFINISHED = "unfinished"
 
 
 def state_of(folder: RunFolder, records: list[Record]) -> str:
-    """finished, stopped, pruned (a trial that its sweep ended early), failed (a trial), running, or unfinished.
+    """finished, stopped, pruned (a trial that its sweep ended early), failed (by an error), running, or unfinished.
 
     `records`: its journal.
     """
@@ -20,6 +20,8 @@ def state_of(folder: RunFolder, records: list[Record]) -> str:
         return "running"
     if (state := _trial(folder).get("state")) in ("pruned", "failed"):
         return state
+    if folder.failure_file.exists():
+        return "failed"
     return summary["status"] if (summary := ended(folder, records)) else UNFINISHED
 
 

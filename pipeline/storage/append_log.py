@@ -112,19 +112,21 @@ class _DiskTail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inode, self._offset = 0, 0
+        self._offset, self._last = 0, b""
 
     def read(self) -> bytes:
         try:
             with open_regular(self._path) as file:
-                inode = os.fstat(file.fileno()).st_ino
-                # A writer that starts again replaces the file: read it from its start.
-                offset = self._offset if inode == self._inode else 0
+                # A writer that starts again replaces the file: without the line that was read last, it is read from its
+                # start. Its inode does not tell: that of a file before may be given to it.
+                file.seek(self._offset - len(self._last))
+                offset = self._offset if file.read(len(self._last)) == self._last else 0
                 file.seek(offset)
                 whole, newline, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:
             return b""
-        self._inode, self._offset = inode, offset + len(whole) + len(newline)
+        if newline:
+            self._offset, self._last = offset + len(whole) + 1, whole.rpartition(b"\n")[2] + newline
         return whole
 
 

@@ -6,7 +6,7 @@ Only a local run needs torch in this process: it takes seconds to load, and 200 
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from h2q.errors import first_line
+from h2q.errors import UserError, first_line
 from pipeline.cluster.environment import check_environment
 from pipeline.cluster.resources import Resources, find_resources, local_resources
 from pipeline.cluster.session import find_address
@@ -256,7 +256,11 @@ def _follow(
                 task=task,
             )
     except BaseException as error:
-        _end(run.tracker, folder, "stopped" if isinstance(error, KeyboardInterrupt) else "failed", progress)
+        stopped = isinstance(error, KeyboardInterrupt)
+        if not stopped:
+            with suppress(UserError, OSError):  # what went wrong first is what is told
+                folder.write(folder.failure_file.name, {"error": without_secrets(first_line(error))})
+        _end(run.tracker, folder, "stopped" if stopped else "failed", progress)
         raise
     return stopping
 

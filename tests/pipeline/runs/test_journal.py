@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.runs.journal import Follower, Journal, Record, read_journal
+from pipeline.storage.append_log import tail
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -46,6 +47,17 @@ def test_only_the_first_worker_writes(tmp_path: Path) -> None:
         journal.write({"step": 0})
         journal.sync()
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_file_that_was_started_over_is_read_from_its_start_whatever_its_inode(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    follower = tail(path)
+    for content in (b'{"step": 0}\n{"step": 1}\n', b'{"step": 0, "a": 1}\n{"step": 1, "b": 2}\n', b'{"step": 7}\n'):
+        path.write_bytes(content)  # in place: the inode stays
+        assert follower.read() == content.rstrip() and follower.read() == b""
+    with path.open("ab") as file:
+        file.write(b'{"step": 8}\n{"st')
+    assert follower.read() == b'{"step": 8}'
 
 
 def test_a_follower_hands_over_every_record_once_also_when_the_writer_starts_again(tmp_path: Path) -> None:

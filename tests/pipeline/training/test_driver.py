@@ -25,6 +25,7 @@ from pipeline.runs.checkpoint import Checkpoint, checkpoint_folder, list_checkpo
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.journal import Record, read_journal, series
 from pipeline.runs.load import run_config
+from pipeline.runs.state import state_of
 from pipeline.runs.stop import StopSignal, request_stop
 from pipeline.tracking.store import MLflowStore
 from pipeline.tracking.tracker import track_run
@@ -361,6 +362,9 @@ def test_an_evaluation_that_is_not_finite_is_a_divergence_and_never_saved(
     checkpoint, _, damaged = newest_valid(folder.checkpoints) or (None, None, None)
     assert checkpoint and checkpoint.state["step"] == 4 and damaged == []
     assert checkpoint.state["best"]["step"] == 4, "what is not finite is never the best"
+    assert state_of(folder, read_journal(folder.journal)) == "failed"
+    train(replace(config, resume=True, training=replace(config.training, steps=6)))
+    assert state_of(folder, read_journal(folder.journal)) == "finished", "it went on"
 
 
 def test_weights_that_diverged_before_the_evaluation_at_the_end_are_not_kept(
