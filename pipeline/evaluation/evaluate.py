@@ -78,7 +78,7 @@ def score(setup: Setup, progress: EvaluationProgress) -> CodeLength:
     each kind is a stream of its own."""
     began = time.perf_counter()
     windowing, options, machine, path = setup.windowing, setup.options, setup.machine, setup.subject.path
-    streams: list[Stream] = [of.split for of in setup.kinds] or [setup.data]
+    streams = setup.streams
     plans = [plan_of(setup, stream) for stream in streams]
     assert path is not None
     scored = Weights(setup.subject.config.model, path / MODEL), streams, plans, windowing.window

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from h2q.errors import UserError, require
+from h2q.errors import UserError
 from pipeline.evaluation.learner import Learner
 from pipeline.evaluation.scoring import Tally, code_lengths, tabulate
-from pipeline.evaluation.windows import Stream, check_stride, lane_edges
+from pipeline.evaluation.windows import Stream, check_lanes, check_stride, lane_edges
 from pipeline.training.precision import Autocast
 
 
@@ -74,9 +74,7 @@ def schedule(size: int, *, window: int, stride: int, lanes: int) -> Iterator[lis
 
     Raises: UserError for fewer than two bytes a lane, or a stride outside 1 … window.
     """
-    require(
-        size >= 2 * max(1, lanes), f"the data must hold 2 bytes for each of {lanes} lanes, found {size}: lower --lanes"
-    )
+    check_lanes(size, lanes)
     check_stride(stride, window)
     edges = lane_edges(size, lanes)
     sizes = [stop - start for start, stop in pairwise(edges)]

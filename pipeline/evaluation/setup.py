@@ -18,7 +18,7 @@ from pipeline.evaluation.machine import Machine, find_machine
 from pipeline.evaluation.progress import EvaluationProgress
 from pipeline.evaluation.scoring import check_alphabet, check_window
 from pipeline.evaluation.subject import Subject, find_subject
-from pipeline.evaluation.windows import Stream, check_stride
+from pipeline.evaluation.windows import Stream, check_lanes, check_stride
 from pipeline.prepare.prepare import prepare
 from pipeline.runs.folder import RunFolder
 
@@ -45,6 +45,11 @@ class Setup:
     """(256,) int64: how often each byte value occurs in the data."""
     kinds: list[KindOf]
     """The kinds of documents in marked data, each of which is scored by itself."""
+
+    @property
+    def streams(self) -> list[Stream]:
+        """What is scored by itself: each kind of marked data, or all of it."""
+        return [of.split for of in self.kinds] or [self.data]
 
     @property
     def rate(self) -> Rate:
@@ -92,6 +97,9 @@ def set_up(options: EvaluationConfig, folder: RunFolder | None, progress: Evalua
         byte_counts=counts,
         kinds=kinds_in(data),
     )
+    if options.mode == "carried":
+        for stream in setup.streams:
+            check_lanes(len(stream), windowing.lanes)
     for line in remarks(setup):
         progress.say(line)
     return setup

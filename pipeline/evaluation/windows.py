@@ -71,6 +71,13 @@ def check_stride(stride: int, window: int) -> None:
     require(1 <= stride <= window, f"stride must be from 1 to the window's {window} bytes, got {stride}")
 
 
+def check_lanes(size: int, lanes: int) -> None:
+    """Raises: UserError for fewer than two bytes a lane: one to read and one to score."""
+    require(
+        size >= 2 * max(1, lanes), f"the data must hold 2 bytes for each of {lanes} lanes, found {size}: lower --lanes"
+    )
+
+
 def lane_edges(size: int, lanes: int) -> list[int]:
     """Where the lanes begin, and behind the last one the size: lane i owns bytes [i·N/L, (i+1)·N/L)."""
     require(lanes >= 1, f"lanes must be at least 1, got {lanes}")

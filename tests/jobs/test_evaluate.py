@@ -244,3 +244,16 @@ def test_a_state_is_carried_unless_windows_are_asked_for(
         assert code == 2 and rule in err and err.count("\n") == 1, err
     code, _, err = evaluate("remembering", "--data", "text", "--workers", "2", folder=tmp_path)
     assert code == 2 and "one stream is scored by one worker: workers must be 1, got 2" in err
+
+
+def test_too_little_data_for_the_lanes_of_a_state_is_told_before_anything_is_scored(
+    tmp_path: Path, make_run: Callable[..., None], call_job: Callable
+) -> None:
+    make_run(tmp_path / "runs", "carrying", mixer="state")
+    options = ["carrying", "--local", "--no-compressors", "--tracking.no-enabled", "--data"]
+    for size, lanes, code in ((3000, 5000, 2), (9, 5, 2), (10, 5, 0)):
+        (tmp_path / "data").write_bytes(b"a" * size)
+        done = call_job("evaluate", tmp_path, *options, "data", "--lanes", str(lanes))
+        assert done.returncode == code, done.stderr
+        rule = f"error: the data must hold 2 bytes for each of {lanes} lanes, found {size}: lower --lanes\n"
+        assert done.stderr == (rule if code else "")
