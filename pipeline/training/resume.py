@@ -22,6 +22,8 @@ from pipeline.training.summary import Summary, read_summary
 
 _OF_ONE_START = ("name", "storage", "resume", "estimate", "profile")
 """Options that say nothing of what a run is."""
+_PLACES = tuple(f"corpus.{name}" for name in ("prepared", "shard_bytes", "verify", "cache", "cache_bytes"))
+"""Options of a corpus that say nothing of its text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,21 @@ class EarlierRun:
         return max(noted, summary.get("wall_seconds") or 0.0)
 
     def result(self, config: RunConfig) -> Summary | None:
-        """What came out of it, if nothing of it is left to do."""
+        """What came out of it, if nothing of it is left to do.
+
+        Raises: UserError if it is asked for with another corpus, which nobody would look at any more.
+        """
         summary = read_summary(self.folder)
         ended = summary is not None and summary.status == "finished" and summary.steps == self.step
-        return summary if ended and self.step == config.training.steps else None
+        if not ended or self.step != config.training.steps:
+            return None
+        for name, value in changes(self.config, public(config)).items():
+            require(
+                not name.startswith("corpus.") or name in _PLACES,
+                f"resume needs the corpus of the run: {name} was {value['was']}, now {value['now']}; leave it out, or "
+                "start another --name",
+            )
+        return summary
 
 
 def find_earlier(storage: Path, name: str | None) -> EarlierRun:

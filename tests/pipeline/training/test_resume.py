@@ -131,6 +131,19 @@ def test_a_finished_run_is_sent_to_the_store_that_a_resume_names(
     assert logged == [6, 12] and resumed(finished).tracking == elsewhere
 
 
+@pytest.mark.parametrize("other", [{"path": "nowhere"}, {"kind": "bytes"}, {"holdout": 0.2}], ids=str)
+def test_a_finished_run_is_not_asked_for_with_another_corpus(
+    tmp_path: Path, finished: RunFolder, train: Train, other: dict[str, Any]
+) -> None:
+    config, before = resumed(finished), contents(finished)
+    [(name, value)] = other.items()
+    with pytest.raises(UserError, match=rf"corpus\.{name} was .*, now {value}; leave it out, or start another --name"):
+        train(replace(config, corpus=replace(config.corpus, **other)))
+    elsewhere = replace(config.corpus, prepared=str(tmp_path / "elsewhere"), cache="cache", verify="always")
+    assert "is left as it is" in train(replace(config, corpus=elsewhere))[2]
+    assert contents(finished) == before
+
+
 @pytest.mark.parametrize("steps", [1, 11])
 def test_an_end_behind_the_checkpoint_is_refused(finished: RunFolder, train: Train, steps: int) -> None:
     before = contents(finished)
