@@ -42,7 +42,9 @@ class Summary:
     test_bpb: float | None
     """Measured at the end of a run; None of one that has not finished."""
     evaluated_bytes: int | None
-    """Of a split, where evaluations scored only its first ones; None: all."""
+    """Of a split, where evaluations scored only its first ones; None: all of each."""
+    whole: list[str]
+    """The splits of which evaluations scored all."""
     validation_bpb_reset: float | None
     test_bpb_reset: float | None
     """With a state: the same where it starts at zero in each window, so that what it is worth is seen."""
@@ -126,7 +128,9 @@ class Summary:
             table.add_column(name, justify="left" if name == "split" else "right")
         for split, bpb in (("validation", self.validation_bpb), ("test", self.test_bpb)):
             others = self.references[split]
-            first = f", first {self.evaluated_bytes:,} bytes" if self.evaluated_bytes else ""
+            first = (
+                f", first {self.evaluated_bytes:,} bytes" if split not in self.whole and self.evaluated_bytes else ""
+            )
             table.add_row(split + first, f"[bold]{_bits(bpb)}[/bold]", *_references(others))
             for name in (name for name in self.kinds if name.startswith(f"{split}/")):
                 kind = name.partition("/")[2]
@@ -138,7 +142,7 @@ def read_summary(folder: RunFolder) -> Summary | None:
     """The result of a run that has ended, None where there is none of this version."""
     stored: Any = folder.summary()
     if stored is not None:
-        stored = {"kinds": {}} | stored  # of a run that is older than mixes
+        stored = {"kinds": {}, "whole": []} | stored  # of a run that is older than mixes, or this list
     known = {field.name for field in fields(Summary)}
     if stored is None or stored.keys() != known:
         return None
@@ -186,6 +190,8 @@ def summarise(
     newest = newest_state(folder.checkpoints)
     assert newest is not None, "a run that has ended has a checkpoint"
     state, checkpoint, _ = newest
+    both = (corpus.validation, corpus.test)
+    whole = [split.name for split in both if config.training.scored(len(split)) == len(split)]
     seen = state.get("bytes_seen", state["step"] * config.bytes_per_step)  # where it lacks, nothing was changed
     evaluated = state.get("evaluated")
     unfinished = state["step"] < config.training.steps or (
@@ -205,7 +211,8 @@ def summarise(
         train_bpb=latest.get("train/bpb"),
         validation_bpb=latest.get("validation/bpb"),
         test_bpb=None if unfinished else latest.get("test/bpb"),
-        evaluated_bytes=config.training.evaluate_bytes,
+        evaluated_bytes=None if len(whole) == len(both) else config.training.evaluate_bytes,
+        whole=whole,
         validation_bpb_reset=latest.get("validation/bpb_reset"),
         test_bpb_reset=latest.get("test/bpb_reset"),
         best_validation_bpb=state["best"] and state["best"]["bpb"],

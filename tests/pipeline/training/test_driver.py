@@ -288,6 +288,14 @@ def test_samples_of_bytes_are_files_like_those_read(tmp_path: Path, tiny: Make, 
     assert not any(word in said for word in ("UTF-8", "letters"))
 
 
+def test_a_split_that_is_scored_whole_is_not_called_its_first_bytes(tmp_path: Path, tiny: Make, train: Train) -> None:
+    for name, size, whole in (("all", 1 << 30, ["validation", "test"]), ("first", 50, [])):
+        config = tiny(tmp_path, training={"steps": 1, "evaluate_bytes": size})
+        summary, _, said = train(replace(config, name=name))
+        assert summary.whole == whole and summary.evaluated_bytes == (None if whole else size)
+        assert ("first 50 bytes" in said) != bool(whole) and "first 1,0" not in said
+
+
 def test_a_name_is_used_once(tmp_path: Path, tiny: Make, train: Train) -> None:
     config = tiny(tmp_path, training={"steps": 1})
     train(config)
