@@ -93,4 +93,4 @@ def _one_line(boxed: str) -> str:
     lines = [line.strip("│ ") for line in boxed.splitlines()]
     title = next((number for number, line in enumerate(lines) if not line.strip("-") or line.startswith("╭")), -1)
     line = " ".join(line for line in lines[title + 1 :] if line.strip("─-╰╯"))
-    return re.sub(r"^Error parsing [^-]\S*: ", "", re.sub(r"\s*For full helptext,", ";", line))
+    return re.sub(r"^Error parsing [^-]\S*: ", "", re.sub(r"\.?\s*For full helptext,", ";", line))

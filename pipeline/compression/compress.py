@@ -83,7 +83,8 @@ def compress(options: CompressionConfig, progress: Progress) -> Outcome:
         parts = {part: told[part] for part in PARTS}
         archive = replace(archive, config=parts, stride=config.model.seq_len, lanes=lanes, updates=updates)
         model, learn = _learner(archive, path)
-    check_alphabet(histogram(data), model.config.vocab, options.file) if len(data) else None
+    if len(data):
+        check_alphabet(histogram(data), model.config.vocab, options.file, "FILE")
     require(
         model.config.mixer in ("attention", "state") and model.config.head_layout == "split",
         f"compressing takes a model with model.mixer attention or state, in the head layout split, and that of {name} "
@@ -119,10 +120,10 @@ def decompress(options: CompressionConfig, progress: Progress) -> Outcome:
     with contextlib.suppress(NoSuchCode):
         data = _follow(model, archive, Decoder(archive.code), learn, progress)
     if data is None or hashlib.sha256(data.data).hexdigest() != archive.sha256:
-        raise UserError(
-            f"{source} decodes to other bytes than were coded: it was made with {archive.machine}, this is "
-            f"{_machine()}; decompress it there"
-        )
+        elsewhere = f"it was made with {archive.machine}, this is {_machine()}; decompress it there"
+        damaged = "it is damaged, for it was made with the same as here; have it made again"
+        why = damaged if archive.machine == _machine() else elsewhere
+        raise UserError(f"{source} decodes to other bytes than were coded: {why}")
     write_atomic(path, data)
     seconds = time.perf_counter() - began
     return Outcome(path=path, size=len(data), archive_bytes=source.stat().st_size, seconds=seconds, coder=name)
@@ -180,7 +181,7 @@ def _read(path: Path) -> np.ndarray:
     """The file's bytes. Raises: UserError if there is no such file."""
     if path.is_file() and path.stat().st_size == 0:
         return np.zeros(0, np.uint8)  # RawFile is for data to score, and nothing is nothing to score.
-    file = RawFile(path)
+    file = RawFile(path, option="FILE")
     require(len(file) <= MOST_BYTES, f"a file to compress has at most {MOST_BYTES:,} bytes, {path} has {len(file):,}")
     return file.read(0, len(file))
 

@@ -44,6 +44,7 @@ class CompressionConfig:
         for name in ("lanes", "updates", "threads"):
             value = getattr(self, name)
             require(value is None or 1 <= value <= MOST, f"{name} must be at least 1 and at most {MOST}, got {value}")
+        require(self.output != "-", "output must be a file, got - for standard output: give --output a name")
         require(
             self.preset is None or self.preset in PRESETS,
             f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}",

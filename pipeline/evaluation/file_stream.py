@@ -25,15 +25,17 @@ class RawFile:
         """
         self.path = Path(path).absolute()
         self.name = printable(self.path.name)
-        require(self.path.exists(), f"no file {self.path}: give {option} another")
+        require(self.path.exists(), f"no file {self.path}: name another as {option}")
         require(not self.path.is_dir(), f"{option} must be a file, but {self.path} is a folder: name a file in it")
         require(self.path.is_file(), f"{option} must be an ordinary file, but {self.path} is none: save it to a file")
         try:
             size = self.path.stat().st_size
-            require(size > 0, f"the data must not be empty, found 0 bytes in {self.path}: give {option} another file")
+            require(
+                size > 0, f"the data must not be empty, found 0 bytes in {self.path}: name another file as {option}"
+            )
             self._bytes = np.memmap(self.path, np.uint8, mode="r")
         except PermissionError:
-            require(False, f"{self.path} cannot be read by you: change its permissions or give {option} another file")
+            require(False, f"{self.path} cannot be read by you: change its permissions or name another as {option}")
         self.sha256 = sha256 or self._digest()
         """What `sha256sum` says of it."""
 

@@ -125,11 +125,11 @@ def check_window(window: int, model: ByteModel) -> None:
     )
 
 
-def check_alphabet(histogram: np.ndarray, vocab: int, name: str) -> None:
-    """Raises: UserError for data with byte values that the model has no symbol for."""
+def check_alphabet(histogram: np.ndarray, vocab: int, name: str, option: str = "--data") -> None:
+    """Raises: UserError for data with byte values that the model has no symbol for. `option`: which names it."""
     largest = int(np.flatnonzero(histogram)[-1])
     require(
         largest < vocab,
         f"{name} holds the byte {largest}, but the model's alphabet ends at {vocab - 1} (model.vocab {vocab}): it was "
-        "trained on another vocabulary; give --data a file of its symbols' numbers",
+        f"trained on another vocabulary; name a file of its symbols' numbers as {option}",
     )

@@ -116,6 +116,12 @@ def family_of(text: str) -> Values:
     """What KIND:FIELD=VALUE:… sets, by dotted names. Raises: UserError naming what is not known."""
     kind, *changes = text.split(":")
     require(kind in FAMILIES, f"study.families must be of {', '.join(FAMILIES)}, got {kind!r}")
+    for change in changes:
+        field, _, value = change.partition("=")
+        require(
+            bool(field.strip() and value.strip()),
+            f"study.families must be KIND or KIND:FIELD=VALUE:…, like btt:fixed_rank=1, got {text!r}",
+        )
     values: Values = {"model.kind": kind}
     try:
         space = parse_space(tuple(f"model.{change}" for change in changes))

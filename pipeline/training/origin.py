@@ -82,8 +82,10 @@ def config_in(file: str) -> tuple[str, RunConfig]:
     path = locate(file)
     folder = RunFolder(path.parent if path.name == "config.json" else path)
     noted = folder.config()
-    require(noted is not None, f"config must be the config.json of a run, but there is no {folder.config_file}")
-    assert noted is not None
+    if noted is None:
+        other = path.name != "config.json" and path.exists()
+        wrong = f"{path} is neither that nor a run's folder" if other else f"there is no {folder.config_file}"
+        raise UserError(f"config must be the config.json of a run, but {wrong}: name another")
     return noted["preset"], replace(run_config(folder), name=None, resume=False, estimate=False, profile=0)
 
 

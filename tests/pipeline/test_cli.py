@@ -56,6 +56,13 @@ def test_a_misspelt_option_is_told_with_the_likeliest_first_and_one_to_a_line(as
         assert all(line.startswith("  --") for line in others)
 
 
+def test_a_wrong_choice_is_one_sentence_that_points_to_help() -> None:
+    with pytest.raises(UserError, match=r"\('bpb', 'bpb\+parameters', 'bpb\+time'\); run tune .*--help$"):
+        parse(SweepConfig, ["--search.objective", "foo"], default=SweepConfig(), prog="tune")
+    with pytest.raises(UserError, match=r"'always'\); run train .*--help$"):
+        parse(RunConfig, ["--corpus.verify", "foo"], default=RunConfig(), prog="train")
+
+
 def test_an_option_like_no_other_points_to_help() -> None:
     with pytest.raises(UserError, match=r"^there is no option --zzzzzz; --help lists all$"):
         parse(RunConfig, ["--zzzzzz"], default=RunConfig(), prog="train")

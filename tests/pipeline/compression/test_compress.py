@@ -43,14 +43,21 @@ def test_a_file_comes_back_from_the_archive_of_every_preset_of_bytes(coded: Path
 
 
 @pytest.mark.parametrize("coded", ["laptop"], indirect=True)
-@pytest.mark.parametrize("change", ["weights", "code"])
-def test_an_archive_that_does_not_decode_here_is_one_line_and_nothing_is_written(coded: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["weights", "code", "size"])
+@pytest.mark.parametrize(
+    ("machine", "why"),
+    [(None, "it is damaged, for it was made with the same as here"), ("torch 1 on z80", "decompress it there")],
+)
+def test_an_archive_that_does_not_decode_here_is_one_line_and_nothing_is_written(
+    coded: Path, change: str, machine: str | None, why: str
+) -> None:
     """As on another machine, but at once: other weights are drawn, or no byte has such a code."""
     archive = read_archive(coded)
+    archive = replace(archive, machine=machine or archive.machine, size=archive.size + 90 * (change == "size"))
     assert archive.config is not None
     archive.config["training"]["seed"] += change == "weights"
     code = np.full_like(archive.code, 2**32 - 1) if change == "code" else archive.code
     replace(archive, code=code).write(coded)
-    with pytest.raises(UserError, match=r"decodes to other bytes than were coded: .*; decompress it there"):
+    with pytest.raises(UserError, match=f"decodes to other bytes than were coded: .*{why}"):
         back(coded)
     assert not coded.with_name("back").exists()

@@ -185,6 +185,8 @@ def test_a_family_has_as_many_blocks_at_every_size_and_no_more_ranks_than_it_can
         ),
         ({"families": ("btt:fixed_rank=1,2",)}, "must give model.fixed_rank one value"),
         ({"families": ("btt:dim=64",)}, "study.families btt:dim=64 leaves the width to --study.sizes"),
+        ({"families": ("dense:",)}, "study.families must be KIND or KIND:FIELD=VALUE:…, .*, got 'dense:'"),
+        ({"families": ("dense:fixed_rank",)}, "study.families must be KIND or KIND:.*, got 'dense:fixed_rank'"),
         ({"families": ("dense", "dense")}, "study.families must differ"),
         ({"sizes": (128, 64)}, "the smallest first"),
         (

@@ -68,6 +68,8 @@ def test_the_config_of_a_run_starts_another_and_options_go_over_it(tmp_path: Pat
     ("args", "rule"),
     [
         (["--config", "nowhere.json"], "config must be the config.json of a run, but there is no"),
+        (["--config", "empty.txt"], "empty.txt is neither that nor a run's folder"),
+        (["--config", "folder"], "folder is neither that nor a run's folder"),
         (["--config", "config.json"], "is damaged"),
         (["h2q", "--config", "run"], "brings its own preset: leave out h2q"),
         (["--resume", "--name", "run", "--config", "run"], "leave out --config run"),
@@ -83,6 +85,8 @@ def test_what_contradicts_itself_is_one_line(
     monkeypatch.chdir(tmp_path)
     claim_folder(tmp_path, RunConfig(name="run"), "laptop", "")
     (tmp_path / "config.json").write_text("[1]")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=rule) as caught:
         configure([*args, "--storage", str(tmp_path)])
     assert "\n" not in str(caught.value)
