@@ -6,6 +6,7 @@ from statistics import median
 import torch
 
 from h2q.baselines import generation, multiply_adds
+from h2q.errors import require
 from pipeline.cluster.resources import Resources
 from pipeline.config import RunConfig
 from pipeline.study.config import StudyOptions
@@ -48,6 +49,13 @@ def step_multiply_adds(run: RunConfig) -> float:
 
 
 def steps_within(study: StudyOptions, run: RunConfig, seconds: float) -> int:
-    """Steps of the run, each of so many seconds, that the budget allows; at least one."""
+    """Steps of the run, each of so many seconds, that the budget allows.
+
+    Raises: UserError for less than one.
+    """
     cost = {"seconds": seconds, "multiply-adds": step_multiply_adds(run), "bytes": run.bytes_per_step}[study.currency]
-    return max(1, int(study.amount / cost))
+    require(
+        study.amount >= cost,
+        f"study.budget must be enough for a step, {study.currency}:{cost:.6g} or more, got {study.budget}: raise it",
+    )
+    return int(study.amount / cost)

@@ -8,11 +8,12 @@ from rich.console import Console
 
 from h2q.errors import UserError, require
 from pipeline.cluster.resources import Resources
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, new_run
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stop import Stopping
+from pipeline.shown import note
 from pipeline.storage.json_file import object_of, shape_of
-from pipeline.study.budget import step_seconds
+from pipeline.study.budget import step_seconds, steps_within
 from pipeline.study.config import StudyConfig, StudyOptions, sized
 from pipeline.study.plan import STUDY, StudyPlan, cell_name
 from pipeline.study.report import conclude
@@ -20,6 +21,7 @@ from pipeline.sweep.driver import tune
 from pipeline.sweep.report import Report
 from pipeline.sweep.space import configure
 from pipeline.sweep.sweep import Sweep
+from pipeline.tracking.provenance import flatten
 
 ROUNDS = 3
 """Times that a step of each family and size is timed."""
@@ -37,17 +39,37 @@ def study(config: StudyConfig, *, preset: str, command: str, console: Console) -
         cells = cells_of(config, check)
         earlier = (read_study(folder) or {"step_seconds": {}})["step_seconds"]
         new = {cell: one for cell, one in cells.items() if cell not in earlier}
-        return StudyPlan(config.study, run, earlier | _timed(new, resources))
+        taken = earlier | _timed(new, resources)
+        for cell, one in cells.items():
+            steps_within(config.study, one, taken[cell])
+        return StudyPlan(config.study, run, taken)
 
     def draw(sweep: Sweep, plots: Path, say: Callable[[str], None]) -> None:
         assert isinstance(sweep.plan, StudyPlan)
         conclude(sweep, sweep.plan)
 
     cells_of(config, lambda run: None)
+    if not config.run.resume:
+        for line in overridden(config, new_run(preset)):
+            note(line)
     try:
         return tune(config.sweep, preset=preset, command=command, console=console, planner=planner, draw=draw)
     except UserError as error:
         raise UserError(str(error).replace("search.concurrency", "study.concurrency")) from error
+
+
+def overridden(config: StudyConfig, usual: RunConfig) -> list[str]:
+    """What was asked for, other than in the preset, and is not what the trainings get: a line for each."""
+    study, was, now = config.study, flatten(usual.to_dict()), flatten(config.run.to_dict())
+    instead = {
+        "model.dim": f"--study.sizes says ({', '.join(map(str, study.sizes))})",
+        "model.kind": f"--study.families says ({', '.join(study.families)})",
+        "model.factors": "--study.families says (shared, where it says nothing)",
+        "training.steps": f"--study.budget {study.budget} allows",
+        "training.evaluate_every": "--study.budget allows: they are evaluated at their end",
+    }
+    changed = [name for name in instead if now[name] != was[name]]
+    return [f"{name} is what {instead[name]} in trainings, not {now[name]}" for name in changed]
 
 
 def cells_of(config: StudyConfig, check: Callable[[RunConfig], None]) -> dict[str, RunConfig]:
@@ -58,6 +80,8 @@ def cells_of(config: StudyConfig, check: Callable[[RunConfig], None]) -> dict[st
             try:
                 run = configure(config.run, sized(config.run.model, family, dim))
                 check(run)
+                if config.study.currency != "seconds":  # which only a timing tells
+                    steps_within(config.study, run, seconds=0.0)
             except UserError as error:
                 raise UserError(f"{family} cannot be trained with model.dim {dim}: {error}") from None
             cells[cell_name(family, dim)] = run

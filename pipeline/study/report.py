@@ -2,6 +2,7 @@
 
 import csv
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.study.stored import stored
 from pipeline.sweep.plan import Wait
 from pipeline.sweep.space import show
 from pipeline.sweep.sweep import Sweep
-from pipeline.sweep.trial import Trial
+from pipeline.sweep.trial import Trial, told
 from pipeline.terminal import human_seconds
 
 CSV, TEXT, PICTURE = "study.csv", "study.md", "study.png"
@@ -118,8 +119,8 @@ def _write_csv(ones: list[Training], path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["trial", "family", "dim", "seed", "rate_multiple", "chosen", *ones[0].figures])
         for one in sorted(ones, key=lambda one: one.trial.number):
-            told = [one.trial.number, one.family, one.dim, one.trial.seed, one.multiple, one.chosen]
-            table.writerow([*told, *one.figures.values()])
+            about = [one.trial.number, one.family, one.dim, one.trial.seed, one.multiple, one.chosen]
+            table.writerow([*about, *one.figures.values()])
 
 
 def as_text(sweep: Sweep, plan: StudyPlan, ones: list[Training]) -> str:
@@ -133,32 +134,42 @@ def as_text(sweep: Sweep, plan: StudyPlan, ones: list[Training]) -> str:
         "",
     ]
     lines += [f"* {verdict(outcomes, currency, UNITS[currency])}" for currency in CURRENCIES]
-    lines += ["", "| family | dim | bpb | s | multiply-adds | a byte | parameters | stored bytes |", "|" + "---|" * 8]
+    rows = []
     a_byte = {(one.family, one.dim): one.figures["multiply_adds_a_byte"] for one in ones}
     for family, of_one in families(outcomes).items():
         for one in of_one:
             costs = one.costs
-            told = f"{costs['seconds']:.3g} | {costs['multiply_adds']:.3g} | {a_byte[family, one.dim]:,}"
+            spent = f"{costs['seconds']:.3g} | {costs['multiply_adds']:.3g} | {a_byte[family, one.dim]:,}"
             sizes = f"{costs['parameters']:,.0f} | {costs['stored_bytes']:,.0f}"
-            lines.append(f"| {family} | {one.dim} | {one} | {told} | {sizes} |")
-    lines += ["", "bpb for each doubling of a cost, with its 95 % interval:", ""]
-    lines += ["| family | " + " | ".join(CURRENCIES.values()) + " |", "|" + "---|" * (1 + len(CURRENCIES))]
+            rows.append(f"| {family} | {one.dim} | {one} | {spent} | {sizes} |")
+    lines += _table(["family", "dim", "bpb", "s", "multiply-adds", "a byte", "parameters", "stored bytes"], rows)
+    rows = []
     for family, of_one in families(outcomes).items():
         slopes = (slope(of_one, currency) for currency in CURRENCIES)
-        lines.append(f"| {family} | " + " | ".join("–" if one is None else str(one) for one in slopes) + " |")
-    lines += ["", *_rates(plan, sweep)]
+        rows.append(f"| {family} | " + " | ".join("–" if one is None else str(one) for one in slopes) + " |")
+    title = "bpb for each doubling of a cost, with its 95 % interval:"
+    lines += _table(["family", *CURRENCIES.values()], rows, title)
+    lines += _rates(plan, sweep)
     wall = sum(one.trial.seconds or 0.0 for one in ones)
-    lines += ["", f"{len(ones)} trainings, {human_seconds(wall)} of training by the clock, one after the other."]
+    counts = Counter(told(one.trial.state) for one in ones)
+    ended = ", ".join(f"{count} {state}" for state, count in counts.items())
+    lines += ["", f"{len(ones)} trainings ({ended or 'none'}), {human_seconds(wall)} by the clock, all added up."]
     return "\n".join(lines) + "\n"
+
+
+def _table(head: list[str], rows: list[str], title: str | None = None) -> list[str]:
+    """Nothing where there is no row."""
+    if not rows:
+        return []
+    above = [] if title is None else [title, ""]
+    return ["", *above, f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows]
 
 
 def _rates(plan: StudyPlan, sweep: Sweep) -> list[str]:
     """The search of the rates as a table; where it was made at the largest size, too, whether the rule holds."""
     study, tried = plan.study, sweep.configurations()
     searched = dict.fromkeys((study.sizes[0], study.sizes[-1])) if study.transfer else study.sizes[:1]
-    lines = ["Validation bpb at multiples of the preset's rate, as it is at the smallest size:", ""]
-    lines += ["| family | dim | " + " | ".join(show(rate) for rate in study.rates) + " | best |"]
-    lines += ["|" + "---|" * (3 + len(study.rates))]
+    rows = []
     for family in study.families:
         for dim in searched:
             try:
@@ -167,10 +178,13 @@ def _rates(plan: StudyPlan, sweep: Sweep) -> list[str]:
                 continue
             found = (plan.find(tried, plan.values(family, dim, rate)) for rate in study.rates)
             bits = (one.trials[0].bpb if one else None for one in found)
-            told = " | ".join("–" if value is None else f"{value:.3f}" for value in bits)
+            bits_told = " | ".join("–" if value is None else f"{value:.3f}" for value in bits)
             edge = len(study.rates) > 1 and best in (min(study.rates), max(study.rates))
-            lines.append(f"| {family} | {dim} | {told} | {'none' if best is None else show(best)}{', an end' * edge} |")
-    return lines
+            rows.append(
+                f"| {family} | {dim} | {bits_told} | {'none' if best is None else show(best)}{', an end' * edge} |"
+            )
+    title = "Validation bpb at multiples of the preset's rate, as it is at the smallest size:"
+    return _table(["family", "dim", *(show(rate) for rate in study.rates), "best"], rows, title)
 
 
 def show_text(folder: RunFolder) -> str:

@@ -106,8 +106,8 @@ def families(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 def verdict(outcomes: Sequence[Outcome], currency: str, unit: str) -> str:
     """Who is best at equal cost, by how much and how surely; or that this is not settled.
 
-    The cost is the largest that every family reaches; each counts with the size that costs no more and is best on the
-    validation split.
+    The cost is the largest that every family reaches; each counts with the size that costs no more (but for `SAME`) and
+    is best on the validation split.
     """
     name = CURRENCIES[currency]
     if len({one.family for one in outcomes}) < 2:
@@ -117,7 +117,7 @@ def verdict(outcomes: Sequence[Outcome], currency: str, unit: str) -> str:
     best = sorted(
         (min(of_one, key=lambda one: one.validation) for of_one in families(within).values()), key=lambda one: one.mean
     )
-    at = f"{name}, at most {_short(limit)}{unit}: "
+    at = f"{name}, at most {_short(limit)}{unit} (or {100 * (SAME - 1):.0f} % more): "
     besides = "".join(
         f"; {family} begins at {_short(cheapest.costs[currency])}{unit}, with {cheapest}"
         for family, of_one in families(outcomes).items()

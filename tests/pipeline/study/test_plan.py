@@ -14,7 +14,7 @@ from pipeline.config import RunConfig, TrainingConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.study.budget import step_multiply_adds, steps_within
 from pipeline.study.config import StudyConfig, StudyOptions, sized
-from pipeline.study.driver import cells_of, check_same_study
+from pipeline.study.driver import cells_of, check_same_study, overridden
 from pipeline.study.plan import StudyPlan
 from pipeline.study.report import as_text, outcomes_of, trainings
 from pipeline.sweep.plan import Wait
@@ -154,7 +154,7 @@ def test_the_result_has_means_of_seeds_costs_and_sentences(opened: Open) -> None
     assert small.bits == pytest.approx((2.1, 2.11)), "of the test split"
     assert small.costs["seconds"] == 50 and small.costs["parameters"] == ones[0].trial.parameters
     text = as_text(sweep, plan, ones)
-    assert "* time of training, at most 50 s: hamilton is best: hamilton 2.105 ± 0.007" in text
+    assert "* time of training, at most 50 s (or 2 % more): hamilton is best: hamilton 2.105 ± 0.007" in text
     assert "| dense | 128 | 2.100 | 2.600 | 1, an end |" in text, "the rule holds"
 
 
@@ -162,8 +162,36 @@ def test_steps_are_those_that_the_budget_allows() -> None:
     run = configure(RUN, sized(RUN.model, "dense", 128))
     one = 64 * multiply_adds(run.model) + generation(run.model)
     assert step_multiply_adds(run) == one
-    for budget, steps in (("bytes:6400", 100), (f"multiply-adds:{7.5 * one}", 7), ("seconds:40", 80), ("bytes:1", 1)):
+    for budget, steps in (("bytes:6400", 100), (f"multiply-adds:{7.5 * one}", 7), ("seconds:40", 80)):
         assert steps_within(replace(STUDY, budget=budget), run, seconds=0.5) == steps
+    with pytest.raises(UserError, match=r"study.budget must be enough for a step, seconds:0.5 or more, got seconds:.4"):
+        steps_within(replace(STUDY, budget="seconds:.4"), run, seconds=0.5)
+    with pytest.raises(UserError, match=r"a step, bytes:64 or more, got bytes:1: raise it"):
+        cells_of(StudyConfig(run=RUN, study=replace(STUDY, budget="bytes:1")), lambda _: None)
+
+
+def test_what_a_study_overrides_is_said() -> None:
+    asked = replace(RUN, model=replace(RUN.model, dim=128), training=replace(RUN.training, steps=7))
+    assert overridden(StudyConfig(run=asked, study=STUDY), RUN) == [
+        "model.dim is what --study.sizes says (64, 128) in trainings, not 128",
+        "training.steps is what --study.budget bytes:6400 allows in trainings, not 7",
+    ]
+    assert overridden(StudyConfig(run=RUN, study=STUDY), RUN) == []
+
+
+def test_a_study_that_was_interrupted_tells_what_ended_and_has_no_empty_tables(opened: Open) -> None:
+    sweep, plan = opened()
+    for state in ("finished", "finished", "running"):
+        trial = sweep.next()
+        assert trial
+        end(sweep, trial, 2.0, state)  # type: ignore[arg-type]
+    text = as_text(sweep, plan, trainings(sweep, plan))
+    assert "3 trainings (2 finished, 1 interrupted), " in text and "one after the other" not in text
+    lines = text.splitlines()
+    assert not [
+        line for line, below in zip(lines, [*lines[1:], ""], strict=True) if line.startswith("|---") and below == ""
+    ]
+    assert "Validation bpb" not in text and "| family | dim |" not in text
 
 
 def test_a_family_has_as_many_blocks_at_every_size_and_no_more_ranks_than_it_can_use() -> None:

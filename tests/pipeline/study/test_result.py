@@ -43,8 +43,8 @@ def test_a_difference_is_settled_beyond_twice_the_spread_and_where_its_interval_
     ones = [outcome("a", 64, 10, 2.00, 2.02), outcome("b", 32, 10, 2.10, 2.11)]
     said = verdict(ones, "seconds", " s")
     assert said == (
-        "time of training, at most 10 s: a is best: a 2.010 ± 0.014 (dim 64), b 2.105 ± 0.007 (dim 32), 0.095 apart "
-        "(0.026 to 0.164), 6.7 × the spread of seeds"
+        "time of training, at most 10 s (or 2 % more): a is best: a 2.010 ± 0.014 (dim 64), b 2.105 ± 0.007 (dim 32), "
+        "0.095 apart (0.026 to 0.164), 6.7 × the spread of seeds"
     )
     wanted = "the spread of seeds, where more than 2 × is wanted, and an interval above 0"
     near = verdict([ones[0], outcome("b", 32, 10, 2.01, 2.05)], "seconds", " s")
@@ -94,6 +94,6 @@ def test_families_are_compared_at_the_largest_cost_that_all_reach() -> None:
         outcome("c", 1, 300, 1.0, 1.0),
     ]  # fmt: skip
     said = verdict(ones, "parameters", "")
-    assert "at most 200: a is best" in said and "(dim 2), b 2.405" in said
+    assert "at most 200 (or 2 % more): a is best" in said and "(dim 2), b 2.405" in said
     assert said.endswith("; c begins at 300, with 1.000 ± 0.000")
     assert "fewer than two families" in verdict(ones[:2], "parameters", "")
