@@ -41,6 +41,7 @@ class ExportConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        require(self.to != "-", "to must be a file, got - for standard output: give --to a name")
         require(
             self.precision == "int8" or not self.half,
             f"half names parts that int8 would spoil, got {' '.join(self.half)} with --precision fp32: leave it out",

@@ -76,6 +76,7 @@ class ProjectionConfig:
     training_run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DECODER)
 
     def __post_init__(self) -> None:
+        require(self.html != "-", "html must be a file, got - for standard output: give --html a name")
         for name in ("at", "html"):
             value = getattr(self, name)
             require(

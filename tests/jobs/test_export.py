@@ -107,6 +107,7 @@ def test_an_export_that_is_not_to_be_tracked_is_not(place: Path, call_job: Calla
         (["wide", "--to", "x"], "tables side by side can be exported up to the width"),
         (["one", "--to", "there"], "there exists already"),
         (["one", "--to", "runs"], "runs is a folder"),
+        (["one", "--to", "-"], "to must be a file, got - for standard output"),
         (["one", "--to", "x/"], "x/ is a folder: name a file in it"),
         (["one", "--to", "nowhere/x"], "nowhere is no folder: make it"),
         (["one", "--to", "pipe", "--force"], "pipe is no regular file"),

@@ -150,6 +150,7 @@ def test_a_projector_that_is_resumed_is_the_one_that_was_not_interrupted(
         (["--projector.rank", "0"], "projector.rank must be at least 1, got 0"),
         (["--at", "3"], "--at is about a file to read: give --read FILE too, got --at 3"),
         (["--html", "p.html"], "--html is about a file to read: give --read FILE too, got --html p.html"),
+        (["--read", "x", "--html", "-"], "html must be a file, got - for standard output: give --html a name"),
         (["--read", "nowhere.txt"], "nowhere.txt: name another as --read"),
         (
             ["--read", __file__],
