@@ -11,6 +11,10 @@ def require(rule_holds: bool, message: str) -> None:
         raise UserError(message)
 
 
+class Terminated(BaseException):
+    """SIGTERM, where no run takes it as a wish to save and stop."""
+
+
 def first_line(error: BaseException) -> str:
     """What the error says, in one line; its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from h2q.errors import UserError, first_line
+from h2q.errors import Terminated, UserError, first_line
 from pipeline.shown import presentable
 from pipeline.suggestions import UnknownOptions
 
@@ -23,9 +23,9 @@ _SHOWN = 300
 def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
     """Call main(arguments); the exit code. What ended it before is one line on standard error.
 
-    2: a mistake that the user can mend (UserError), or a file or folder that cannot be used as it is. 130: Ctrl-C. 1:
-    standard output cannot be written to, or anything else, of which a file holds the traceback. 0: also where the
-    reader of the output has left (`| head`).
+    2: a mistake that the user can mend (UserError), or a file or folder that cannot be used as it is. 130: Ctrl-C.
+    143: SIGTERM. 1: standard output cannot be written to, or anything else, of which a file holds the traceback. 0:
+    also where the reader of the output has left (`| head`).
     """
     _open_streams()
     code, said, lines = 0, "", False
@@ -39,6 +39,8 @@ def guarded(main: Callable[[Sequence[str]], int | None]) -> int:
         code, said, lines = 2, str(error), isinstance(error, UnknownOptions)
     except KeyboardInterrupt:
         code, said = 130, "interrupted"
+    except Terminated:
+        code, said = 143, "terminated"
     except Exception as error:
         problem = _problem_of_output(error)
         if isinstance(problem, BrokenPipeError):

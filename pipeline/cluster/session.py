@@ -2,14 +2,17 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from h2q.errors import UserError, first_line, require
+from h2q.errors import Terminated, UserError, first_line, require
 from pipeline.cluster.environment import PRIVATE, QUIET, check_environment
 from pipeline.cluster.ray_internals import end_autoscaler
 from pipeline.cluster.submitted import submitted
@@ -115,10 +118,16 @@ def ray_session(
             ray.init(runtime_env=_runtime_env(), **options)
         except Exception as error:  # as above; also a token that is not the cluster's
             raise _unanswered(address, error) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # Ray's own prints a stack and aborts
     try:
         yield
     finally:
         aside.submit(_end) if aside else _end()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _end() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from h2q.errors import Terminated
 from pipeline.cli import parse, run
 from pipeline.config import RunConfig
 from pipeline.guard import guarded
@@ -103,3 +104,4 @@ def test_options_that_may_be_meant_stand_one_to_a_line(
 
 def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert ended_by(KeyboardInterrupt(), monkeypatch, capsys) == (130, "error: interrupted\n")
+    assert ended_by(Terminated(), monkeypatch, capsys) == (143, "error: terminated\n")

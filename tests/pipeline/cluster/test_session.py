@@ -1,6 +1,7 @@
 """A Ray session: which cluster is meant, and that nothing of it is left."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +42,23 @@ def test_what_listens_and_is_no_ray_head_is_said_within_seconds(monkeypatch: pyt
             ):
                 find_address(f"127.0.0.1:{port}")
         web.shutdown()
+
+
+@pytest.mark.ray  # starts a Ray
+def test_sigterm_to_all_before_a_run_begins_is_one_line() -> None:
+    program = (
+        "import time; from pipeline.cli import run; from pipeline.cluster.session import ray_session\n"
+        "def main(args):\n    with ray_session(verbose=False):\n"
+        "        print('up', flush=True)\n        time.sleep(60)\n"
+        "run(main)"
+    )
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    root = JOBS.parent
+    with subprocess.Popen([sys.executable, "-c", program], cwd=root, start_new_session=True, **piped) as process:  # type: ignore[call-overload]
+        assert process.stdout and process.stdout.readline() == "up\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.communicate()[1] == "error: terminated\n"
+    assert process.returncode == 143
 
 
 @pytest.mark.ray
