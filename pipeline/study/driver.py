@@ -68,6 +68,8 @@ def overridden(config: StudyConfig, usual: RunConfig) -> list[str]:
         "training.steps": f"--study.budget {study.budget} allows",
         "training.evaluate_every": "--study.budget allows: they are evaluated at their end",
     }
+    if study.sizes == (now["model.dim"],):
+        del instead["model.dim"]
     changed = [name for name in instead if now[name] != was[name]]
     return [f"{name} is what {instead[name]} in trainings, not {now[name]}" for name in changed]
 

@@ -130,13 +130,14 @@ def _make(file: Path) -> None:
 
 @contextmanager
 def _without_strays(uri: str) -> Iterator[None]:
-    """MLflow makes the folder of a SQLite file by its encoded name too: inside, none stays that was not there."""
-    folder = Path(uri.removeprefix(sqlite_address(""))).parent
-    strays = [path for path in (folder, *folder.parents) if sqlite_file(uri) and not path.exists()]
+    """MLflow makes the folder of a SQLite file by its encoded name too: none that is empty is left, whoever made it. Of
+    the folders above, those that both names share hold the other one."""
     yield
-    for path in strays:
-        with suppress(OSError):
-            path.rmdir()
+    file, folder = sqlite_file(uri), Path(uri.removeprefix(sqlite_address(""))).parent
+    if file and folder != file.parent:
+        for path in (folder, *folder.parents):
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _reach_database(uri: str) -> None:

@@ -177,6 +177,8 @@ def test_what_a_study_overrides_is_said() -> None:
         "training.steps is what --study.budget bytes:6400 allows in trainings, not 7",
     ]
     assert overridden(StudyConfig(run=RUN, study=STUDY), RUN) == []
+    assert overridden(StudyConfig(run=asked, study=replace(STUDY, sizes=(128,))), asked) == []
+    assert len(overridden(StudyConfig(run=asked, study=replace(STUDY, sizes=(128,))), RUN)) == 1
 
 
 def test_a_study_that_was_interrupted_tells_what_ended_and_has_no_empty_tables(opened: Open) -> None:
