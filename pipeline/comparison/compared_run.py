@@ -129,10 +129,8 @@ def _results(records: list[Record], known: dict[str, Any], bytes_per_step: int, 
         latest |= record
     validations = [bpb for record in records if math.isfinite(bpb := record.get("validation/bpb", math.nan))]
     steps = max(latest.get("step", 0), known.get("steps", known.get("step", 0)))
-    seen, seconds = (
-        max(known.get("bytes_seen", 0), latest.get("bytes_seen", steps * bytes_per_step)),
-        known.get("seconds"),
-    )
+    seen = max(known.get("bytes_seen", 0), latest.get("bytes_seen", steps * bytes_per_step))
+    seconds = known.get("seconds")
     return {
         "validation bpb": latest.get("validation/bpb"),
         "best validation bpb": min(validations, default=None),
