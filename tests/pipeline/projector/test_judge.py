@@ -98,7 +98,7 @@ def beginning(lanes: int, moments: int) -> tuple[Projector, Step]:
 @pytest.fixture(scope="module")
 def judged() -> Judgement:
     model, step = beginning(16, 8)
-    text = torch.from_numpy(letters(1, 16 * 33 * 200).reshape(200, 16, 33)).long()
+    text = torch.from_numpy(letters(1, 16 * 33 * 300).reshape(300, 16, 33)).long()
     for chunk in text:
         step(chunk[:, :-1], chunk[:, 1:], detailed=False)
     return judge(model, ShiftRegister(), Letters(letters(2, 20_000)), AUTOCAST)
