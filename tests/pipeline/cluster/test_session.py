@@ -46,10 +46,11 @@ def test_what_listens_and_is_no_ray_head_is_said_within_seconds(monkeypatch: pyt
 
 @pytest.mark.ray  # starts a Ray
 def test_sigterm_to_all_before_a_run_begins_is_one_line() -> None:
+    # A Ray whose head dies in its first milliseconds waits a minute for it, in a thread of its own.
     program = (
         "import time; from pipeline.cli import run; from pipeline.cluster.session import ray_session\n"
         "def main(args):\n    with ray_session(verbose=False):\n"
-        "        print('up', flush=True)\n        time.sleep(60)\n"
+        "        time.sleep(1)\n        print('up', flush=True)\n        time.sleep(60)\n"
         "run(main)"
     )
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
