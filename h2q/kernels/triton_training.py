@@ -199,8 +199,7 @@ def gated_scan_backward(
         earlier = tl.load(states + out - width, mask=mask & (rows > 0)[:, None], other=0.0)
         begin = tl.load(start + lane * width + columns, mask=inside, other=0.0).to(tl.float32)
         earlier = tl.where((rows == 0)[:, None], begin[None, :], earlier)
-        # The decay of the step behind each one.
-        follows = (rows + 1 < length)[:, None] & inside[None, :]
+        follows = (rows + 1 < length)[:, None] & inside[None, :]  # the step behind each one
         next_decay = tl.sigmoid(tl.load(place + 4 * width, mask=follows, other=0.0).to(tl.float32))
         decay = a
         if KEEP:
@@ -213,10 +212,9 @@ def gated_scan_backward(
         )
         to_state = through * behind[None, :] + own
         target = to_p + flat[:, None] * 3 * width + columns[None, :]
-        kind = to_p.dtype.element_ty
-        tl.store(target, ((1.0 - a) * to_state).to(kind), mask=mask)
-        tl.store(target + width, ((earlier - v) * a * (1.0 - a) * to_state).to(kind), mask=mask)
-        tl.store(target + 2 * width, (g * s * gate * (1.0 + z * (1.0 - gate))).to(kind), mask=mask)
+        tl.store(target, ((1.0 - a) * to_state).to(to_p.dtype.element_ty), mask=mask)
+        tl.store(target + width, ((earlier - v) * a * (1.0 - a) * to_state).to(to_p.dtype.element_ty), mask=mask)
+        tl.store(target + 2 * width, (g * s * gate * (1.0 + z * (1.0 - gate))).to(to_p.dtype.element_ty), mask=mask)
         behind = tl.sum(tl.where((steps == 0)[:, None], to_state, 0.0), 0)
         if tile == tiles - 1:
             first_decay = tl.sum(tl.where((rows == 0)[:, None], decay, 0.0), 0)

@@ -65,19 +65,8 @@ def tune(
     `planner`: what the trials are, drawn from the space without one; `draw`: what is drawn of their results.
     Raises: UserError for what the user can mend, as far as possible before anything is started.
     """
-    check_environment()
-    storage = check_storage(config.run.storage)
-    if not config.run.resume:
-        config = replace(config, run=with_source(config.run))
+    config, storage, folder = _checked(config, preset)
     run = config.run
-    require(
-        not isinstance(storage, UriPath),
-        f"a sweep is kept in a folder: --storage must be a path that all nodes see, got {storage}",
-    )
-    folder = sweep_folder(storage, config, preset)
-    if not run.resume:
-        check_new(folder, config)
-    check_first(run)
     if find_address(run.address) == "local":
         wait_asleep_where_busy()
     for name, value in _ENVIRONMENT.items():
@@ -113,6 +102,23 @@ def tune(
                 draw(sweep, folder.plots, progress.say)
                 tracking.finish(report)
     return report, folder, stopping
+
+
+def _checked(config: SweepConfig, preset: str) -> tuple[SweepConfig, Path, RunFolder]:
+    """The sweep, where sweeps lie, and its folder, once all is checked that can be before anything is started."""
+    check_environment()
+    storage = check_storage(config.run.storage)
+    if not config.run.resume:
+        config = replace(config, run=with_source(config.run))
+    require(
+        not isinstance(storage, UriPath),
+        f"a sweep is kept in a folder: --storage must be a path that all nodes see, got {storage}",
+    )
+    folder = sweep_folder(storage, config, preset)
+    if not config.run.resume:
+        check_new(folder, config)
+    check_first(config.run)
+    return config, storage, folder
 
 
 def search(

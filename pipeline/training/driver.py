@@ -132,16 +132,8 @@ def train(
         with session(config, progress, aside=aside):
             store = connecting.result()
             resources = _resources(config, progress, busy)
-            # Of another number of threads the last bits would differ: the run keeps to this one.
-            precision = chosen_precision(config.precision, gpu=resources.gpu, say=progress.say, local=config.local)
-            config = replace(config, threads=resources.threads, precision=precision)
-            known = earlier.state["corpus_sha256"] if earlier is not None and earlier.state else corpus_sha256
-            corpus = prepared_corpus(config, storage, resources, progress, sha256=known)
-            check_run(config, corpus, resources)
-            progress.judge_by(corpus)
-            if earlier is not None:
-                check_same_corpus(earlier, corpus)
-            run = _begin(replace(start, config=config), corpus, store, held, progress)
+            start, corpus = _settle(start, resources, corpus_sha256, progress)
+            run = _begin(start, corpus, store, held, progress)
             stopping = _follow(run, resources, progress, private=private, began=began, task=task)
         # First what counts: whoever stops a job may grant it no more than 3 seconds (`ray job stop`).
         from pipeline.training.summary import summarise
@@ -151,6 +143,23 @@ def train(
         summary = summarise(run.config, run.folder, corpus, records, run.tracker, preset, wall_seconds)
         _conclude(run, summary, records, progress)
     return TrainingResult(summary, run.folder, stopping)
+
+
+def _settle(
+    start: _Start, resources: Resources, corpus_sha256: str | None, progress: Progress
+) -> tuple[_Start, Corpus]:
+    """The options as these resources have them, and the corpus; both checked, also against the run that goes on."""
+    config, earlier = start.config, start.earlier
+    # Of another number of threads the last bits would differ: the run keeps to this one.
+    precision = chosen_precision(config.precision, gpu=resources.gpu, say=progress.say, local=config.local)
+    config = replace(config, threads=resources.threads, precision=precision)
+    known = earlier.state["corpus_sha256"] if earlier is not None and earlier.state else corpus_sha256
+    corpus = prepared_corpus(config, start.storage, resources, progress, sha256=known)
+    check_run(config, corpus, resources)
+    progress.judge_by(corpus)
+    if earlier is not None:
+        check_same_corpus(earlier, corpus)
+    return replace(start, config=config), corpus
 
 
 def _resources(config: RunConfig, progress: Progress, busy: float) -> Resources:

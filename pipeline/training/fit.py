@@ -42,8 +42,7 @@ def fit(
 ) -> None:
     """Run the training loop in its workers, under Ray Train, or in this process where the run is `local`.
 
-    `private`: Ray is this process's own, and ends with it. `weights`, `began`, `task`: see WorkerConfig (None: now; the
-    next byte).
+    `private`: Ray ends with this process. `weights`, `began` (None: now), `task` (None: next byte): see WorkerConfig.
     Raises: UserError and TrainingFailed as they happened in a worker.
     """
     import ray.train

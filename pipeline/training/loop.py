@@ -2,13 +2,11 @@
 
 import math
 import time
-import zlib
 from functools import partial
 from typing import Any
 
 import ray.train
 import ray.train.torch
-import torch
 from torch import Tensor
 
 from h2q.errors import UserError
@@ -112,8 +110,7 @@ def train(config: WorkerConfig, corpus: Corpus, worker: Worker, rollbacks: int) 
 
             if not last:
                 set_learning_rate(train_state.optimizer, rate := train_state.learning_rate(training))
-                # What is drawn (dropout) is a function of seed, step and worker: a run that resumes draws the same.
-                torch.manual_seed(zlib.crc32(f"{training.seed} {step} {worker.world_rank}".encode()))
+                worker.seed(training.seed, step)
                 measured = take_step(*batches(step), detailed=logging, reset=resets(step))
                 losses.append(measured.pop("loss"))
                 profile.next()

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TrainingConfig
 from pipeline.corpus.corpus import Corpus
 from pipeline.corpus.mixed import AnySplit, MixedSplit
 from pipeline.runs.checkpoint import newest_state
@@ -173,6 +173,23 @@ def named_splits(corpus: Corpus) -> dict[str, AnySplit]:
     return named
 
 
+def _compressed(split: AnySplit) -> dict[str, float | None]:
+    return {"order0": split.order0_bpb, "gzip": split.gzip_bpb, "xz": split.xz_bpb}
+
+
+def _unfinished(state: dict[str, Any], training: TrainingConfig) -> bool:
+    """Whether steps are left, or evaluations that were due when it stopped."""
+    evaluated = state.get("evaluated")
+    return state["step"] < training.steps or (
+        evaluated is not None and bool(due_evaluations(state["step"], training, evaluated))
+    )
+
+
+def _score(latest: Record, name: str, unfinished: bool) -> float | None:
+    """The bits per byte of a split or a kind of one; a test that is not the end's is none."""
+    return None if unfinished and name.startswith("test") else latest.get(f"{name}/bpb")
+
+
 def summarise(
     config: RunConfig,
     folder: RunFolder,
@@ -193,10 +210,7 @@ def summarise(
     both = (corpus.validation, corpus.test)
     whole = [split.name for split in both if config.training.scored(len(split)) == len(split)]
     seen = state.get("bytes_seen", state["step"] * config.bytes_per_step)  # where it lacks, nothing was changed
-    evaluated = state.get("evaluated")
-    unfinished = state["step"] < config.training.steps or (
-        evaluated is not None and due_evaluations(state["step"], config.training, evaluated)
-    )
+    unfinished = _unfinished(state, config.training)
     samples = sorted(folder.samples.glob("*.txt")) if config.corpus.kind == "text" else []
     summary = Summary(
         name=folder.name,
@@ -210,7 +224,7 @@ def summarise(
         bytes_seen=seen,
         train_bpb=latest.get("train/bpb"),
         validation_bpb=latest.get("validation/bpb"),
-        test_bpb=None if unfinished else latest.get("test/bpb"),
+        test_bpb=_score(latest, "test", unfinished),
         evaluated_bytes=None if len(whole) == len(both) else config.training.evaluate_bytes,
         whole=whole,
         validation_bpb_reset=latest.get("validation/bpb_reset"),
@@ -229,15 +243,8 @@ def summarise(
         mlflow_run_id=tracker.run_id,
         mlflow_tracking_uri=tracker.uri,
         mlflow_experiment_id=tracker.experiment_id,
-        references={
-            name: {"order0": split.order0_bpb, "gzip": split.gzip_bpb, "xz": split.xz_bpb}
-            for name, split in splits.items()
-        },
-        kinds={
-            name: None if unfinished and name.startswith("test") else latest.get(f"{name}/bpb")
-            for name in splits
-            if "/" in name
-        },
+        references={name: _compressed(split) for name, split in splits.items()},
+        kinds={name: _score(latest, name, unfinished) for name in splits if "/" in name},
         sample=samples[-1].read_text(encoding="utf-8") if samples else None,
     )
     folder.write_summary(asdict(summary))

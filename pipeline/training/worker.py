@@ -1,6 +1,7 @@
 """Where a worker stands: its number, how many there are, its device and its threads."""
 
 import threading
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,10 @@ class Worker:
     def any(self, here: bool) -> bool:
         """Whether it holds on any worker; the same answer on each."""
         return here if self.world_size == 1 else bool(self.sum(torch.tensor(float(here), device=self.device)).item())
+
+    def seed(self, seed: int, step: int) -> None:
+        """What is drawn (dropout) is a function of seed, step and worker: a run that resumes draws the same."""
+        torch.manual_seed(zlib.crc32(f"{seed} {step} {self.world_rank}".encode()))
 
     @property
     def name(self) -> str:
