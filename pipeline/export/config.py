@@ -1,6 +1,7 @@
 """What is to be exported, and how. Imports nothing heavy: `--help` must be quick."""
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 import tyro
@@ -9,6 +10,8 @@ from h2q.errors import require
 from pipeline.config import TrackingConfig
 
 Format = Literal["h2q", "page", "onnx"]
+
+_ENDINGS: dict[str, Format] = {".html": "page", ".onnx": "onnx"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +22,9 @@ class ExportConfig:
     """The run: its name or folder, its MLflow id, a registered model, `latest`, or `best`."""
     to: str = ""
     """The file to write."""
-    format: Format = "h2q"
+    format: Format | None = None
     """`h2q`: for the runtime, one file of C; `page`: a page that holds the model and the runtime, and opens from disk;
-    `onnx`: for ONNX Runtime, on a server, a phone or the web."""
+    `onnx`: for ONNX Runtime, on a server, a phone or the web. None: page for .html, onnx for .onnx, else h2q."""
     precision: Literal["fp32", "int8"] = "int8"
     """`int8`: numbers of a byte with a scale for each row; what that costs is measured and told."""
     half: tuple[str, ...] = ()
@@ -39,6 +42,11 @@ class ExportConfig:
     storage: str = "runs"
     """Folder that holds the folders of runs."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @property
+    def written_as(self) -> Format:
+        """The format that is meant."""
+        return self.format or _ENDINGS.get(PurePath(self.to).suffix.lower(), "h2q")
 
     def __post_init__(self) -> None:
         require(self.to != "-", "to must be a file, got - for standard output: give --to a name")

@@ -59,7 +59,7 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
     path = Path(options.to)
     require(not options.to.endswith("/"), f"{options.to} is a folder: name a file in it")
     _check_target(path, force=options.force)
-    if options.format == "onnx":
+    if options.written_as == "onnx":
         check_packages()
     progress.stage("loading the model")
     folder = find_run(options.run, storage=options.storage, tracking=options.tracking)
@@ -79,12 +79,12 @@ def export(options: ExportConfig, progress: EvaluationProgress) -> Outcome:
             notes.append(f"what int8 costs was not measured: {first_line(error)}; --data FILE measures it on a file")
     told = _told(folder, checkpoint, place, model, options, cost)
     progress.stage("writing")
-    content = WRITERS[options.format](model, told, options.precision, frozenset(options.half))
+    content = WRITERS[options.written_as](model, told, options.precision, frozenset(options.half))
     write_atomic(path, content)
     notes += _logged(folder, path, checkpoint.state["step"], cost, options)
     digest = hashlib.sha256(content).hexdigest()
     if registry is not None:
-        notes.append(registry.take(path, options.format, digest))
+        notes.append(registry.take(path, options.written_as, digest))
     of = f"{folder.name} at step {checkpoint.state['step']}"
     return Outcome(path=path, model=of, bytes=len(content), sha256=digest, cost=cost, notes=notes)
 

@@ -71,10 +71,18 @@ def test_int8_is_a_third_of_fp32_and_halves_are_between(place: Path, call_job: C
 def test_a_run_becomes_a_graph_for_onnx(place: Path, call_job: Callable) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    done = call_job("export", place, "carrying", "--to", "m.onnx", "--format", "onnx", "--no-measure")
+    done = call_job("export", place, "carrying", "--to", "m.onnx", "--no-measure")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     told = {entry.key: entry.value for entry in onnx.load(place / "m.onnx").metadata_props}
     assert told["name"] == '"carrying"' and told["precision"] == '"int8"'
+
+
+def test_the_name_says_the_format_unless_an_option_does(place: Path, call_job: Callable) -> None:
+    for name, options in {"m.html": [], "m.HTML": [], "m.page": ["--format", "page"]}.items():
+        assert call_job("export", place, "one", "--to", name, "--no-measure", *options).returncode == 0
+        assert (place / name).read_bytes().startswith(b"<!doctype html>")
+    assert call_job("export", place, "one", "--to", "x.html", "--no-measure", "--format", "h2q").returncode == 0
+    assert read_model(place / "x.html")[1]["name"] == "one"
 
 
 def test_what_cannot_be_measured_is_said_and_the_file_is_written(place: Path, call_job: Callable) -> None:
