@@ -126,7 +126,7 @@ def _overhead(corpus: CorpusConfig, folder: Path, options: Options) -> Part:
     preset = PRESETS["laptop"]
     steps = STEPS_PER_LAP * (options.laps + 1)
     training = replace(preset.training, steps=steps, log_every=STEPS_PER_LAP, evaluate_every=steps, save_every=steps)
-    config = replace(preset, model=options.model, training=training, corpus=corpus, local=True, precision="fp32")
+    config = replace(preset, model=options.model, training=training, corpus=corpus, local=True)
     bare = _bare_lap(config)
     laps: dict[str, list[float]] = {"step of the loop": [], "bare step": []}
     bare()
